@@ -1,0 +1,5 @@
+"""`python -m pocketscribe`, which torchrun needs."""
+
+from pocketscribe.cli import main
+
+main()

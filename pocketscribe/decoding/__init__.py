@@ -1,0 +1,1 @@
+"""From encoder frames to text: greedy and beam search, offline and streaming."""

@@ -1,0 +1,69 @@
+"""Decoding whole utterances in batches, under any chunking.
+
+Dimensions: B batch, T feature frames (10 ms), S encoder frames (40 ms), F mel bins.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from pocketscribe.decoding.search import BeamSearch, CtcSearch, GreedySearch, Hypothesis, Search
+from pocketscribe.errors import UserError
+from pocketscribe.models import Chunking, Recogniser
+from pocketscribe.models.subsampling import FACTOR
+
+BEAM = 4
+
+
+class TorchScorer:
+    """A recogniser's own predictor and joiner."""
+
+    def __init__(self, model: Recogniser) -> None:
+        self.model = model
+
+    def predict(self, context: Int[Tensor, "N 2"]) -> Float[Tensor, "N J"]:
+        context = context.to(self.model.mean.device)
+        return self.model.joiner.predictor(self.model.predictor.step(context))
+
+    def join(
+        self, encoded: Float[Tensor, "N J"], predicted: Float[Tensor, "N J"]
+    ) -> Float[Tensor, "N V"]:
+        return self.model.joiner(encoded, predicted).cpu()
+
+
+def make_search(model: Recogniser, streams: int, beam: int) -> Search:
+    """The search that fits the model's head; `beam` 1 is greedy.
+
+    Raises:
+        UserError: beam search was asked of a CTC head.
+    """
+    if model.config.head == "ctc":
+        if beam > 1:
+            raise UserError("beam search needs a transducer; this model has a CTC head: use greedy")
+        return CtcSearch(streams)
+    scorer = TorchScorer(model)
+    return BeamSearch(scorer, streams, beam) if beam > 1 else GreedySearch(scorer, streams)
+
+
+def head_input(model: Recogniser, encoded: Float[Tensor, "B S D"]) -> Float[Tensor, "B S J"]:
+    """What a search takes: the joiner's view of the encoder, or CTC logits."""
+    return model.ctc(encoded) if model.config.head == "ctc" else model.joiner.encoder(encoded)
+
+
+@torch.inference_mode()
+def decode(
+    model: Recogniser, features: Sequence[Float[Tensor, "T F"]], chunking: Chunking, beam: int = 1
+) -> list[Hypothesis]:
+    """Decodes a batch of utterances' features."""
+    device = model.mean.device
+    frames = torch.tensor([len(x) for x in features])
+    padded = pad_sequence(list(features), batch_first=True).to(device)
+    if padded.shape[1] < FACTOR:
+        return [Hypothesis() for _ in features]
+    encoded, frames = model.encode(padded, frames.to(device), chunking)
+    search = make_search(model, len(features), beam)
+    search.advance(head_input(model, encoded), frames.cpu())
+    return search.best()

@@ -1,0 +1,1 @@
+"""Word error rates with confidence intervals, speed, memory, size, and reports over runs."""

@@ -1,0 +1,119 @@
+"""Scoring a recogniser on a corpus: word errors, speed, memory, size, emission delay."""
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pocketscribe.errors import UserError
+from pocketscribe.evaluation.runtime import Runtime
+from pocketscribe.evaluation.wer import Scored, WordErrorRate, score, word_error_rate
+from pocketscribe.speech import text
+from pocketscribe.speech.corpora import CorpusConfig, Item, items, locate
+from pocketscribe.speech.features import SAMPLE_RATE, read_audio, resampled
+
+BATCH_SECONDS = 200.0
+SPEECH_DB = 30.0  # speech ends where the level last was within this of the loudest 10 ms
+
+
+def evaluate(
+    runtime: Runtime, corpus: CorpusConfig, root: Path | None, *, streaming: bool = False
+) -> dict[str, Any]:
+    """Transcribes every utterance of a part of a corpus and scores it.
+
+    Returns the documented keys of `evaluate --json`, "groups" (the same numbers for each value of
+    the corpus' group column) and "hypotheses".
+
+    Raises:
+        UserError: there is no such corpus, or nothing in it can be read.
+    """
+    scored: list[Scored] = []
+    groups: dict[str, list[Scored]] = {}
+    delays: list[float] = []
+    busy, heard, unreadable = 0.0, 0.0, 0
+    for batch in _batches(items(corpus, locate(corpus, root))):
+        audio = [samples for _, samples in batch if samples is not None]
+        started = time.perf_counter()
+        found = iter(runtime.transcribe(audio, streaming))
+        busy += time.perf_counter() - started
+        for item, samples in batch:
+            if samples is None:
+                unreadable += 1
+                continue
+            said = next(found)
+            result = score(item.id, item.speaker, text.normalise(item.text), said.text)
+            scored.append(result)
+            if corpus.group is not None:
+                groups.setdefault(item.columns.get(corpus.group, ""), []).append(result)
+            heard += len(samples) / SAMPLE_RATE
+            if said.timestamps:
+                delays.append(said.timestamps[-1] - speech_end(samples))
+    if not scored:
+        raise UserError(f"corpus {corpus.title!r}: none of its audio could be read")
+    return {
+        **vars(word_error_rate(scored)),
+        "rtf": round(busy / heard, 5),
+        "audio_seconds": round(heard, 2),
+        "parameters_stored": runtime.parameters_stored,
+        "parameters_virtual": runtime.parameters_virtual,
+        "bytes": runtime.bytes,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "emission_delay": round(float(np.median(delays)), 3) if delays else None,
+        "unreadable": unreadable,
+        "streaming": streaming,
+        "groups": {name: vars(word_error_rate(part)) for name, part in sorted(groups.items())},
+        "hypotheses": [
+            {"id": s.id, "reference": s.reference, "hypothesis": s.hypothesis} for s in scored
+        ],
+    }
+
+
+def speech_end(samples: np.ndarray) -> float:
+    """When the speech ends, in seconds: the last 10 ms within `SPEECH_DB` of the loudest."""
+    hop = SAMPLE_RATE // 100
+    frames = samples[: len(samples) // hop * hop].reshape(-1, hop)
+    if not len(frames):
+        return 0.0
+    energy = (frames**2).mean(axis=1)
+    loud = np.flatnonzero(energy >= energy.max() * 10 ** (-SPEECH_DB / 10))
+    return (int(loud[-1]) + 1) / 100
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _batches(source: Iterator[Item]) -> Iterator[list[tuple[Item, np.ndarray | None]]]:
+    """Items with their samples (None where unreadable), `BATCH_SECONDS` at a time."""
+    batch: list[tuple[Item, np.ndarray | None]] = []
+    seconds = 0.0
+    for item in source:
+        samples = _read(item)
+        batch.append((item, samples))
+        seconds += 0 if samples is None else len(samples) / SAMPLE_RATE
+        if seconds >= BATCH_SECONDS:
+            yield batch
+            batch, seconds = [], 0.0
+    if batch:
+        yield batch
+
+
+def _read(item: Item) -> np.ndarray | None:
+    if item.samples is not None:
+        return resampled(item.samples, item.sample_rate)
+    assert item.audio is not None
+    try:
+        return read_audio(item.audio)
+    except UserError:
+        return None
+
+
+def summary(result: dict[str, Any]) -> WordErrorRate:
+    """The word error rate of an `evaluate` result."""
+    return WordErrorRate(**{k: result[k] for k in WordErrorRate.__dataclass_fields__})

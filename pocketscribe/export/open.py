@@ -1,0 +1,74 @@
+"""MODEL on the command line: a run folder, a checkpoint, or an exported file or folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pocketscribe.decoding.offline import decode
+from pocketscribe.decoding.streaming import (
+    Stream,
+    StreamingModel,
+    TorchStreaming,
+    Transcript,
+    transcript,
+)
+from pocketscribe.errors import UserError
+from pocketscribe.models import Chunking, Recogniser, deployed_parameters
+from pocketscribe.models.saved import load_model
+from pocketscribe.speech.features import fbank
+from pocketscribe.speech.units import Units
+
+
+class TorchRuntime:
+    """A saved model in PyTorch: offline under a chunking, or streaming."""
+
+    def __init__(self, path: Path, beam: int = 1, chunk: int | None = None) -> None:
+        """`chunk` (encoder frames of 40 ms) is the latency; None takes the model's first choice."""
+        saved = load_model(path)
+        self.model, self.units, self.beam = saved.model, Units.from_json(saved.units), beam
+        self.card = saved.card
+        self.chunking = choose_chunking(self.model, chunk)
+        self.bytes = path.stat().st_size
+        self.parameters_stored = sum(p.numel() for p in deployed_parameters(self.model).values())
+        self.parameters_virtual = self.parameters_stored
+
+    def transcribe(self, audio: Sequence[np.ndarray], streaming: bool) -> list[Transcript]:
+        if streaming:
+            return [stream_one(self.streaming_model(), self.units, x, self.beam) for x in audio]
+        features = [torch.from_numpy(fbank(x)) for x in audio]
+        found = decode(self.model, features, self.chunking, self.beam)
+        return [transcript(h, self.units) for h in found]
+
+    def streaming_model(self) -> StreamingModel:
+        """Raises UserError where the model knows no chunked context."""
+        if self.chunking.size is None:
+            raise UserError(
+                "this model was trained for full context alone and cannot stream; "
+                "train with a number in model.chunks.sizes"
+            )
+        return TorchStreaming(self.model, self.chunking)
+
+
+def choose_chunking(model: Recogniser, chunk: int | None) -> Chunking:
+    """The trained chunking of `chunk` encoder frames, or the model's first one that streams.
+
+    Raises:
+        UserError: the model was not trained for that chunk size.
+    """
+    chunks = model.config.chunks
+    if chunk is None:
+        return chunks.streaming
+    for chunking in chunks.chunkings:
+        if chunking.size == chunk:
+            return chunking
+    sizes = ", ".join(str(size) for size in chunks.sizes)
+    raise UserError(f"--chunk {chunk}: this model was trained for chunks of {sizes} (x 40 ms)")
+
+
+def stream_one(model: StreamingModel, units: Units, samples: np.ndarray, beam: int) -> Transcript:
+    """One utterance through a stream, as a microphone would bring it."""
+    stream = Stream(model, units, beam)
+    stream.accept(samples)
+    return stream.finish()

@@ -1,0 +1,23 @@
+"""Streaming recognisers, built on layers that `weights` hands out."""
+
+from pocketscribe.models.chunks import ChunkConfig, Chunking
+from pocketscribe.models.conformer import ConformerConfig, State
+from pocketscribe.models.recogniser import (
+    BLANK,
+    MELS,
+    ModelConfig,
+    Recogniser,
+    deployed_parameters,
+)
+
+__all__ = [
+    "BLANK",
+    "MELS",
+    "ChunkConfig",
+    "Chunking",
+    "ConformerConfig",
+    "ModelConfig",
+    "Recogniser",
+    "State",
+    "deployed_parameters",
+]

@@ -1,0 +1,28 @@
+"""Joiner: out(tanh(W_e e + W_d p)).
+
+Dimensions: D encoder width, P predictor width, J joiner width, V vocabulary.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pocketscribe.weights import Weights
+
+
+class Joiner(nn.Module):
+    """Encoder and predictor are projected once a frame or label, then added node by node."""
+
+    def __init__(
+        self, weights: Weights, name: str, encoder: int, predictor: int, width: int, vocabulary: int
+    ) -> None:
+        super().__init__()
+        self.encoder = weights.linear(f"{name}.encoder", encoder, width)
+        self.predictor = weights.linear(f"{name}.predictor", predictor, width, bias=False)
+        self.out = weights.linear(f"{name}.out", width, vocabulary)
+
+    def forward(
+        self, encoder: Float[Tensor, "*B J"], predictor: Float[Tensor, "*B J"]
+    ) -> Float[Tensor, "*B V"]:
+        """Logits from two projections of broadcastable shapes."""
+        return self.out(torch.tanh(encoder + predictor))

@@ -1,0 +1,113 @@
+"""The whole recogniser: features -> normalise -> subsample -> encode -> head.
+
+Dimensions: B batch, T feature frames (10 ms), S = T // 4 encoder frames (40 ms), F mel bins,
+D encoder width, U labels, V vocabulary.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from pocketscribe.config import Config
+from pocketscribe.models.chunks import ChunkConfig, Chunking
+from pocketscribe.models.conformer import Conformer, ConformerConfig, State
+from pocketscribe.models.joiner import Joiner
+from pocketscribe.models.predictor import Predictor
+from pocketscribe.models.subsampling import FACTOR, PAST, Subsampling
+from pocketscribe.weights import Rule, Weights
+
+MELS = 80
+BLANK = 0
+
+
+class ModelConfig(Config):
+    """A recogniser's architecture; travels in every checkpoint and artefact.
+
+    Attributes:
+        predictor, joiner: widths; unused by a CTC head.
+        subsampling: channels between the two subsampling convolutions.
+        weights: rules, first match wins: which weights are stored how.
+    """
+
+    encoder: ConformerConfig = ConformerConfig()
+    head: Literal["transducer", "ctc"] = "transducer"
+    chunks: ChunkConfig = ChunkConfig()
+    predictor: int = Field(default=256, gt=0)
+    joiner: int = Field(default=256, gt=0)
+    subsampling: int = Field(default=128, gt=0)
+    weights: tuple[Rule, ...] = ()
+
+
+class Recogniser(nn.Module):
+    """A streaming recogniser with a transducer or a CTC head.
+
+    What training alone needs (the other losses' projections) lives in `auxiliary` and is neither
+    counted nor shipped.
+    """
+
+    def __init__(self, config: ModelConfig, vocabulary: int) -> None:
+        super().__init__()
+        self.config = config
+        self.vocabulary = vocabulary
+        weights = Weights(config.weights)
+        width = config.encoder.width
+        self.register_buffer("mean", torch.zeros(MELS))
+        self.register_buffer("inverse_std", torch.ones(MELS))
+        self.subsampling = Subsampling(weights, "subsampling", MELS, config.subsampling, width)
+        self.encoder = Conformer(weights, "encoder", config.encoder)
+        self.auxiliary = nn.ModuleDict()
+        if config.head == "transducer":
+            self.predictor = Predictor(weights, "predictor", vocabulary, config.predictor)
+            self.joiner = Joiner(
+                weights, "joiner", width, config.predictor, config.joiner, vocabulary
+            )
+            self.auxiliary["ctc"] = nn.Linear(width, vocabulary)
+            self.auxiliary["simple_encoder"] = nn.Linear(width, vocabulary)
+            self.auxiliary["simple_predictor"] = nn.Linear(config.predictor, vocabulary)
+        else:
+            self.ctc = weights.linear("ctc", width, vocabulary)
+
+    def encode(
+        self, features: Float[Tensor, "B T F"], frames: Int[Tensor, " B"], chunking: Chunking
+    ) -> tuple[Float[Tensor, "B S D"], Int[Tensor, " B"]]:
+        """Encodes whole utterances; `frames` (of 10 ms) are their lengths. Returns lengths in 40 ms."""
+        state = self.subsampling_state(features.shape[0], features)
+        x = self.subsampling(self.normalise(features), state)
+        frames = frames // FACTOR
+        return self.encoder(x, frames, chunking), frames
+
+    def ctc_logits(self, encoded: Float[Tensor, "B S D"]) -> Float[Tensor, "B S V"]:
+        """The CTC head's logits: the model's own head, or the auxiliary one of a transducer."""
+        head = self.ctc if self.config.head == "ctc" else self.auxiliary["ctc"]
+        return head(encoded)
+
+    def initial_state(self, batch: int, left: int) -> State:
+        """State before the first chunk, all zeros, batch first; `left` frames of left context."""
+        state = self.encoder.initial_state(batch, left, self.mean)
+        return {"features": self.subsampling_state(batch, self.mean), **state}
+
+    def step(
+        self, features: Float[Tensor, "B T F"], state: State
+    ) -> tuple[Float[Tensor, "B S D"], State]:
+        """One chunk of features (T a multiple of 4) -> its encoder frames and the new state."""
+        features = self.normalise(features)
+        x = self.subsampling(features, state["features"])
+        y, new = self.encoder.step(x, state)
+        # Keys keep their order: runtimes match states by position.
+        past = torch.cat([state["features"], features], dim=1)[:, -PAST:]
+        return y, {"features": past, **{name: new[name] for name in state if name in new}}
+
+    def normalise(self, features: Float[Tensor, "B T F"]) -> Float[Tensor, "B T F"]:
+        """Global mean and variance normalisation, a part of the model so that runtimes need none."""
+        return (features - self.mean) * self.inverse_std
+
+    def subsampling_state(self, batch: int, like: Tensor) -> Float[Tensor, "B 3 F"]:
+        return like.new_zeros(batch, PAST, MELS)
+
+
+def deployed_parameters(model: Recogniser) -> dict[str, nn.Parameter]:
+    """Name -> stored tensor of all that ships: a shared tensor once, training's own heads not at all."""
+    return {n: p for n, p in model.named_parameters() if not n.startswith("auxiliary.")}

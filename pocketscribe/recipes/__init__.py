@@ -1,0 +1,1 @@
+"""Recipes: TOML files, read and checked, and the runner that walks their stages."""

@@ -1,0 +1,138 @@
+"""A recipe is a list of stages: what is trained on what, in one TOML file."""
+
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from pocketscribe.config import Config
+from pocketscribe.errors import UserError
+from pocketscribe.models import ModelConfig
+from pocketscribe.speech.corpora import CorpusConfig
+from pocketscribe.speech.units import UnitsConfig
+from pocketscribe.training.loop import TrainingConfig
+
+
+class SpeechConfig(Config):
+    """What is heard.
+
+    Attributes:
+        train, dev, test: parts of corpora; a stage may name training parts of its own.
+        units: the text units, learnt from all training transcripts.
+        bad_share: a corpus with more bad items than this stops the run.
+    """
+
+    train: tuple[CorpusConfig, ...] = Field(min_length=1)
+    dev: tuple[CorpusConfig, ...] = ()
+    test: tuple[CorpusConfig, ...] = ()
+    units: UnitsConfig = UnitsConfig()
+    bad_share: float = Field(default=0.05, ge=0, le=1)
+
+
+class TrainStage(TrainingConfig):
+    """Trains the recipe's model, from scratch or from an earlier stage's weights.
+
+    Attributes:
+        from_: the earlier stage (written `from` in TOML) whose weights to start from.
+        train: corpora of this stage alone, in place of speech.train.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    kind: Literal["train"] = "train"
+    from_: str | None = Field(default=None, alias="from")
+    train: tuple[CorpusConfig, ...] | None = None
+
+
+class EvaluateConfig(Config):
+    """How the last stage's model is scored: by beam search of this width (1 is greedy)."""
+
+    beam: int = Field(default=1, ge=1)
+
+
+class Recipe(Config):
+    """A whole recipe. A run is one recipe file; its name is the file's."""
+
+    name: str
+    speech: SpeechConfig
+    model: ModelConfig = ModelConfig()
+    stage: tuple[TrainStage, ...] = Field(min_length=1)
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        seen: list[str] = []
+        for stage in self.stage:
+            if stage.name in seen:
+                raise ValueError(f"two stages are named {stage.name!r}; names must differ")
+            if stage.from_ is not None and stage.from_ not in seen:
+                earlier = ", ".join(seen) or "none"
+                raise ValueError(
+                    f"stage {stage.name!r}: from = {stage.from_!r} is no earlier stage "
+                    f"(earlier: {earlier})"
+                )
+            seen.append(stage.name)
+        return self
+
+    @property
+    def corpora(self) -> tuple[CorpusConfig, ...]:
+        """Every training part that any stage uses, each once."""
+        found: list[CorpusConfig] = []
+        for part in [*self.speech.train, *(c for s in self.stage for c in s.train or ())]:
+            part = part.model_copy(update={"weight": 1.0})
+            if part not in found:
+                found.append(part)
+        return tuple(found)
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> file of the recipes that come with the package."""
+    folder = Path(str(resources.files("pocketscribe.recipes")))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def read_recipe(recipe: str, changes: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe file or a shipped recipe's name, with `KEY=VALUE` changes on top.
+
+    Raises:
+        UserError: no such recipe, or a line that names file, key, value and what is allowed.
+    """
+    path = Path(recipe)
+    if not path.is_file():
+        if recipe not in shipped():
+            raise UserError(
+                f"recipe {recipe!r}: neither a file nor a shipped recipe "
+                f"(shipped: {', '.join(shipped())})"
+            )
+        path = shipped()[recipe]
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path}: not readable as TOML ({error})") from None
+    for change in changes:
+        _change(data, change)
+    return Recipe.read({"name": path.stem, **data}, path.name)
+
+
+def _change(data: dict[str, Any], change: str) -> None:
+    """Applies `a.b.0.c=value`; the value is read as TOML, and as a plain string where it is none."""
+    key, equals, text = change.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {change}: write KEY=VALUE, such as model.encoder.layers=4")
+    try:
+        value = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *path, last = key.split(".")
+    node: Any = data
+    try:
+        for part in path:
+            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        if isinstance(node, list):
+            node[int(last)] = value
+        else:
+            node[last] = value
+    except (IndexError, ValueError, TypeError, AttributeError):
+        raise UserError(f"--set {change}: the recipe has no place {key!r}") from None

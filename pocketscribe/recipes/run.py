@@ -1,0 +1,212 @@
+"""Walking a recipe: prepare the speech, run each stage once, score, and end with a table.
+
+A run's folder: recipe.json (what was asked), units.model, <stage>/ (checkpoint/ while it trains,
+model.safetensors when it is done, TensorBoard's log) and results.json.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from pocketscribe.decoding.offline import decode
+from pocketscribe.errors import UserError
+from pocketscribe.evaluation.evaluate import evaluate
+from pocketscribe.evaluation.report import results_table
+from pocketscribe.evaluation.wer import score, word_error_rate
+from pocketscribe.export.open import TorchRuntime
+from pocketscribe.files import read_json, write_json
+from pocketscribe.models import Recogniser, deployed_parameters
+from pocketscribe.models.saved import Saved, load_model, save_model
+from pocketscribe.recipes.recipe import Recipe, TrainStage
+from pocketscribe.speech.batches import (
+    Trainable,
+    TrainingBatches,
+    feature_statistics,
+    trainable,
+)
+from pocketscribe.speech.corpora import CorpusConfig
+from pocketscribe.speech.prepare import Prepared, prepare, progress_bar
+from pocketscribe.speech.units import Units
+from pocketscribe.training.loop import Training, make_fabric
+from pocketscribe.training.objectives import Plain
+
+VALIDATION_UTTERANCES = 100  # of each dev part, during training
+
+
+class Run:
+    """One recipe in one folder. `go` does what is not yet done."""
+
+    def __init__(self, recipe: Recipe, folder: Path, root: Path | None, console: Console) -> None:
+        """`root` is where the corpora lie; prepared speech is shared by the runs beside this one.
+
+        Raises:
+            UserError: the folder holds a run of another recipe.
+        """
+        self.recipe, self.folder, self.root, self.console = recipe, folder, root, console
+        self._remember_recipe()
+
+    def go(self) -> dict[str, Any]:
+        """Runs what is left to run; returns the results, which also lie in results.json."""
+        with progress_bar(self.console) as bar:
+            parts = {c.model_dump_json(): self._prepare(c, bar) for c in self.recipe.corpora}
+            units = self._units(list(parts.values()))
+            for stage in self.recipe.stage:
+                if not self._model_file(stage.name).is_file():
+                    chosen = [
+                        Prepared(self._prepared(c, parts).folder, c)
+                        for c in stage.train or self.recipe.speech.train
+                    ]
+                    self._train(stage, chosen, units, bar)
+            results = self._score(bar)
+        self.console.print(results_table(results))
+        return results
+
+    def _remember_recipe(self) -> None:
+        path = self.folder / "recipe.json"
+        asked = json.loads(self.recipe.model_dump_json(by_alias=True))
+        if path.is_file():
+            made = read_json(path)
+            for key in ("speech", "model", "stage"):
+                old, new = made[key], asked[key]
+                if key == "speech":  # what is scored may change, what was learnt from may not
+                    old, new = ({k: x[k] for k in ("train", "units")} for x in (old, new))
+                if old != new:
+                    raise UserError(
+                        f"{self.folder}: holds a run with another [{key}]; "
+                        "choose another --out, or delete the folder to start anew"
+                    )
+        write_json(path, asked)
+
+    def _model_file(self, stage: str) -> Path:
+        return self.folder / stage / "model.safetensors"
+
+    def _prepare(self, corpus: CorpusConfig, bar: Progress) -> Prepared:
+        out = self.folder.parent / "prepared"
+        return prepare(
+            corpus, self.root, out, bad_share=self.recipe.speech.bad_share, progress=bar
+        )
+
+    def _prepared(self, corpus: CorpusConfig, parts: dict[str, Prepared]) -> Prepared:
+        return parts[corpus.model_copy(update={"weight": 1.0}).model_dump_json()]
+
+    def _units(self, parts: Sequence[Prepared]) -> Units:
+        path = self.folder / "units.json"
+        if path.is_file():
+            return Units.from_json(read_json(path)["model"])
+        texts = [cut.supervisions[0].text for part in parts for cut in part.cuts]
+        units = Units.learn(texts, self.recipe.speech.units)
+        write_json(path, {"symbols": units.symbols(), "model": units.to_json()})
+        return units
+
+    def _train(
+        self, stage: TrainStage, parts: Sequence[Prepared], units: Units, bar: Progress
+    ) -> None:
+        folder = self.folder / stage.name
+        usable = [trainable(part, units, stage.max_seconds) for part in parts]
+        self._list_refused(usable, folder)
+        fabric = make_fabric(stage.precision, folder)
+        fabric.seed_everything(stage.seed, verbose=False)
+        model = Recogniser(self.recipe.model, len(units))
+        if stage.from_ is not None:
+            model = load_model(self._model_file(stage.from_)).model
+        else:
+            mean, std = feature_statistics(usable)
+            model.mean.copy_(mean)
+            model.inverse_std.copy_(1 / std)
+        batches = TrainingBatches(
+            usable,
+            units,
+            stage.augment,
+            batch_seconds=stage.batch_seconds,
+            seed=stage.seed,
+            rank=fabric.global_rank,
+            processes=fabric.world_size,
+        )
+        validate = self._validation(units, bar)
+        training = Training(fabric, model, Plain(model, stage.loss), stage, folder, validate)
+        training.run(batches, bar, sum(u.seconds for u in usable))
+        if fabric.is_global_zero:
+            card = self._card(stage, usable, training)
+            save_model(self._model_file(stage.name), Saved(model, units.to_json(), card))
+        fabric.barrier()
+
+    def _list_refused(self, usable: Sequence[Trainable], folder: Path) -> None:
+        refused = {u.prepared.config.title: dict(u.refused) for u in usable if u.refused}
+        if refused:
+            count = sum(len(r) for r in refused.values())
+            self.console.print(
+                f"{count} utterances cannot be trained on: {folder / 'refused.json'}"
+            )
+            write_json(folder / "refused.json", refused)
+
+    def _validation(self, units: Units, bar: Progress) -> Callable[[Recogniser], dict[str, float]]:
+        """Greedy WER of the first utterances of each dev part, under the streaming chunking."""
+        sets = {}
+        for corpus in self.recipe.speech.dev:
+            cuts = list(self._prepare(corpus, bar).cuts.subset(first=VALIDATION_UTTERANCES))
+            features = [torch.from_numpy(c.load_features()) for c in cuts]
+            sets[corpus.title] = (features, [c.supervisions[0].text for c in cuts])
+
+        def validate(model: Recogniser) -> dict[str, float]:
+            scores = {}
+            for title, (features, texts) in sets.items():
+                found = decode(model, features, model.config.chunks.streaming)
+                scored = [
+                    score(str(i), "", text, units.decode(h.labels))
+                    for i, (text, h) in enumerate(zip(texts, found, strict=True))
+                ]
+                scores[f"wer {title}"] = word_error_rate(scored).wer
+            return scores
+
+        return validate
+
+    def _card(
+        self, stage: TrainStage, usable: Sequence[Trainable], training: Training
+    ) -> dict[str, Any]:
+        """What this model is, for the artefact's header and for people."""
+        progress = training.progress
+        deployed = deployed_parameters(training.model)
+        return {
+            "recipe": self.recipe.name,
+            "stage": stage.name,
+            "from": stage.from_,
+            "trained_on": [
+                {
+                    "corpus": u.prepared.config.title,
+                    "hours": round(u.seconds / 3600, 3),
+                    "weight": u.prepared.config.weight,
+                }
+                for u in usable
+            ],
+            "audio_hours_heard": round(progress.audio_seconds / 3600, 2),
+            "steps": progress.step,
+            "skipped_steps": progress.skipped,
+            "wall_minutes": round(progress.wall_seconds / 60, 1),
+            "parameters": sum(p.numel() for p in deployed.values()),
+            "seed": stage.seed,
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+            "made": time.strftime("%Y-%m-%d", time.gmtime()),
+        }
+
+    def _score(self, bar: Progress) -> dict[str, Any]:
+        """Scores the last stage's model on every dev and test part, once each."""
+        path = self.folder / "results.json"
+        results = read_json(path) if path.is_file() else {"recipe": self.recipe.name, "scores": {}}
+        name = self.recipe.stage[-1].name
+        runtime = TorchRuntime(self._model_file(name), beam=self.recipe.evaluate.beam)
+        for corpus in (*self.recipe.speech.dev, *self.recipe.speech.test):
+            if corpus.title not in results["scores"]:
+                task = bar.add_task(f"score {corpus.title}", total=None)
+                results["scores"][corpus.title] = evaluate(runtime, corpus, self.root)
+                bar.remove_task(task)
+                write_json(path, results)
+        return results
+
+

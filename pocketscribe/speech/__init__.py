@@ -1,0 +1,1 @@
+"""Speech: corpora, text units, features, augmentation and batches."""

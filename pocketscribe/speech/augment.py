@@ -1,0 +1,137 @@
+"""Augmentation of cached log-mel features, so that audio is decoded once and heard many ways.
+
+Speed and vocal-tract changes resample the features along time and frequency; gain, noise and
+silence act on mel energies (powers add). The log-domain readings of speed, gain and noise are ours;
+SpecAugment is Park et al. 2019 (arXiv 1904.08779) with time masks that scale with the length.
+
+Dimensions: T feature frames (10 ms), F mel bins.
+"""
+
+import math
+from functools import cache
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from pocketscribe.config import Config
+from pocketscribe.speech.features import MELS, SAMPLE_RATE
+
+FLOOR = math.log(torch.finfo(torch.float32).eps)  # Kaldi's log floor: digital silence
+LOW_HZ, HIGH_HZ = 20.0, SAMPLE_RATE / 2 - 400
+
+
+class AugmentConfig(Config):
+    """How training features are varied; each `…_share` is the part of utterances it happens to.
+
+    Attributes:
+        speed: largest relative change of speed; pitch and formants move with it.
+        tract: largest relative stretch of the frequency axis beyond that (vocal-tract length).
+        gain_db: largest change of level, up or down.
+        noise_share, noise_db: stationary noise of random colour, this many dB below the speech.
+        silence_share, silence_s: low noise before the first word, at most this long.
+        frequency_masks, frequency_width: SpecAugment's F masks, in mel bins.
+        time_masks, time_share: SpecAugment's T masks, each at most this part of the utterance.
+    """
+
+    speed: float = Field(default=0.1, ge=0, lt=0.5)
+    tract: float = Field(default=0.1, ge=0, lt=0.5)
+    gain_db: float = Field(default=10.0, ge=0)
+    noise_share: float = Field(default=0.3, ge=0, le=1)
+    noise_db: tuple[float, float] = (10.0, 40.0)
+    silence_share: float = Field(default=0.2, ge=0, le=1)
+    silence_s: float = Field(default=0.6, ge=0)
+    frequency_masks: int = Field(default=2, ge=0)
+    frequency_width: int = Field(default=20, ge=0, lt=MELS)
+    time_masks: int = Field(default=6, ge=0)
+    time_share: float = Field(default=0.04, ge=0, le=1)
+
+    @classmethod
+    def none(cls) -> "AugmentConfig":
+        """Leaves features as they are."""
+        zero = {"noise_share": 0.0, "silence_share": 0.0, "frequency_masks": 0, "time_masks": 0}
+        return cls(speed=0.0, tract=0.0, gain_db=0.0, **zero)
+
+
+def augment(
+    x: Float[Tensor, "T F"], config: AugmentConfig, generator: torch.Generator
+) -> Float[Tensor, "T2 F"]:
+    """One utterance's features, varied. All randomness comes from `generator`."""
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * torch.rand((), generator=generator).item()
+
+    if config.speed or config.tract:
+        speed = uniform(1 - config.speed, 1 + config.speed)
+        x = resample(x, speed, speed * uniform(1 - config.tract, 1 + config.tract))
+    if uniform(0, 1) < config.silence_share:
+        count = int(uniform(0, config.silence_s) * 100)
+        x = torch.cat([x.new_full((count, x.shape[1]), FLOOR), x])
+    if uniform(0, 1) < config.noise_share:
+        x = _add_noise(x, uniform(*config.noise_db), generator)
+    if config.gain_db:
+        gain = uniform(-config.gain_db, config.gain_db) * math.log(10) / 10
+        x = (x + gain).clamp(min=FLOOR)
+    return _spec_augment(x, config, generator)
+
+
+def resample(x: Float[Tensor, "T F"], speed: float, stretch: float) -> Float[Tensor, "T2 F"]:
+    """Features of the audio played `speed` times as fast, its spectrum stretched by `stretch`."""
+    length = max(1, round(x.shape[0] / speed))
+    time = (torch.arange(length) * speed).clamp(max=x.shape[0] - 1)
+    x = _interpolate(x, time)
+    return _interpolate(x.T, _warped_bins(stretch)).T
+
+
+def _interpolate(x: Float[Tensor, "N M"], at: Float[Tensor, " K"]) -> Float[Tensor, "K M"]:
+    """Rows of `x` at fractional positions."""
+    low = at.floor().long()
+    high = (low + 1).clamp(max=x.shape[0] - 1)
+    return torch.lerp(x[low], x[high], (at - low).unsqueeze(1))
+
+
+def _warped_bins(stretch: float) -> Float[Tensor, " F"]:
+    """For each mel bin, the (fractional) bin whose frequency times `stretch` lands on it."""
+    hertz = 700 * (torch.exp(_bin_mels() / 1127) - 1)
+    source = 1127 * torch.log1p(hertz / stretch / 700)
+    mels = _bin_mels()
+    return ((source - mels[0]) / (mels[1] - mels[0])).clamp(0, MELS - 1)
+
+
+@cache
+def _bin_mels() -> Float[Tensor, " F"]:
+    """Centres of Kaldi's mel bins, on its mel scale 1127 ln(1 + f / 700)."""
+    low, high = (1127 * math.log1p(f / 700) for f in (LOW_HZ, HIGH_HZ))
+    return low + (high - low) * torch.arange(1, MELS + 1) / (MELS + 1)
+
+
+def _add_noise(
+    x: Float[Tensor, "T F"], snr_db: float, generator: torch.Generator
+) -> Float[Tensor, "T F"]:
+    """Adds stationary noise with a random tilt; a mel bin of noise is roughly chi-square."""
+    level = x.exp().mean().clamp(min=1e-10).log() - snr_db * math.log(10) / 10
+    tilt = torch.randn(2, generator=generator)
+    position = torch.linspace(-1, 1, MELS)
+    colour = tilt[0] * position + 0.5 * tilt[1] * (3 * position**2 - 1)
+    ripple = 0.5 * torch.randn(x.shape, generator=generator)  # log of a few averaged bins
+    return torch.logaddexp(x, level + colour + ripple)
+
+
+def _spec_augment(
+    x: Float[Tensor, "T F"], config: AugmentConfig, generator: torch.Generator
+) -> Float[Tensor, "T F"]:
+    """Masks bands and spans with the utterance's mean, which hides without looking like silence."""
+    if not config.frequency_masks and not config.time_masks:
+        return x
+    length = x.shape[0]
+    hidden = torch.zeros(x.shape, dtype=torch.bool)
+    for axis, masks, widest in (
+        (1, config.frequency_masks, config.frequency_width),
+        (0, config.time_masks, int(config.time_share * length)),
+    ):
+        for _ in range(masks if widest else 0):
+            width = int(torch.randint(widest + 1, (), generator=generator))
+            start = int(torch.randint(x.shape[axis] - width + 1, (), generator=generator))
+            hidden.narrow(axis, start, width).fill_(True)
+    return torch.where(hidden, x.mean(), x)

@@ -1,0 +1,174 @@
+"""Training batches: the same global batches whatever the number of processes, from seed and step.
+
+Dimensions: B batch, T feature frames (10 ms), F mel bins, U labels.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from jaxtyping import Float, Int
+from lhotse import CutSet, MonoCut
+from lhotse.dataset import DynamicBucketingSampler
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, IterableDataset
+
+from pocketscribe.errors import UserError
+from pocketscribe.speech.augment import AugmentConfig, augment
+from pocketscribe.speech.features import HOP_SECONDS
+from pocketscribe.speech.prepare import Prepared
+from pocketscribe.speech.units import Units
+
+SUBSAMPLING = 4  # feature frames a label needs at least: one encoder frame
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process' part of a global batch."""
+
+    features: Float[Tensor, "B T F"]
+    frames: Int[Tensor, " B"]
+    targets: Int[Tensor, "B U"]
+    labels: Int[Tensor, " B"]
+    seconds: float  # of audio in the whole global batch
+    total_frames: int  # feature frames in the whole global batch, before augmentation
+
+    def to(self, device: torch.device) -> "Batch":
+        moved = (t.to(device) for t in (self.features, self.frames, self.targets, self.labels))
+        return Batch(*moved, self.seconds, self.total_frames)
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """One prepared part with the utterances that can be learnt from."""
+
+    prepared: Prepared
+    cuts: CutSet
+    seconds: float
+    refused: tuple[tuple[str, str], ...]  # id, reason
+
+
+def trainable(prepared: Prepared, units: Units, max_seconds: float) -> Trainable:
+    """Leaves out what these units cannot spell, what is too long, and labels longer than frames."""
+    kept, refused, seconds = [], [], 0.0
+    for cut in prepared.cuts:
+        words = cut.supervisions[0].text
+        if not units.can_spell(words):
+            refused.append((cut.id, "these units cannot spell it"))
+        elif cut.duration > max_seconds:
+            refused.append((cut.id, f"longer than {max_seconds:g} s"))
+        elif len(units.encode(words)) > cut.num_frames // SUBSAMPLING:
+            refused.append((cut.id, "more labels than encoder frames"))
+        else:
+            kept.append(cut)
+            seconds += cut.duration
+    if not kept:
+        raise UserError(f"corpus {prepared.config.title!r}: nothing in it can be trained on")
+    return Trainable(prepared, CutSet(kept), seconds, tuple(refused))
+
+
+class TrainingBatches(IterableDataset):
+    """Endless batches of `batch_seconds` of audio, padding included, similar lengths together.
+
+    The k-th global batch and its augmentation depend on `seed` and k alone: skipping to k resumes a
+    run, and process r of n takes every n-th utterance of it.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Trainable],
+        units: Units,
+        augmentation: AugmentConfig,
+        *,
+        batch_seconds: float,
+        seed: int,
+        skip: int = 0,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.parts = parts
+        self.units = units
+        self.augmentation = augmentation
+        self.batch_seconds = batch_seconds
+        self.seed = seed
+        self.skip = skip
+        self.rank = rank
+        self.processes = processes
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = torch.utils.data.get_worker_info()
+        every = worker.num_workers if worker else 1
+        first = self.skip + (worker.id if worker else 0)
+        for step, cuts in islice(enumerate(self.global_batches()), first, None, every):
+            yield self._collate(step, cuts)
+
+    def global_batches(self) -> Iterator[list[MonoCut]]:
+        """The utterances of each global batch."""
+        # Drawing by weight x count makes each part's audio heard in proportion to weight x seconds.
+        weights = [p.prepared.config.weight * len(p.cuts) for p in self.parts]
+        rng = random.Random(self.seed)
+        endless = [p.cuts.shuffle(rng=rng).repeat() for p in self.parts]
+        mixed = CutSet.mux(*endless, weights=weights, seed=self.seed)
+        shuffled = min(20_000, max(200, sum(len(p.cuts) for p in self.parts)))
+        sampler = DynamicBucketingSampler(
+            mixed,
+            max_duration=self.batch_seconds,
+            shuffle=True,
+            num_buckets=30,
+            buffer_size=shuffled,
+            seed=self.seed,
+            world_size=1,
+            rank=0,
+        )
+        for cuts in sampler:
+            yield list(cuts)
+
+    def _collate(self, step: int, cuts: list[MonoCut]) -> Batch:
+        features, targets = [], []
+        for index, cut in enumerate(cuts):
+            if index % self.processes != self.rank:
+                continue
+            generator = torch.Generator().manual_seed(hash((self.seed, step, index)) % 2**63)
+            x = torch.from_numpy(cut.load_features())
+            x = augment(x, self.augmentation, generator)
+            target = self.units.encode(cut.supervisions[0].text)
+            features.append(_long_enough(x, len(target)))
+            targets.append(torch.tensor(target, dtype=torch.long))
+        return Batch(
+            features=pad_sequence(features, batch_first=True),
+            frames=torch.tensor([len(x) for x in features]),
+            targets=pad_sequence(targets, batch_first=True),
+            labels=torch.tensor([len(t) for t in targets]),
+            seconds=sum(c.duration for c in cuts),
+            total_frames=sum(c.num_frames for c in cuts),
+        )
+
+
+def _long_enough(x: Float[Tensor, "T F"], labels: int) -> Float[Tensor, "T2 F"]:
+    """Faster speech may have become too short for its labels: its last frame is held."""
+    missing = max(labels, 1) * SUBSAMPLING - x.shape[0]
+    return torch.cat([x, x[-1:].expand(missing, -1)]) if missing > 0 else x
+
+
+def loader(batches: TrainingBatches, workers: int) -> DataLoader:
+    """Batches in order, loaded ahead by `workers` processes (0: in this one)."""
+    return DataLoader(batches, batch_size=None, num_workers=workers)
+
+
+def feature_statistics(parts: Sequence[Trainable], most: int = 1000) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each mel bin over the first utterances of every part, `[F]`."""
+    count, total, square = 0, 0.0, 0.0
+    for part in parts:
+        for cut in islice(part.cuts, most):
+            x = torch.from_numpy(cut.load_features()).double()
+            count, total, square = count + len(x), total + x.sum(0), square + (x**2).sum(0)
+    mean = total / count
+    return mean.float(), (square / count - mean**2).clamp(min=1e-4).sqrt().float()
+
+
+def padded_seconds(batch: Batch) -> float:
+    """Seconds of audio that this process' tensors hold, padding included."""
+    return batch.features.shape[0] * batch.features.shape[1] * HOP_SECONDS

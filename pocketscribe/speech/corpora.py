@@ -1,0 +1,236 @@
+"""Corpora: where speech lies and what was said in it, as one stream of `Item`s.
+
+A corpus is a name below or a folder. Nothing is decoded here; preparing (prepare.py) does that and
+turns bad items into a list with reasons.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+from pydantic import Field, model_validator
+
+from pocketscribe.config import Config
+from pocketscribe.errors import UserError
+from pocketscribe.speech.synthetic import SyntheticSpeech
+
+MANIFEST_CORPORA = ("speechocean762", "librispeech_sample", "asterisk_allison", "freeswitch_callie")
+NAMES = (*MANIFEST_CORPORA, "fsdd", "librispeech", "synthetic")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".au")
+
+
+class CorpusConfig(Config):
+    """One part of a corpus.
+
+    Attributes:
+        corpus: a name (speechocean762, fsdd, librispeech, …, synthetic) or a folder of your own.
+        split: train, dev, test; for librispeech a part such as train-clean-100.
+        weight: in training, how often this part is drawn for each second that it holds.
+        where: keep items whose manifest columns have these values, e.g. { digits_only = "1" }.
+        group: in scoring, also report each value of this manifest column on its own.
+        kind, count, texts, engines, seed: for the synthetic corpus: what is spoken, how many
+            utterances, a file of sentences to speak instead of the built-in grammar's, by which
+            engines, and the seed of texts and voices.
+    """
+
+    corpus: str
+    split: str = "train"
+    weight: float = Field(default=1.0, gt=0)
+    where: dict[str, str] = {}
+    group: str | None = None
+    kind: Literal["digits", "sentences"] | None = None
+    count: int | None = Field(default=None, gt=0)
+    texts: Path | None = None
+    engines: tuple[Literal["espeak", "flite"], ...] | None = None
+    seed: int | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "CorpusConfig":
+        synthetic = {
+            k for k in ("kind", "count", "texts", "engines", "seed") if getattr(self, k) is not None
+        }
+        if self.corpus != "synthetic" and synthetic:
+            raise ValueError(f"{sorted(synthetic)[0]!r} belongs to corpus = 'synthetic' alone")
+        return self
+
+    @property
+    def title(self) -> str:
+        """A short name for tables, e.g. `speechocean762 test digits_only=1`."""
+        name = Path(self.corpus).name if self.corpus not in NAMES else self.corpus
+        return " ".join([name, self.split, *(f"{k}={v}" for k, v in self.where.items())])
+
+
+@dataclass(frozen=True)
+class Item:
+    """One utterance: an audio file, or samples that were made here."""
+
+    id: str
+    text: str
+    speaker: str
+    audio: Path | None = None
+    samples: np.ndarray | None = None
+    sample_rate: int = 16000
+    columns: dict[str, str] = field(default_factory=dict)
+
+
+def corpora_root(root: Path | None) -> Path:
+    """Where the named corpora lie: `--root`, else POCKETSCRIBE_CORPORA, else ./corpora."""
+    return root or Path(os.environ.get("POCKETSCRIBE_CORPORA") or "corpora")
+
+
+def locate(config: CorpusConfig, root: Path | None) -> Path | None:
+    """The corpus' folder; for synthetic speech its file of sentences, if it has one.
+
+    Raises:
+        UserError: there is no such corpus or no such folder.
+    """
+    if config.corpus == "synthetic":
+        return texts_file(config, root)
+    if config.corpus not in NAMES:
+        folder = Path(config.corpus)
+        if not folder.is_dir():
+            raise UserError(
+                f"corpus {config.corpus!r}: neither a folder nor a known corpus "
+                f"(known: {', '.join(NAMES)})"
+            )
+        return folder
+    folder = corpora_root(root) / config.corpus
+    if config.corpus == "librispeech" and not folder.is_dir():
+        folder = folder.with_name("LibriSpeech")
+    if not folder.is_dir():
+        raise UserError(
+            f"corpus {config.corpus!r}: no folder {folder}; "
+            "set POCKETSCRIBE_CORPORA or --root to the folder that holds the corpora"
+        )
+    return folder
+
+
+def texts_file(config: CorpusConfig, root: Path | None) -> Path | None:
+    """The file of sentences to speak: a path as it stands, or below the corpora's folder."""
+    if config.texts is None or config.texts.is_file():
+        return config.texts
+    return corpora_root(root) / config.texts
+
+
+def items(config: CorpusConfig, source: Path | None) -> Iterator[Item]:
+    """Every utterance of this part of the corpus, in a stable order; `source` is from `locate`.
+
+    Raises:
+        UserError: a manifest is missing or broken, or the split holds nothing.
+    """
+    found = False
+    for item in _all_items(config, source):
+        if all(item.columns.get(k) == v for k, v in config.where.items()):
+            found = True
+            yield item
+    if not found:
+        raise UserError(f"corpus {config.title!r}: no utterance matches in {source}")
+
+
+def _all_items(config: CorpusConfig, source: Path | None) -> Iterator[Item]:
+    if config.corpus == "synthetic":
+        return _synthetic(config, source)
+    assert source is not None
+    if config.corpus == "fsdd":
+        return _connected_digits(source, config.split)
+    if config.corpus == "librispeech":
+        return _librispeech(source, config.split)
+    return _folder(source, config.split)
+
+
+def _synthetic(config: CorpusConfig, texts: Path | None) -> Iterator[Item]:
+    speech = SyntheticSpeech(
+        kind=config.kind or "sentences",
+        texts=texts,
+        count=config.count or 1000,
+        split=config.split,
+        seed=config.seed or 0,
+        engines=config.engines or ("espeak",),
+    )
+    for u in speech.utterances():
+        yield Item(u.id, u.text, u.speaker, samples=u.samples)
+
+
+def _folder(folder: Path, split: str) -> Iterator[Item]:
+    """A folder with manifest.tsv or manifest.jsonl, or with audio beside .txt files."""
+    for name, rows in (("manifest.tsv", _tsv), ("manifest.jsonl", _jsonl)):
+        if (manifest := folder / name).is_file():
+            yield from _manifest(manifest, rows(manifest), split)
+            return
+    audio = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+    if not audio:
+        raise UserError(f"{folder}: no manifest.tsv, no manifest.jsonl and no audio in it")
+    # Without a manifest a sub-folder's name is the split, where there are such sub-folders.
+    split_folder = folder / split
+    for path in audio:
+        if split_folder.is_dir() and split_folder not in path.parents:
+            continue
+        text = path.with_suffix(".txt")
+        words = text.read_text(encoding="utf-8", errors="replace") if text.is_file() else ""
+        yield Item(path.relative_to(folder).as_posix(), words, path.parent.name, path)
+
+
+def _manifest(manifest: Path, rows: Iterator[dict[str, str]], split: str) -> Iterator[Item]:
+    for number, row in enumerate(rows, start=2 if manifest.suffix == ".tsv" else 1):
+        path = row.get("path") or row.get("audio")
+        text = row.get("transcript") or row.get("text") or ""
+        if not path:
+            raise UserError(f"{manifest}: line {number} has no 'path'")
+        if row.get("split", split) == split:
+            speaker = row.get("speaker") or ""
+            yield Item(row.get("id") or path, text, speaker, manifest.parent / path, columns=row)
+
+
+def _tsv(path: Path) -> Iterator[dict[str, str]]:
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        for row in reader:
+            yield {k: v or "" for k, v in row.items() if k is not None}
+
+
+def _jsonl(path: Path) -> Iterator[dict[str, str]]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    yield {k: str(v) for k, v in json.loads(line).items()}
+                except (json.JSONDecodeError, AttributeError):
+                    raise UserError(f"{path}: line {number} is not a JSON object") from None
+
+
+def _connected_digits(folder: Path, split: str) -> Iterator[Item]:
+    """fsdd's single digits joined by connected.tsv: gaps_s[0] of silence, clip, gaps_s[1], clip, …"""
+    clips = {row["id"]: folder / row["path"] for row in _tsv(folder / "manifest.tsv")}
+    read: dict[str, np.ndarray] = {}
+    rate = 8000
+    for row in _tsv(folder / "connected.tsv"):
+        if row["split"] != split:
+            continue
+        gaps = [np.zeros(round(float(g) * rate), np.float32) for g in row["gaps_s"].split(",")]
+        parts = [gaps[0]]
+        for name, gap in zip(row["components"].split(","), gaps[1:], strict=True):
+            if name not in read:
+                read[name], _ = soundfile.read(clips[name], dtype="float32")
+            parts += [read[name], gap]
+        samples = np.concatenate(parts)
+        yield Item(row["id"], row["transcript"], row["speaker"], samples=samples, sample_rate=rate)
+
+
+def _librispeech(folder: Path, part: str) -> Iterator[Item]:
+    """By lhotse's own recipe, from the unpacked download."""
+    from lhotse.recipes import prepare_librispeech
+
+    if not (folder / part).is_dir():
+        parts = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())) or "none"
+        raise UserError(f"{folder}: no part {part!r} of LibriSpeech there (found: {parts})")
+    found = prepare_librispeech(folder, dataset_parts=(part,))
+    recordings = {r.id: r for r in found[part]["recordings"]}
+    for s in found[part]["supervisions"]:
+        audio = Path(recordings[s.recording_id].sources[0].source)
+        yield Item(s.id, s.text or "", s.speaker or "", audio)

@@ -1,0 +1,93 @@
+"""Log-mel features: Kaldi's 80 bins at 16 kHz, as sherpa-onnx computes them (deployment.md).
+
+Offline by lhotse's batched extractor, live by kaldi-native-fbank; a test holds them together.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import kaldi_native_fbank
+import numpy as np
+from lhotse import Fbank, FbankConfig, Recording
+from lhotse.augmentation import Resample
+
+from pocketscribe.errors import UserError
+
+SAMPLE_RATE = 16000
+HOP_SECONDS = 0.01
+MELS = 80
+
+
+@cache
+def _extractor() -> Fbank:
+    return Fbank(FbankConfig(sampling_rate=SAMPLE_RATE, num_mel_bins=MELS, snip_edges=False))
+
+
+def fbank(samples: np.ndarray) -> np.ndarray:
+    """Samples in [-1, 1] at 16 kHz, `[N]` -> log-mel energies `[N / 160, 80]`, float32."""
+    features = _extractor().extract(samples.astype(np.float32), SAMPLE_RATE)
+    return np.asarray(features, dtype=np.float32)
+
+
+class LiveFbank:
+    """The same features, frame by frame while audio comes in."""
+
+    def __init__(self) -> None:
+        options = kaldi_native_fbank.FbankOptions()
+        options.frame_opts.dither = 0
+        options.frame_opts.snip_edges = False
+        options.mel_opts.num_bins = MELS
+        options.mel_opts.high_freq = -400
+        self._fbank = kaldi_native_fbank.OnlineFbank(options)
+        self._taken = 0
+
+    def accept(self, samples: np.ndarray) -> None:
+        self._fbank.accept_waveform(SAMPLE_RATE, samples.tolist())
+
+    @property
+    def ready(self) -> int:
+        """Frames that can be taken now."""
+        return self._fbank.num_frames_ready - self._taken
+
+    def take(self, count: int) -> np.ndarray:
+        """The next `count` frames `[count, 80]`; count must not exceed `ready`."""
+        frames = [self._fbank.get_frame(self._taken + i) for i in range(count)]
+        self._taken += count
+        self._fbank.pop(count)
+        return np.stack(frames)
+
+
+def read_audio(path: Path) -> np.ndarray:
+    """Any format and rate that soundfile reads -> first channel at 16 kHz, float32 `[N]`.
+
+    Raises:
+        UserError: the file is missing or is no audio.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such audio file")
+    try:
+        return load_recording(Recording.from_file(path))
+    except UserError:
+        raise
+    except Exception as error:  # lhotse and soundfile raise many kinds for broken audio
+        raise UserError(f"{path}: not readable as audio ({_first_line(error)})") from None
+
+
+def load_recording(recording: Recording) -> np.ndarray:
+    """First channel at 16 kHz, float32 `[N]`."""
+    samples = recording.load_audio()[0]
+    if not np.isfinite(samples).all():
+        raise UserError(f"{recording.id}: the audio holds numbers that are not finite")
+    return resampled(samples, recording.sampling_rate)
+
+
+def resampled(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Samples `[N]` of any rate at 16 kHz, float32."""
+    samples = np.ascontiguousarray(samples, dtype=np.float32)
+    if rate == SAMPLE_RATE:
+        return samples
+    return Resample(rate, SAMPLE_RATE)(samples).astype(np.float32)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]

@@ -1,0 +1,95 @@
+"""Text units: what the recogniser writes. Characters, BPE or unigram pieces, all by sentencepiece."""
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from typing import Literal, Self
+
+import sentencepiece
+from pydantic import Field
+
+from pocketscribe.config import Config
+from pocketscribe.errors import UserError
+
+BLANK, UNKNOWN = 0, 1
+SPACE = "\u2581"  # sentencepiece's and sherpa-onnx's mark of a word's start
+
+
+class UnitsConfig(Config):
+    """Which units to learn from the training text; `size` is ignored for characters."""
+
+    kind: Literal["char", "bpe", "unigram"] = "bpe"
+    size: int = Field(default=256, gt=2)
+
+
+class Units:
+    """A text <-> ids mapping; id 0 is blank and id 1 unknown, as sherpa-onnx wants them."""
+
+    def __init__(self, model: bytes) -> None:
+        self.model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+    @classmethod
+    def learn(cls, texts: Iterable[str], config: UnitsConfig) -> Self:
+        """Learns units from transcripts.
+
+        Raises:
+            UserError: the text does not hold as many different units as asked for.
+        """
+        model = io.BytesIO()
+        texts = list(texts)
+        characters = {c for text in texts for c in text if c != " "}
+        if not characters:
+            raise UserError("speech.units: no training text to learn units from")
+        # char: every character, the word mark, blank and unknown.
+        size = len(characters) + 3 if config.kind == "char" else config.size
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(texts),
+                model_writer=model,
+                model_type=config.kind,
+                vocab_size=size,
+                character_coverage=1.0,
+                normalization_rule_name="identity",
+                pad_id=BLANK,
+                pad_piece="<blk>",
+                unk_id=UNKNOWN,
+                bos_id=-1,
+                eos_id=-1,
+                hard_vocab_limit=True,
+                num_threads=1,  # the same units on every machine
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            reason = str(error).split("]", 1)[-1].strip().splitlines()[0]
+            raise UserError(
+                f"speech.units.size = {config.size}: cannot learn so many {config.kind} units "
+                f"from this text ({reason}); choose another size, or kind = 'char'"
+            ) from None
+        return cls(model.getvalue())
+
+    @classmethod
+    def from_json(cls, data: str) -> Self:
+        return cls(base64.b64decode(data))
+
+    def to_json(self) -> str:
+        return base64.b64encode(self.model).decode()
+
+    def __len__(self) -> int:
+        return self._processor.get_piece_size()
+
+    def encode(self, text: str) -> list[int]:
+        return self._processor.encode(text)
+
+    def can_spell(self, text: str) -> bool:
+        return UNKNOWN not in self.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(self.pieces(ids)).replace(SPACE, " ").strip()
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [self._processor.id_to_piece(int(i)) for i in ids]
+
+    def symbols(self) -> list[str]:
+        """All pieces in the order of their ids: the lines of tokens.txt."""
+        return self.pieces(range(len(self)))

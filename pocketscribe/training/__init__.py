@@ -1,0 +1,1 @@
+"""One training loop; what a step computes is an objective, chosen by the stage."""

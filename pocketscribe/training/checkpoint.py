@@ -1,0 +1,90 @@
+"""Checkpoints: a folder with tensors in safetensors and the rest in JSON, replaced as a whole."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pocketscribe.errors import UserError
+from pocketscribe.files import read_json, replacing, write_json
+from pocketscribe.models.recogniser import Recogniser
+from pocketscribe.models.saved import fill, tensors
+
+
+@dataclass
+class Progress:
+    """How far a training is, and what it has seen: all that resuming needs besides tensors."""
+
+    step: int = 0
+    audio_seconds: float = 0.0
+    skipped: int = 0  # steps whose gradient was not finite
+    averaged: int = 0  # snapshots in the running average of weights
+    wall_seconds: float = 0.0
+
+
+def save_checkpoint(
+    folder: Path,
+    model: Recogniser,
+    average: dict[str, Tensor],
+    optimiser: Optimizer,
+    progress: Progress,
+) -> None:
+    """Writes all of a training's state; a kill at any moment leaves the old or the new one whole."""
+    state = optimiser.state_dict()
+    plain, numbers = {}, {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            (plain if isinstance(value, Tensor) else numbers)[f"{index}.{name}"] = value
+    with replacing(folder) as beside:
+        beside.mkdir()
+        save_file(_contiguous(tensors(model)), beside / "model.safetensors")
+        save_file(_contiguous(average), beside / "average.safetensors")
+        save_file(_contiguous(plain), beside / "optimiser.safetensors")
+        write_json(
+            beside / "state.json",
+            {"progress": vars(progress), "groups": state["param_groups"], "numbers": numbers},
+        )
+
+
+def load_checkpoint(
+    folder: Path, model: Recogniser, optimiser: Optimizer
+) -> tuple[Progress, dict[str, Tensor]]:
+    """Restores model and optimiser in place; returns the progress and the average of weights.
+
+    Raises:
+        UserError: the checkpoint is damaged or belongs to another model.
+    """
+    state = read_json(folder / "state.json")
+    try:
+        fill(model, load_file(folder / "model.safetensors"), str(folder))
+        average = load_file(folder / "average.safetensors")
+        per_parameter: dict[int, dict[str, Any]] = {}
+        everything = {**load_file(folder / "optimiser.safetensors"), **state["numbers"]}
+        for key, value in everything.items():
+            index, name = key.split(".", 1)
+            per_parameter.setdefault(int(index), {})[name] = value
+        optimiser.load_state_dict({"state": per_parameter, "param_groups": state["groups"]})
+        return Progress(**state["progress"]), average
+    except (OSError, KeyError, ValueError, TypeError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{folder}: damaged checkpoint ({error}); delete the folder to start this stage anew"
+        ) from None
+
+
+def update_average(average: dict[str, Tensor], model: Recogniser, count: int) -> None:
+    """Folds the model's parameters into the mean of `count` snapshots, this one included."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in average:
+                average[name].lerp_(parameter.detach(), 1 / count)
+            else:
+                average[name] = parameter.detach().clone()
+
+
+def _contiguous(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.detach().cpu().contiguous() for name, t in found.items()}

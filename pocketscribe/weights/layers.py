@@ -1,0 +1,60 @@
+"""The only layers that multiply: each computes its matrix from `Weight`s and knows no more.
+
+Dimensions: B batch, T time, K kernel; I, O features in and out, R rank.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pocketscribe.weights.weight import Weight
+
+
+def _bias(width: int | None) -> nn.Parameter | None:
+    """Small noise: a tensor of zeros has no size for ScaledAdam to take steps in proportion to."""
+    return nn.Parameter(torch.empty(width).uniform_(-0.02, 0.02)) if width else None
+
+
+class Linear(nn.Module):
+    """`y = W x + b`, with W one stored matrix or two low-rank factors multiplied by in turn."""
+
+    def __init__(self, weight: Weight, bias: int | None, factor: Weight | None = None) -> None:
+        """`weight` is `[O, I]`; with `factor` `[R, I]` it is `[O, R]`. `bias` is O, or None."""
+        super().__init__()
+        self.weight = weight
+        self.factor = factor
+        self.bias = _bias(bias)
+
+    def forward(self, x: Float[Tensor, "*B I"]) -> Float[Tensor, "*B O"]:
+        if self.factor is not None:
+            x = F.linear(x, self.factor())
+        return F.linear(x, self.weight(), self.bias)
+
+
+class Embedding(nn.Module):
+    """Rows of a stored matrix `[V, O]`; a negative id gives zeros (the context before a start)."""
+
+    def __init__(self, weight: Weight) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, ids: Int[Tensor, "*B"]) -> Float[Tensor, "*B O"]:
+        rows = F.embedding(ids.clamp(min=0), self.weight())
+        return rows * (ids >= 0).unsqueeze(-1).to(rows.dtype)
+
+
+class Conv1d(nn.Module):
+    """Depthwise convolution over time with no padding of its own: the caller prepends the past."""
+
+    def __init__(self, weight: Weight, bias: int | None) -> None:
+        """`weight` is `[O, K]`: one kernel of K taps a channel."""
+        super().__init__()
+        self.weight = weight
+        self.bias = _bias(bias)
+
+    def forward(self, x: Float[Tensor, "B T_in O"]) -> Float[Tensor, "B T_out O"]:
+        """T_out = T_in - K + 1."""
+        kernel = self.weight()
+        y = F.conv1d(x.transpose(1, 2), kernel.unsqueeze(1), self.bias, groups=kernel.shape[0])
+        return y.transpose(1, 2)
