@@ -105,6 +105,13 @@ class Stream:
         return transcript(self.search.best()[0], self.units)
 
 
+def stream_one(model: StreamingModel, units: Units, samples: np.ndarray, beam: int) -> Transcript:
+    """One utterance through a stream, as a microphone would bring it."""
+    stream = Stream(model, units, beam)
+    stream.accept(samples)
+    return stream.finish()
+
+
 def tail_silence(chunk: int) -> np.ndarray:
     """Silence that pushes the last of an utterance through chunks of `chunk` encoder frames."""
     frames = FACTOR * chunk + 1

@@ -8,13 +8,15 @@ import torch
 
 from pocketscribe.decoding.offline import decode
 from pocketscribe.decoding.streaming import (
-    Stream,
     StreamingModel,
     TorchStreaming,
     Transcript,
+    stream_one,
     transcript,
 )
 from pocketscribe.errors import UserError
+from pocketscribe.evaluation.runtime import Runtime
+from pocketscribe.files import read_json
 from pocketscribe.models import Chunking, Recogniser, deployed_parameters
 from pocketscribe.models.saved import load_model
 from pocketscribe.speech.features import fbank
@@ -67,8 +69,42 @@ def choose_chunking(model: Recogniser, chunk: int | None) -> Chunking:
     raise UserError(f"--chunk {chunk}: this model was trained for chunks of {sizes} (x 40 ms)")
 
 
-def stream_one(model: StreamingModel, units: Units, samples: np.ndarray, beam: int) -> Transcript:
-    """One utterance through a stream, as a microphone would bring it."""
-    stream = Stream(model, units, beam)
-    stream.accept(samples)
-    return stream.finish()
+def open_model(path: Path, beam: int = 1, chunk: int | None = None) -> Runtime:
+    """Opens whatever `path` is: a run's folder, a stage's, a saved file, or an exported folder.
+
+    Raises:
+        UserError: it is none of these, or it is damaged, or an exported model has another chunk.
+    """
+    if (path / "encoder.onnx").is_file():
+        try:
+            from pocketscribe.export.onnx_runtime import OnnxRuntime, is_sherpa
+            from pocketscribe.export.sherpa_runtime import SherpaRuntime
+        except ImportError as error:
+            raise UserError(
+                f"{path}: {error.name} is not installed; pip install 'pocketscribe[export]'"
+            ) from None
+        runtime = (SherpaRuntime if is_sherpa(path) else OnnxRuntime)(path, beam)
+        if chunk not in (None, runtime.chunk):
+            raise UserError(f"--chunk {chunk}: {path} was exported for chunks of {runtime.chunk}")
+        return runtime
+    return TorchRuntime(model_file(path), beam, chunk)
+
+
+def model_file(path: Path) -> Path:
+    """The saved model behind a run's folder (its last stage), a stage's folder or a file.
+
+    Raises:
+        UserError: there is none.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise UserError(f"{path}: no such model; give a run, a checkpoint or an exported folder")
+    if (path / "model.safetensors").is_file():
+        return path / "model.safetensors"
+    if (path / "recipe.json").is_file():
+        stage = read_json(path / "recipe.json")["stage"][-1]["name"]
+        if (found := path / stage / "model.safetensors").is_file():
+            return found
+        raise UserError(f"{path}: the run has not finished its stage {stage!r}; run it again")
+    raise UserError(f"{path}: no model in it; give a run, a checkpoint or an exported folder")

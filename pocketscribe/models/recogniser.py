@@ -87,18 +87,18 @@ class Recogniser(nn.Module):
     def initial_state(self, batch: int, left: int) -> State:
         """State before the first chunk, all zeros, batch first; `left` frames of left context."""
         state = self.encoder.initial_state(batch, left, self.mean)
-        return {"features": self.subsampling_state(batch, self.mean), **state}
+        return {"past": self.subsampling_state(batch, self.mean), **state}
 
     def step(
         self, features: Float[Tensor, "B T F"], state: State
     ) -> tuple[Float[Tensor, "B S D"], State]:
         """One chunk of features (T a multiple of 4) -> its encoder frames and the new state."""
         features = self.normalise(features)
-        x = self.subsampling(features, state["features"])
+        x = self.subsampling(features, state["past"])
         y, new = self.encoder.step(x, state)
         # Keys keep their order: runtimes match states by position.
-        past = torch.cat([state["features"], features], dim=1)[:, -PAST:]
-        return y, {"features": past, **{name: new[name] for name in state if name in new}}
+        past = torch.cat([state["past"], features], dim=1)[:, -PAST:]
+        return y, {"past": past, **{name: new[name] for name in state if name in new}}
 
     def normalise(self, features: Float[Tensor, "B T F"]) -> Float[Tensor, "B T F"]:
         """Global mean and variance normalisation, a part of the model so that runtimes need none."""

@@ -33,6 +33,9 @@ class AugmentConfig(Config):
         silence_share, silence_s: low noise before the first word, at most this long.
         frequency_masks, frequency_width: SpecAugment's F masks, in mel bins.
         time_masks, time_share: SpecAugment's T masks, each at most this part of the utterance.
+        mild_steps: batches at a training's start without noise and masks. They hide what a network
+            that does not listen yet needs to find its first alignments: a few hours of speech can
+            be lost to a plateau otherwise.
     """
 
     speed: float = Field(default=0.1, ge=0, lt=0.5)
@@ -46,6 +49,14 @@ class AugmentConfig(Config):
     frequency_width: int = Field(default=20, ge=0, lt=MELS)
     time_masks: int = Field(default=6, ge=0)
     time_share: float = Field(default=0.04, ge=0, le=1)
+    mild_steps: int = Field(default=0, ge=0)
+
+    def at(self, step: int) -> "AugmentConfig":
+        """What is in force at a batch."""
+        if step >= self.mild_steps:
+            return self
+        mild = {"noise_share": 0.0, "frequency_masks": 0, "time_masks": 0}
+        return self.model_copy(update=mild)
 
     @classmethod
     def none(cls) -> "AugmentConfig":

@@ -111,7 +111,10 @@ class TrainingBatches(IterableDataset):
         weights = [p.prepared.config.weight * len(p.cuts) for p in self.parts]
         rng = random.Random(self.seed)
         endless = [p.cuts.shuffle(rng=rng).repeat() for p in self.parts]
-        mixed = CutSet.mux(*endless, weights=weights, seed=self.seed)
+        if len(endless) > 1:
+            mixed = CutSet.mux(*endless, weights=weights, seed=self.seed)
+        else:
+            mixed = endless[0]
         shuffled = min(20_000, max(200, sum(len(p.cuts) for p in self.parts)))
         sampler = DynamicBucketingSampler(
             mixed,
@@ -133,7 +136,7 @@ class TrainingBatches(IterableDataset):
                 continue
             generator = torch.Generator().manual_seed(hash((self.seed, step, index)) % 2**63)
             x = torch.from_numpy(cut.load_features())
-            x = augment(x, self.augmentation, generator)
+            x = augment(x, self.augmentation.at(step), generator)
             target = self.units.encode(cut.supervisions[0].text)
             features.append(_long_enough(x, len(target)))
             targets.append(torch.tensor(target, dtype=torch.long))

@@ -51,10 +51,11 @@ class LiveFbank:
 
     def take(self, count: int) -> np.ndarray:
         """The next `count` frames `[count, 80]`; count must not exceed `ready`."""
-        frames = [self._fbank.get_frame(self._taken + i) for i in range(count)]
+        # Copied before they are popped: the library hands out views of its own memory.
+        frames = np.stack([self._fbank.get_frame(self._taken + i) for i in range(count)])
         self._taken += count
         self._fbank.pop(count)
-        return np.stack(frames)
+        return frames
 
 
 def read_audio(path: Path) -> np.ndarray:

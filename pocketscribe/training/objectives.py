@@ -22,14 +22,16 @@ class LossConfig(Config):
         transducer: "pruned" (arXiv 2206.13236) or "full"; unused by a CTC head.
         pruned_width: labels a frame that the real joiner looks at.
         warmup_steps: steps over which the pruned loss takes over from the simple one.
-        ctc: weight of the auxiliary CTC loss of a transducer.
+        ctc: weight of the auxiliary CTC loss of a transducer. Heavy by default: on hours of speech
+            rather than thousands of hours, a transducer left alone first learns to spell without
+            listening, and stays there for long; CTC has no such way out.
         fastemit: FastEmit's lambda (arXiv 2010.11148): larger emits earlier.
     """
 
     transducer: str = Field(default="pruned", pattern="^(pruned|full)$")
     pruned_width: int = Field(default=5, ge=2)
     warmup_steps: int = Field(default=1000, ge=0)
-    ctc: float = Field(default=0.3, ge=0)
+    ctc: float = Field(default=3.0, ge=0)
     fastemit: float = Field(default=0.0, ge=0)
 
 
