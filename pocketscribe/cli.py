@@ -3,12 +3,13 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from pocketscribe.errors import UserError
+from pocketscribe.files import write_json
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,14 +18,24 @@ app = typer.Typer(
     help="Trains streaming speech recognisers, shrinks them, and ships them.",
 )
 Root = Annotated[
-    Path | None, typer.Option(help="Folder of the corpora; else POCKETSCRIBE_CORPORA, else ./corpora.")
+    Path | None,
+    typer.Option(help="Folder of the corpora; else POCKETSCRIBE_CORPORA, else ./corpora."),
 ]
+Model = Annotated[
+    Path, typer.Argument(help="A run's folder, a checkpoint, or an exported file or folder.")
+]
+Chunk = Annotated[
+    int | None, typer.Option(help="Latency in frames of 40 ms, out of those trained for.")
+]
+Beam = Annotated[int, typer.Option(min=1, help="Width of the beam; 1 is greedy.")]
 
 
 @app.command()
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")],
-    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/RECIPE if not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; runs/RECIPE if not given.")
+    ] = None,
     set: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE on top of the recipe; may be repeated.")
     ] = None,
@@ -56,6 +67,112 @@ def prepare(
         f"{prepared.folder}: {summary['utterances']} utterances, "
         f"{summary['seconds'] / 3600:.2f} h, {summary['bad']} bad"
     )
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    corpus: Annotated[str, typer.Option(help="A corpus' name, or a folder of your own.")],
+    split: Annotated[str, typer.Option(help="train, dev, test, …")] = "test",
+    streaming: Annotated[bool, typer.Option("--streaming", help="Chunk by chunk.")] = False,
+    chunk: Chunk = None,
+    beam: Beam = 1,
+    where: Annotated[
+        list[str] | None, typer.Option(help="COLUMN=VALUE of the manifest; may be repeated.")
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="Also score each value of a column.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all numbers there.")
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Score a model on a corpus: word error rate with its confidence interval, speed, size."""
+    from pocketscribe.evaluation.evaluate import evaluate
+    from pocketscribe.evaluation.report import score_lines
+    from pocketscribe.export.open import open_model
+    from pocketscribe.speech.corpora import CorpusConfig
+
+    pairs = [pair.partition("=") for pair in where or ()]
+    if any(not equals for _, equals, _ in pairs):
+        raise UserError("--where: write COLUMN=VALUE, such as age_group=child")
+    columns = {key: value for key, _, value in pairs}
+    part = CorpusConfig(corpus=corpus, split=split, where=columns, group=group)
+    result = evaluate(open_model(model, beam, chunk), part, root, streaming=streaming)
+    print("\n".join(score_lines(part.title, result)))
+    if json_file is not None:
+        write_json(json_file, result)
+
+
+@app.command()
+def transcribe(
+    model: Model,
+    audio: Annotated[list[Path] | None, typer.Argument(help="Audio files, any format.")] = None,
+    microphone: Annotated[bool, typer.Option("--microphone", help="Listen live.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
+    chunk: Chunk = None,
+    beam: Beam = 1,
+) -> None:
+    """Write down what is said in audio files, or live at the microphone."""
+    from pocketscribe.export.open import open_model
+    from pocketscribe.speech.features import read_audio
+
+    if microphone == bool(audio):
+        raise UserError("transcribe: give audio files, or --microphone")
+    runtime = open_model(model, beam, chunk)
+    if microphone:
+        from pocketscribe.decoding.microphone import listen
+
+        listen(runtime.stream())
+        return
+    for path in audio or ():
+        [said] = runtime.transcribe([read_audio(path)], streaming=True)
+        if as_json:
+            print(json.dumps({"path": str(path), **vars(said)}, ensure_ascii=False), flush=True)
+        else:
+            print(f"{path}: {said.text}" if len(audio or ()) > 1 else said.text, flush=True)
+
+
+@app.command()
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="The file or folder to write.")],
+    to: Annotated[str, typer.Option(help="safetensors, onnx or sherpa-onnx.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Matrices in dynamic int8.")] = False,
+    chunk: Chunk = None,
+) -> None:
+    """Write a model for a runtime: all that a device must hold, and nothing more."""
+    from pocketscribe.export.export import export
+
+    size = export(model, to, out, int8=int8, chunk=chunk)
+    print(f"{out}: {size / 1e6:.2f} MB")
+
+
+@app.command()
+def size(
+    model: Annotated[str, typer.Argument(help="A model, or a recipe, which need not be trained.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Count a model's bytes by part; the total equals the size of the file."""
+    from pocketscribe.evaluation.report import size_table
+    from pocketscribe.export.size import size
+
+    found = size(model)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        Console().print(size_table(found))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    out: Annotated[Path, typer.Option(help="Where tables and plots go.")],
+) -> None:
+    """Lay runs side by side: report.md, report.json, and a plot of WER against bytes."""
+    from pocketscribe.evaluation.report import write_report
+
+    for path in write_report(runs, out):
+        print(path)
 
 
 def main() -> None:

@@ -88,6 +88,19 @@ class Stream:
     def accept(self, samples: np.ndarray) -> None:
         """Takes samples at 16 kHz in [-1, 1] and decodes every chunk that is complete."""
         self.features.accept(samples)
+        self._decode()
+
+    def finish(self) -> Transcript:
+        """Decodes what is left, completed with silence to a whole chunk."""
+        self.features.accept(tail_silence(self.model.chunk))
+        self.features.finish()
+        self._decode()
+        return self.transcript()
+
+    def transcript(self) -> Transcript:
+        return transcript(self.search.best()[0], self.units)
+
+    def _decode(self) -> None:
         size = FACTOR * self.model.chunk
         # Strictly more than a chunk, as sherpa-onnx waits: the last frame may still change.
         while self.features.ready > size:
@@ -95,14 +108,6 @@ class Stream:
             encoded, self.state = self.model.step(chunk, self.state)
             with torch.inference_mode():
                 self.search.advance(encoded, torch.tensor([encoded.shape[1]]))
-
-    def finish(self) -> Transcript:
-        """Decodes what is left, completed with silence to a whole chunk."""
-        self.accept(tail_silence(self.model.chunk))
-        return self.transcript()
-
-    def transcript(self) -> Transcript:
-        return transcript(self.search.best()[0], self.units)
 
 
 def stream_one(model: StreamingModel, units: Units, samples: np.ndarray, beam: int) -> Transcript:

@@ -1,10 +1,13 @@
 """Tables and plots of results."""
 
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from pocketscribe.errors import UserError
 from pocketscribe.evaluation.evaluate import summary
+from pocketscribe.files import read_json, replacing, write_json, write_text
 
 
 def results_table(results: dict[str, Any]) -> Table:
@@ -17,3 +20,99 @@ def results_table(results: dict[str, Any]) -> Table:
         for name, group in result["groups"].items():
             table.add_row(f"  {name}", str(summary(group)), str(group["words"]), "")
     return table
+
+
+def score_lines(title: str, result: dict[str, Any]) -> list[str]:
+    """One evaluation for people."""
+    errors = ", ".join(f"{result[k]} {k}" for k in ("substitutions", "deletions", "insertions"))
+    lines = [
+        f"{title}: WER {summary(result)}",
+        f"  {result['words']} words in {result['utterances']} utterances: {errors}",
+        f"  {result['audio_seconds']:.0f} s of audio, real-time factor {result['rtf']:.4f}, "
+        f"model {result['bytes'] / 1e6:.2f} MB, peak memory {result['peak_rss_bytes'] / 1e6:.0f} MB",
+    ]
+    if result["emission_delay"] is not None:
+        lines.append(
+            f"  last label {result['emission_delay']:+.2f} s after the speech's end (median)"
+        )
+    if result["unreadable"]:
+        lines.append(f"  {result['unreadable']} files could not be read and were left out")
+    lines += [f"  {name}: WER {summary(group)}" for name, group in result["groups"].items()]
+    return lines
+
+
+def size_table(found: dict[str, Any]) -> Table:
+    """A model's bytes by part, the total below."""
+    table = Table("part", "bytes", "share")
+    for name, count in found["parts"].items():
+        table.add_row(name, f"{count:,}", f"{count / found['bytes']:.1%}")
+    table.add_section()
+    table.add_row("all", f"{found['bytes']:,}", f"{found['bits_per_weight']} bits a parameter")
+    table.add_row("parameters stored", f"{found['parameters_stored']:,}", "")
+    table.add_row("parameters virtual", f"{found['parameters_virtual']:,}", "")
+    return table
+
+
+def write_report(runs: list[Path], out: Path) -> list[Path]:
+    """Writes report.md, report.json and, for each scored part, a plot; returns their paths.
+
+    Raises:
+        UserError: a folder holds no finished run.
+    """
+    rows = []
+    for run in runs:
+        if not (run / "results.json").is_file():
+            raise UserError(f"{run}: no results.json in it; `pocketscribe run` writes one")
+        results = read_json(run / "results.json")
+        for title, result in results["scores"].items():
+            kept = {k: v for k, v in result.items() if k != "hypotheses"}
+            rows.append({"run": run.name, "recipe": results["recipe"], "data": title, **kept})
+    paths = [out / "report.json", out / "report.md"]
+    write_json(paths[0], rows)
+    write_text(paths[1], markdown(rows))
+    for title in dict.fromkeys(row["data"] for row in rows):
+        path = out / f"{title.replace(' ', '_').replace('=', '-')}.png"
+        _plot([row for row in rows if row["data"] == title], title, path)
+        paths.append(path)
+    return paths
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Rows of `write_report` as a Markdown table."""
+    lines = [
+        "| run | data | WER [95% CI] | words | parameters | bytes | RTF | delay |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        delay = "" if row["emission_delay"] is None else f"{row['emission_delay']:+.2f} s"
+        lines.append(
+            f"| {row['run']} | {row['data']} | {summary(row)} | {row['words']} "
+            f"| {row['parameters_stored'] / 1e6:.2f}M | {row['bytes']:,} | {row['rtf']:.4f} | {delay} |"
+        )
+        for name, group in row["groups"].items():
+            lines.append(f"| | {name} | {summary(group)} | {group['words']} | | | | |")
+    return "\n".join(lines) + "\n"
+
+
+def _plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
+    """WER with its interval against bytes, a point a run."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError(
+            "report: matplotlib is not installed; pip install 'pocketscribe[report]'"
+        ) from None
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for row in rows:
+        low, high = row["wer"] - row["ci_low"], row["ci_high"] - row["wer"]
+        spread = [[100 * max(low, 0)], [100 * max(high, 0)]]
+        axes.errorbar(
+            row["bytes"] / 1e6, 100 * row["wer"], yerr=spread, fmt="o", capsize=4, label=row["run"]
+        )
+    axes.set(xlabel="MB", ylabel="WER, % (95% interval)", title=title)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=120)

@@ -67,7 +67,7 @@ def lattice_score(
 def emission_log_probs(
     logits: Float[Tensor, "B T W V"], tokens: Int[Tensor, "B T W"], blank_id: int = 0
 ) -> tuple[Float[Tensor, "B T W"], Float[Tensor, "B T W"]]:
-    """log softmax(logits) of the blank and of one token per node, without the other V - 2.
+    """Log softmax(logits) of the blank and of one token per node, without the other V - 2.
 
     Keeps the logits and nothing else of their size; the backward pass makes one more, the gradient.
     The log-probabilities are at least float32 however coarse the logits.

@@ -89,9 +89,7 @@ class Run:
 
     def _prepare(self, corpus: CorpusConfig, bar: Progress) -> Prepared:
         out = self.folder.parent / "prepared"
-        return prepare(
-            corpus, self.root, out, bad_share=self.recipe.speech.bad_share, progress=bar
-        )
+        return prepare(corpus, self.root, out, bad_share=self.recipe.speech.bad_share, progress=bar)
 
     def _prepared(self, corpus: CorpusConfig, parts: dict[str, Prepared]) -> Prepared:
         return parts[corpus.model_copy(update={"weight": 1.0}).model_dump_json()]
@@ -208,5 +206,3 @@ class Run:
                 bar.remove_task(task)
                 write_json(path, results)
         return results
-
-

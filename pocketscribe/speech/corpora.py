@@ -205,7 +205,7 @@ def _jsonl(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _connected_digits(folder: Path, split: str) -> Iterator[Item]:
-    """fsdd's single digits joined by connected.tsv: gaps_s[0] of silence, clip, gaps_s[1], clip, …"""
+    """Fsdd's single digits joined by connected.tsv: gaps_s[0] of silence, clip, gaps_s[1], clip, …"""
     clips = {row["id"]: folder / row["path"] for row in _tsv(folder / "manifest.tsv")}
     read: dict[str, np.ndarray] = {}
     rate = 8000

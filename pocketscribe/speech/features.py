@@ -44,6 +44,10 @@ class LiveFbank:
     def accept(self, samples: np.ndarray) -> None:
         self._fbank.accept_waveform(SAMPLE_RATE, samples.tolist())
 
+    def finish(self) -> None:
+        """No more audio comes: the last frames, which reach beyond it, become ready."""
+        self._fbank.input_finished()
+
     @property
     def ready(self) -> int:
         """Frames that can be taken now."""

@@ -218,7 +218,9 @@ def _fingerprint(config: CorpusConfig, source: Path | None) -> str:
     digest.update(config.model_dump_json(exclude={"weight", "group"}).encode())
     if source is not None:
         digest.update(str(source.resolve()).encode())
-        manifests = [source] if source.is_file() else [*source.glob("*.tsv"), *source.glob("*.jsonl")]
+        manifests = (
+            [source] if source.is_file() else [*source.glob("*.tsv"), *source.glob("*.jsonl")]
+        )
         for manifest in sorted(manifests):
             digest.update(manifest.read_bytes())
     return digest.hexdigest()[:8]

@@ -243,7 +243,8 @@ def _at_level(speech: np.ndarray, level_dbfs: float) -> np.ndarray:
 
 def _sentence(rng: random.Random, split: Split) -> str:
     """A sentence of our grammar. Its hash says which split may have it, so that whatever the seeds,
-    no sentence is in two splits; the words are common to all."""
+    no sentence is in two splits; the words are common to all.
+    """
     while True:
         template = rng.choice(_TEMPLATES)
         text = re.sub(r"\{(\w+)\}", lambda slot: rng.choice(_CHOICES[slot[1]]), template)

@@ -18,7 +18,6 @@ from lightning_fabric.strategies import DDPStrategy
 from pydantic import Field
 from rich.progress import Progress as Bar
 
-
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
 from pocketscribe.models import Recogniser
@@ -248,5 +247,3 @@ class Training:
             for name, parameter in self.model.named_parameters():
                 if name in self.average:
                     parameter.copy_(self.average[name])
-
-

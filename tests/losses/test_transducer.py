@@ -22,7 +22,7 @@ BATCH, TIME, TARGET, UNITS = 4, 4, 3, 5
 
 
 def every_alignment(blank: Tensor, label: Tensor, frames: int, labels: int) -> Tensor:
-    """log of the sum over all alignments of one utterance, each walked move by move."""
+    """Log of the sum over all alignments of one utterance, each walked move by move."""
     scores = []
     moves = frames - 1 + labels  # The last blank is not free to move.
     for ups in itertools.combinations(range(moves), labels):

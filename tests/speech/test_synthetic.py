@@ -1,5 +1,6 @@
 """The synthetic corpus: the same seed gives the same speech, splits share no voice, errors are one
-line."""
+line.
+"""
 
 import re
 import shutil

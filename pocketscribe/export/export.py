@@ -1,0 +1,35 @@
+"""One verb for every target: `export(model, to, out)`."""
+
+from pathlib import Path
+
+from pocketscribe.errors import UserError
+from pocketscribe.export.open import choose_chunking, model_file
+from pocketscribe.models.saved import load_model, save_model
+
+TARGETS = ("safetensors", "onnx", "sherpa-onnx")
+
+
+def export(model: Path, to: str, out: Path, *, int8: bool = False, chunk: int | None = None) -> int:
+    """Writes a trained model for a runtime; returns the bytes that a device must hold.
+
+    Raises:
+        UserError: an unknown target, a model that the target cannot run, or a missing package.
+    """
+    if to not in TARGETS:
+        raise UserError(f"export --to {to}: not a target; choose {', '.join(TARGETS)}")
+    saved = load_model(model_file(model))
+    chunking = choose_chunking(saved.model, chunk)
+    if to == "safetensors":
+        if int8:
+            raise UserError("export --to safetensors writes float16; --int8 is for onnx targets")
+        save_model(out, saved, half=True)
+        return out.stat().st_size
+    try:
+        from pocketscribe.export.onnx import export_onnx
+        from pocketscribe.export.onnx_runtime import folder_bytes
+    except ImportError as error:
+        raise UserError(
+            f"export --to {to}: {error.name} is not installed; pip install 'pocketscribe[export]'"
+        ) from None
+    export_onnx(saved, chunking, out, sherpa=to == "sherpa-onnx", int8=int8)
+    return folder_bytes(out)
