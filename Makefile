@@ -1,0 +1,32 @@
+# Each target does its whole set-up in .venv. TORCH picks the build, e.g. make test TORCH=torch==2.12.0
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/quickstart
+
+.PHONY: quickstart test lint clean
+
+$(BIN)/pocketscribe: pyproject.toml
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+quickstart: $(BIN)/pocketscribe  ## train, score, export and transcribe, on speech made here
+	$(BIN)/pocketscribe run quickstart --out $(RUN)
+	$(BIN)/pocketscribe export $(RUN) --to sherpa-onnx --out $(RUN)/sherpa-onnx
+	@echo "An utterance of a voice that training never heard, through the sherpa-onnx runtime:"
+	$(BIN)/pocketscribe transcribe $(RUN)/sherpa-onnx --json \
+	  "$$(ls runs/prepared/synthetic-dev-*/audio/*.flac | head -n 1)"
+	@cat docs/next_steps.txt
+
+test: lint  ## everything CI checks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+
+lint: $(BIN)/pocketscribe
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv runs
