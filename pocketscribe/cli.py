@@ -92,6 +92,8 @@ def evaluate(
     from pocketscribe.export.open import open_model
     from pocketscribe.speech.corpora import CorpusConfig
 
+    if json_file is not None and json_file.is_dir():
+        raise UserError(f"--json {json_file}: is a folder; name a file")
     pairs = [pair.partition("=") for pair in where or ()]
     if any(not equals for _, equals, _ in pairs):
         raise UserError("--where: write COLUMN=VALUE, such as age_group=child")
@@ -154,13 +156,15 @@ def size(
 ) -> None:
     """Count a model's bytes by part; the total equals the size of the file."""
     from pocketscribe.evaluation.report import size_table
-    from pocketscribe.export.size import size
+    from pocketscribe.recipes.size import size
 
     found = size(model)
     if as_json:
         print(json.dumps(found, indent=2))
     else:
         Console().print(size_table(found))
+        if "note" in found:
+            print(found["note"])
 
 
 @app.command()
@@ -181,6 +185,9 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"pocketscribe: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # no permission, no space, a folder where a file should be
+        print(f"pocketscribe: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("pocketscribe: stopped; the same command goes on from here", file=sys.stderr)

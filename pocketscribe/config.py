@@ -4,20 +4,27 @@ import difflib
 import json
 import types
 import typing
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pocketscribe.errors import UserError
 
+Loc = Sequence[int | str]  # pydantic's path to a problem: keys, indices, and a union's members
+C = TypeVar("C", bound="Config")  # not Self: beartype cannot check it in tests
+
 
 class Config(BaseModel):
-    """Base of every config: immutable, no unknown keys, no silent conversion of types."""
+    """Base of every config: immutable, no unknown keys, no silent conversion, finite numbers.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    A union of configs needs a discriminator, or an error cannot say what is allowed there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @classmethod
-    def read(cls, data: dict[str, Any], source: str) -> Self:
+    def read(cls: type[C], data: Any, source: str) -> C:
         """Builds the config from plain data (TOML or JSON) that came from the file `source`.
 
         Raises:
@@ -25,49 +32,75 @@ class Config(BaseModel):
         """
         try:
             # Through JSON: strict, yet arrays become tuples and strings become paths.
-            return cls.model_validate_json(json.dumps(data))
+            return cls.model_validate_json(json.dumps(data, default=str))
         except ValidationError as error:
-            raise UserError(f"{source}: {_explain(cls, error)}") from None
+            raise UserError(f"{source}: {_explain(cls, data, error)}") from None
 
 
-def _explain(config: type[BaseModel], error: ValidationError) -> str:
+def _explain(config: type[BaseModel], data: Any, error: ValidationError) -> str:
     """The first problem of a validation error as `key: what is wrong (what is allowed)`."""
+    errors = error.errors()
     # A missing or wrong value often shows up as several errors; the deepest names the key best.
-    first = max(error.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
-    loc = [str(part) for part in first["loc"]]
-    key = ".".join(loc)
-    value = json.dumps(first["input"], default=str)
-    value = value if len(value) <= 60 else value[:57] + "..."
+    first = max(errors, key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
+    key = _key(first["loc"], data)
     if first["type"] == "extra_forbidden":
         allowed = sorted(_fields(config, first["loc"][:-1]))
-        near = difflib.get_close_matches(loc[-1], allowed, n=1)
+        near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"unknown key {key!r}{hint} (allowed here: {', '.join(allowed)})"
     if first["type"] == "missing":
-        return f"key {key!r} is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    where = f"{key} = {value}: " if key else ""
-    return f"{where}{message[0].lower() + message[1:]}"
+        missing = ".".join(filter(None, (key, str(first["loc"][-1]))))
+        return f"key {missing!r} is missing"
+    # Each member of a union complains for itself.
+    message, *others = [_message(e["msg"]) for e in errors if _key(e["loc"], data) == key]
+    message = " or ".join([message, *(m.removeprefix("input should be ") for m in others)])
+    if not key:
+        return message
+    if first["type"] == "value_error" and isinstance(first["input"], dict):
+        return f"{key}: {message}"  # a rule over several keys names their values
+    value = json.dumps(first["input"], default=str, ensure_ascii=False)
+    return f"{key} = {value if len(value) <= 60 else value[:57] + '...'}: {message}"
 
 
-def _fields(config: type[BaseModel], loc: tuple[int | str, ...]) -> set[str]:
-    """Names of the fields that are allowed at `loc`, following unions, tuples and nested configs."""
+def _message(text: str) -> str:
+    text = text.removeprefix("Value error, ")
+    return text[0].lower() + text[1:]
+
+
+def _key(loc: Loc, data: Any) -> str:
+    """The dotted key of a place in the data; what is no key or index there is a union's member."""
+    key = []
+    for part in loc:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            continue
+        key.append(str(part))
+    return ".".join(key)
+
+
+def _fields(config: type[BaseModel], loc: Loc) -> set[str]:
+    """The keys that are allowed at `loc`, following unions, tuples and nested configs."""
     nodes: list[Any] = [config]
     for part in loc:
         nodes = [n for node in nodes for n in _step(node, part)] or nodes
-    return {
-        name
-        for node in nodes
-        if isinstance(node, type) and issubclass(node, BaseModel)
-        for name in node.model_fields
-    }
+    return {name for node in nodes for name in _annotations(node)}
 
 
 def _step(node: Any, part: int | str) -> list[Any]:
-    if isinstance(node, type) and issubclass(node, BaseModel):
-        field = node.model_fields.get(str(part))
-        return _members(field.annotation) if field else []
-    return [node] if isinstance(part, str) else []  # a union's tag, or an index already unwrapped
+    """What lies one step down from a config: a field's types, or itself where `part` is its tag."""
+    fields = _annotations(node)
+    if part in fields:
+        return _members(fields[str(part)])
+    tags = [tag for kind in fields.values() for tag in typing.get_args(kind)]
+    return [node] if part in tags else []  # an index was unwrapped with its field
+
+
+def _annotations(node: Any) -> dict[str, Any]:
+    """A config's keys, as they are written in a file, and their types."""
+    if not (isinstance(node, type) and issubclass(node, BaseModel)):
+        return {}
+    return {field.alias or name: field.annotation for name, field in node.model_fields.items()}
 
 
 def _members(annotation: Any) -> list[Any]:

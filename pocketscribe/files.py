@@ -16,13 +16,21 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` (a file or a folder); renames it to `path` on success.
 
     On an exception the temporary path is removed and `path` stays as it was.
+
+    Raises:
+        UserError: `path` is there and is not what was written before: it would be lost.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = path.absolute()  # "." too has a name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     # The suffix is kept: soundfile and matplotlib choose the format by it.
     beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     _remove(beside)
     try:
         yield beside
+        _check_replaceable(path, beside)
         if path.is_dir() and beside.is_dir():  # a folder cannot be renamed over a full one
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             path.rename(old)
@@ -32,6 +40,32 @@ def replacing(path: Path) -> Iterator[Path]:
             beside.replace(path)
     finally:
         _remove(beside)
+
+
+def _check_replaceable(old: Path, new: Path) -> None:
+    """Refuses a file for a folder, a folder for a file, and the loss of anything in a folder."""
+    if old.exists() and old.is_dir() != new.is_dir():
+        kind = "folder" if old.is_dir() else "file"
+        raise UserError(f"{old}: is a {kind} already; choose another place, or delete it")
+    if old.is_dir():
+        lost = {p.name for p in old.iterdir()} - {p.name for p in new.iterdir()}
+        if lost:
+            raise UserError(
+                f"{old}: holds {min(lost)!r}, which would be lost; "
+                "choose another folder, or empty this one"
+            )
+
+
+def settle(folder: Path) -> None:
+    """Tidies up after a process that was killed while it was `replacing` a folder.
+
+    What it had moved aside comes back where nothing took its place.
+    """
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        if left.suffix == ".old" and not folder.exists():
+            left.rename(folder)
+        else:
+            _remove(left)
 
 
 def _remove(path: Path) -> None:

@@ -1,8 +1,11 @@
 """Fixtures that several rooms' tests share."""
 
+import fcntl
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 
@@ -16,3 +19,37 @@ def corpora() -> Path:
     if not root or not (Path(root) / "speechocean762").is_dir():
         pytest.skip("set POCKETSCRIBE_CORPORA to run the tests on real speech")
     return Path(root)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`made_once(name, make)`: a path that `make` fills, once for all of pytest's processes."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def path(name: str, make: Callable[[Path], object]) -> Path:
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (base / name).exists():
+                make(base / name)
+        return base / name
+
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traces_without_shape_checks() -> Iterator[None]:
+    """Checking broadcastable shapes turns them into numbers, which a trace then takes for fixed."""
+    traced = torch.onnx.export
+
+    def export(*args: object, **options: object) -> object:
+        jaxtyping.config.update("jaxtyping_disable", True)
+        try:
+            return traced(*args, **options)
+        finally:
+            jaxtyping.config.update("jaxtyping_disable", False)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", export)
+        yield

@@ -1,19 +1,21 @@
 """Live captions from the microphone."""
 
 import queue
+from collections.abc import Iterable
+from itertools import count
 
 import numpy as np
 from rich.live import Live
 from rich.text import Text
 
-from pocketscribe.decoding.streaming import Stream
+from pocketscribe.decoding.streaming import LiveStream
 from pocketscribe.errors import UserError
 from pocketscribe.speech.features import SAMPLE_RATE
 
 PAUSE_SECONDS = 1.5  # without a new word: the line is finished
 
 
-def listen(stream: Stream) -> None:
+def listen(stream: LiveStream) -> None:
     """Shows what is said while it is said, a line an utterance, until Ctrl-C.
 
     Raises:
@@ -37,10 +39,10 @@ def listen(stream: Stream) -> None:
     except (sounddevice.PortAudioError, ValueError) as error:
         raise UserError(f"--microphone: no usable microphone ({error})") from None
     with source, Live(Text("listening …"), auto_refresh=False) as live:
-        caption(stream, iter(heard.get, None), live)
+        caption(stream, (heard.get() for _ in count()), live)
 
 
-def caption(stream: Stream, audio, live: Live) -> None:
+def caption(stream: LiveStream, audio: Iterable[np.ndarray], live: Live) -> None:
     """Feeds blocks of samples to the stream and shows its text; a pause ends a line."""
     text, quiet = "", 0.0
     for samples in audio:
@@ -50,6 +52,7 @@ def caption(stream: Stream, audio, live: Live) -> None:
             text, quiet = now, 0.0
             live.update(Text(text), refresh=True)
         elif text and quiet > PAUSE_SECONDS:
-            live.console.print(stream.finish().text)
-            stream.reset()
             text = ""
+            live.update(Text(text), refresh=True)
+            live.console.print(Text(stream.finish().text))
+            stream.reset()

@@ -11,11 +11,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pocketscribe.decoding.search import BeamSearch, CtcSearch, GreedySearch, Hypothesis, Search
-from pocketscribe.errors import UserError
 from pocketscribe.models import Chunking, Recogniser
 from pocketscribe.models.subsampling import FACTOR
-
-BEAM = 4
 
 
 class TorchScorer:
@@ -41,9 +38,7 @@ def make_search(model: Recogniser, streams: int, beam: int) -> Search:
         UserError: beam search was asked of a CTC head.
     """
     if model.config.head == "ctc":
-        if beam > 1:
-            raise UserError("beam search needs a transducer; this model has a CTC head: use greedy")
-        return CtcSearch(streams)
+        return CtcSearch(streams, beam)
     scorer = TorchScorer(model)
     return BeamSearch(scorer, streams, beam) if beam > 1 else GreedySearch(scorer, streams)
 
@@ -55,14 +50,14 @@ def head_input(model: Recogniser, encoded: Float[Tensor, "B S D"]) -> Float[Tens
 
 @torch.inference_mode()
 def decode(
-    model: Recogniser, features: Sequence[Float[Tensor, "T F"]], chunking: Chunking, beam: int = 1
+    model: Recogniser, features: Sequence[Float[Tensor, "_ F"]], chunking: Chunking, beam: int = 1
 ) -> list[Hypothesis]:
-    """Decodes a batch of utterances' features."""
+    """Decodes a batch of utterances' features; less than one encoder frame gives no labels."""
     device = model.mean.device
-    frames = torch.tensor([len(x) for x in features])
-    padded = pad_sequence(list(features), batch_first=True).to(device)
-    if padded.shape[1] < FACTOR:
+    frames = torch.tensor([len(x) for x in features], dtype=torch.long)
+    if not features or frames.max() < FACTOR:
         return [Hypothesis() for _ in features]
+    padded = pad_sequence(list(features), batch_first=True).to(device)
     encoded, frames = model.encode(padded, frames.to(device), chunking)
     search = make_search(model, len(features), beam)
     search.advance(head_input(model, encoded), frames.cpu())

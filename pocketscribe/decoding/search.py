@@ -6,16 +6,16 @@ Dimensions: B streams, S encoder frames of a chunk, J encoder output, V vocabula
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pocketscribe.errors import UserError
 from pocketscribe.models.predictor import CONTEXT, START
 
 BLANK, UNKNOWN = 0, 1
-Method = Literal["greedy", "beam"]
 
 
 @dataclass
@@ -26,6 +26,7 @@ class Hypothesis:
     frames: list[int] = field(default_factory=list)
 
 
+@runtime_checkable
 class TransducerScorer(Protocol):
     """Predictor and joiner of a model, in whatever runtime."""
 
@@ -36,6 +37,7 @@ class TransducerScorer(Protocol):
     ) -> Float[Tensor, "N V"]: ...
 
 
+@runtime_checkable
 class Search(Protocol):
     """Decodes a batch of streams chunk by chunk."""
 
@@ -135,7 +137,10 @@ class BeamSearch:
 class CtcSearch:
     """CTC's best path: repeats folded, blanks dropped. `encoded` are logits."""
 
-    def __init__(self, streams: int) -> None:
+    def __init__(self, streams: int, beam: int = 1) -> None:
+        """Raises UserError where beam search was asked for."""
+        if beam > 1:
+            raise UserError("beam search needs a transducer; this model has a CTC head: use greedy")
         self.last = [BLANK] * streams
         self.found = [Hypothesis() for _ in range(streams)]
         self.clock = 0

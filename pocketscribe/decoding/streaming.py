@@ -4,7 +4,7 @@ Dimensions: B streams, T feature frames of a chunk (10 ms), S = T // 4 encoder f
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ def transcript(found: Hypothesis, units: Units) -> Transcript:
     return Transcript(units.decode(found.labels), units.pieces(found.labels), times)
 
 
+@runtime_checkable
 class StreamingModel(Protocol):
     """A recogniser that runs chunk by chunk: PyTorch's or an exported one."""
 
@@ -71,27 +72,41 @@ class TorchStreaming:
         return make_search(self.model, streams, beam)
 
 
-class Stream:
+@runtime_checkable
+class LiveStream(Protocol):
     """One live utterance: `accept` audio, read `transcript` at any time, `finish` at its end."""
+
+    def reset(self) -> None:
+        """Forgets everything: the next audio begins a new utterance."""
+
+    def accept(self, samples: np.ndarray) -> None:
+        """Takes samples at 16 kHz in [-1, 1] and decodes every chunk that is complete."""
+
+    def transcript(self) -> Transcript:
+        """What was said so far."""
+
+    def finish(self) -> Transcript:
+        """Decodes what is left, completed with silence to a whole chunk."""
+
+
+class Stream:
+    """A `LiveStream` through our own loop around any `StreamingModel`."""
 
     def __init__(self, model: StreamingModel, units: Units, beam: int = 1) -> None:
         self.model, self.units, self.beam = model, units, beam
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything: the next audio begins a new utterance."""
         self.state = self.model.initial_state(1)
         self.features = LiveFbank()
         with torch.inference_mode():
             self.search = self.model.search(1, self.beam)
 
     def accept(self, samples: np.ndarray) -> None:
-        """Takes samples at 16 kHz in [-1, 1] and decodes every chunk that is complete."""
         self.features.accept(samples)
         self._decode()
 
     def finish(self) -> Transcript:
-        """Decodes what is left, completed with silence to a whole chunk."""
         self.features.accept(tail_silence(self.model.chunk))
         self.features.finish()
         self._decode()
@@ -110,9 +125,8 @@ class Stream:
                 self.search.advance(encoded, torch.tensor([encoded.shape[1]]))
 
 
-def stream_one(model: StreamingModel, units: Units, samples: np.ndarray, beam: int) -> Transcript:
-    """One utterance through a stream, as a microphone would bring it."""
-    stream = Stream(model, units, beam)
+def stream_one(stream: LiveStream, samples: np.ndarray) -> Transcript:
+    """One whole utterance through a fresh stream."""
     stream.accept(samples)
     return stream.finish()
 

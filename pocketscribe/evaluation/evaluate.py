@@ -16,7 +16,7 @@ from pocketscribe.speech import text
 from pocketscribe.speech.corpora import CorpusConfig, Item, items, locate
 from pocketscribe.speech.features import SAMPLE_RATE, read_audio, resampled
 
-BATCH_SECONDS = 200.0
+BATCH_SECONDS = 200.0  # of audio at once, padding included
 SPEECH_DB = 30.0  # speech ends where the level last was within this of the loudest 10 ms
 
 
@@ -25,8 +25,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Transcribes every utterance of a part of a corpus and scores it.
 
-    Returns the documented keys of `evaluate --json`, "groups" (the same numbers for each value of
-    the corpus' group column) and "hypotheses".
+    Returns the documented keys of `evaluate --json`, and with them "emission_delay" (median seconds
+    from the end of the speech to the last label), "unreadable" (files left out), "streaming",
+    "groups" (word errors for each value of the corpus' group column) and "hypotheses".
 
     Raises:
         UserError: there is no such corpus, or nothing in it can be read.
@@ -90,28 +91,30 @@ def peak_rss_bytes() -> int:
 
 
 def _batches(source: Iterator[Item]) -> Iterator[list[tuple[Item, np.ndarray | None]]]:
-    """Items with their samples (None where unreadable), `BATCH_SECONDS` at a time."""
+    """Items with their samples (None where unreadable), about `BATCH_SECONDS` at a time."""
     batch: list[tuple[Item, np.ndarray | None]] = []
-    seconds = 0.0
+    longest = 0
     for item in source:
         samples = _read(item)
         batch.append((item, samples))
-        seconds += 0 if samples is None else len(samples) / SAMPLE_RATE
-        if seconds >= BATCH_SECONDS:
+        longest = max(longest, 0 if samples is None else len(samples))
+        if len(batch) * longest >= BATCH_SECONDS * SAMPLE_RATE:
             yield batch
-            batch, seconds = [], 0.0
+            batch, longest = [], 0
     if batch:
         yield batch
 
 
 def _read(item: Item) -> np.ndarray | None:
+    """None where the audio is unreadable, or holds no sample at all."""
     if item.samples is not None:
         return resampled(item.samples, item.sample_rate)
     assert item.audio is not None
     try:
-        return read_audio(item.audio)
+        samples = read_audio(item.audio)
     except UserError:
         return None
+    return samples if len(samples) else None
 
 
 def summary(result: dict[str, Any]) -> WordErrorRate:

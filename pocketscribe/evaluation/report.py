@@ -1,5 +1,6 @@
 """Tables and plots of results."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from pocketscribe.files import read_json, replacing, write_json, write_text
 
 def results_table(results: dict[str, Any]) -> Table:
     """One row a scored part, with a row below for each of its groups."""
-    first = next(iter(results["scores"].values()))
-    size = f"{first['parameters_stored'] / 1e6:.2f}M parameters, {first['bytes'] / 1e6:.1f} MB"
-    table = Table("data", "WER [95% CI]", "words", "RTF", title=f"{results['recipe']}: {size}")
+    table = Table("data", "WER [95% CI]", "words", "RTF", title=results["recipe"])
+    for first in list(results["scores"].values())[:1]:  # a recipe may score on nothing
+        size = f"{first['parameters_stored'] / 1e6:.2f}M parameters, {first['bytes'] / 1e6:.1f} MB"
+        table.title = f"{results['recipe']}: {size}"
     for title, result in results["scores"].items():
         table.add_row(title, str(summary(result)), str(result["words"]), f"{result['rtf']:.3f}")
         for name, group in result["groups"].items():
@@ -29,7 +31,8 @@ def score_lines(title: str, result: dict[str, Any]) -> list[str]:
         f"{title}: WER {summary(result)}",
         f"  {result['words']} words in {result['utterances']} utterances: {errors}",
         f"  {result['audio_seconds']:.0f} s of audio, real-time factor {result['rtf']:.4f}, "
-        f"model {result['bytes'] / 1e6:.2f} MB, peak memory {result['peak_rss_bytes'] / 1e6:.0f} MB",
+        f"model {result['bytes'] / 1e6:.2f} MB, "
+        f"peak memory {result['peak_rss_bytes'] / 1e6:.0f} MB",
     ]
     if result["emission_delay"] is not None:
         lines.append(
@@ -59,22 +62,32 @@ def write_report(runs: list[Path], out: Path) -> list[Path]:
     Raises:
         UserError: a folder holds no finished run.
     """
-    rows = []
-    for run in runs:
-        if not (run / "results.json").is_file():
-            raise UserError(f"{run}: no results.json in it; `pocketscribe run` writes one")
-        results = read_json(run / "results.json")
-        for title, result in results["scores"].items():
-            kept = {k: v for k, v in result.items() if k != "hypotheses"}
-            rows.append({"run": run.name, "recipe": results["recipe"], "data": title, **kept})
+    rows = [row for run in runs for row in _rows(run)]
+    table = markdown(rows)
     paths = [out / "report.json", out / "report.md"]
     write_json(paths[0], rows)
-    write_text(paths[1], markdown(rows))
+    write_text(paths[1], table)
     for title in dict.fromkeys(row["data"] for row in rows):
-        path = out / f"{title.replace(' ', '_').replace('=', '-')}.png"
+        path = out / (re.sub(r"[^\w.-]+", "_", title.replace("=", "-")) + ".png")
         _plot([row for row in rows if row["data"] == title], title, path)
         paths.append(path)
     return paths
+
+
+def _rows(run: Path) -> list[dict[str, Any]]:
+    """A run's results, a row a scored part."""
+    path = run / "results.json"
+    if not path.is_file():
+        raise UserError(f"{run}: no results.json in it; `pocketscribe run` writes one")
+    results = read_json(path)
+    rows = []
+    try:
+        for title, result in results["scores"].items():
+            kept = {k: v for k, v in result.items() if k != "hypotheses"}
+            rows.append({"run": run.name, "recipe": results["recipe"], "data": title, **kept})
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{path}: not the results of a run") from None
+    return rows
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -87,7 +100,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         delay = "" if row["emission_delay"] is None else f"{row['emission_delay']:+.2f} s"
         lines.append(
             f"| {row['run']} | {row['data']} | {summary(row)} | {row['words']} "
-            f"| {row['parameters_stored'] / 1e6:.2f}M | {row['bytes']:,} | {row['rtf']:.4f} | {delay} |"
+            f"| {row['parameters_stored'] / 1e6:.2f}M | {row['bytes']:,} "
+            f"| {row['rtf']:.4f} | {delay} |"
         )
         for name, group in row["groups"].items():
             lines.append(f"| | {name} | {summary(group)} | {group['words']} | | | | |")

@@ -1,19 +1,23 @@
 """What scoring and transcribing ask of a recogniser, wherever it runs."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from pocketscribe.decoding.streaming import Transcript
+from pocketscribe.decoding.streaming import LiveStream, Transcript
 
 
+@runtime_checkable
 class Runtime(Protocol):
     """A recogniser that was opened from a run, a checkpoint or an exported artefact."""
 
     bytes: int  # of the files that hold it
-    parameters_stored: int | None  # numbers in those files; None where a format does not tell
-    parameters_virtual: int | None  # numbers multiplied by, a shared tensor counted at each use
+    parameters_stored: int  # numbers in those files
+    parameters_virtual: int  # numbers multiplied by, a shared tensor counted at each use
 
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool) -> list[Transcript]:
         """Utterances of 16 kHz samples -> their transcripts."""
+
+    def stream(self) -> LiveStream:
+        """A live utterance of its own, for audio that comes in pieces."""

@@ -7,6 +7,7 @@ import kaldialign
 import numpy as np
 
 RESAMPLES = 10_000
+AT_ONCE = 100  # resamples in memory: thousands of unknown speakers must not cost gigabytes
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,10 @@ def word_error_rate(scored: Sequence[Scored], seed: int = 0) -> WordErrorRate:
         pooled[0] += s.errors
         pooled[1] += s.words
     errors, words = np.array(list(units.values()), dtype=np.float64).T
-    draws = np.random.default_rng(seed).multinomial(
-        len(units), np.full(len(units), 1 / len(units)), size=RESAMPLES
-    )
-    rates = (draws @ errors) / np.maximum(draws @ words, 1)
+    generator, count, rates = np.random.default_rng(seed), len(units), []
+    for _ in range(RESAMPLES // AT_ONCE):
+        draws = generator.multinomial(count, np.full(count, 1 / count), size=AT_ONCE)
+        rates.append((draws @ errors) / np.maximum(draws @ words, 1))
     low, high = np.percentile(rates, [2.5, 97.5])
     return WordErrorRate(
         wer=float(errors.sum() / max(words.sum(), 1)),

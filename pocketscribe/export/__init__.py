@@ -1,1 +1,1 @@
-"""Shipping: one streaming graph for ONNX, sherpa-onnx and whatever comes; opening what was shipped."""
+"""Shipping: one streaming graph for ONNX, sherpa-onnx and what comes; opening what was shipped."""

@@ -57,7 +57,7 @@ class FlatGraph(nn.Module):
     def forward(
         self, x: Tensor, cached_attn: Tensor, cached_conv: Tensor, processed_lens: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`processed_lens` is ignored: sherpa-onnx zeroes it at an endpoint but keeps the caches."""
+        """`processed_lens` is ignored: sherpa-onnx zeroes it at an endpoint, but not the caches."""
         state: dict[str, Tensor] = {}
         for names, buffer in zip(self.buffers_of, (cached_attn, cached_conv), strict=True):
             flat = buffer.squeeze(0).squeeze(-1).transpose(0, 1)  # [N, S]

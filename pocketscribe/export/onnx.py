@@ -29,7 +29,7 @@ FORMAT = "pocketscribe-onnx-1"
 
 
 def export_onnx(saved: Saved, chunking: Chunking, out: Path, *, sherpa: bool, int8: bool) -> None:
-    """Writes a model's folder; `sherpa` for sherpa-onnx, `int8` with dynamically quantised matrices.
+    """Writes a model's folder; `sherpa` for sherpa-onnx, `int8` with matrices quantised live.
 
     Raises:
         UserError: the model cannot stream, or has no transducer head where sherpa-onnx wants one.
@@ -43,44 +43,52 @@ def export_onnx(saved: Saved, chunking: Chunking, out: Path, *, sherpa: bool, in
             "or export --to onnx"
         )
     graph = StreamingGraph(model, chunking)
+    ours = {"pocketscribe": json.dumps(_ours(saved, graph))}
+    found = {"encoder": _flat_encoder(graph, ours) if sherpa else _encoder(graph, ours)}
+    if model.config.head == "transducer":
+        found |= {"decoder": _decoder(model), "joiner": _joiner(model)}
     with replacing(out) as folder:
         folder.mkdir()
-        encoder = folder / "encoder.onnx"
-        if sherpa:
-            flat = FlatGraph(graph)
-            inputs = ["x", "cached_attn", "cached_conv", "processed_lens"]
-            outputs = ["encoder_out", "new_cached_attn", "new_cached_conv"]
-            _write(flat, flat.example(2), inputs, outputs, encoder, [0, 2, 2, 0])
-            metadata = _sherpa_metadata(flat, graph)
-        else:
-            outputs = ["encoder_out", *(f"new_{name}" for name in graph.state_names)]
-            inputs = ["features", *graph.state_names]
-            _write(graph, graph.example(2), inputs, outputs, encoder, [0] * len(inputs))
-            metadata = {}
-        if model.config.head == "transducer":
-            _write_head(model, folder)
-        if int8:
-            for path in folder.glob("*.onnx"):
-                _quantise(path)
-        _add_metadata(encoder, {**metadata, "pocketscribe": json.dumps(_ours(saved, graph))})
-        symbols = Units.from_json(saved.units).symbols()
-        lines = (f"{symbol} {index}\n" for index, symbol in enumerate(symbols))
-        (folder / "tokens.txt").write_text("".join(lines), encoding="utf-8")
+        for name, proto in found.items():
+            onnx.save(_quantised(proto) if int8 else proto, folder / f"{name}.onnx")
+        tokens = tokens_text(Units.from_json(saved.units))
+        (folder / "tokens.txt").write_text(tokens, encoding="utf-8")
 
 
-def _write_head(model: Recogniser, folder: Path) -> None:
-    """decoder.onnx and joiner.onnx."""
+def tokens_text(units: Units) -> str:
+    """A line a unit: its symbol and its id."""
+    return "".join(f"{symbol} {index}\n" for index, symbol in enumerate(units.symbols()))
+
+
+def _encoder(graph: StreamingGraph, metadata: dict[str, Any]) -> onnx.ModelProto:
+    """With a named input and output for each state."""
+    inputs = ["features", *graph.state_names]
+    outputs = ["encoder_out", *(f"new_{name}" for name in graph.state_names)]
+    return _traced(graph, graph.example(2), inputs, outputs, [0] * len(inputs), metadata)
+
+
+def _flat_encoder(graph: StreamingGraph, metadata: dict[str, Any]) -> onnx.ModelProto:
+    """As sherpa-onnx wants it."""
+    flat = FlatGraph(graph)
+    inputs = ["x", "cached_attn", "cached_conv", "processed_lens"]
+    outputs = ["encoder_out", "new_cached_attn", "new_cached_conv"]
+    metadata = {**_sherpa_metadata(flat, graph), **metadata}
+    return _traced(flat, flat.example(2), inputs, outputs, [0, 2, 2, 0], metadata)
+
+
+def _decoder(model: Recogniser) -> onnx.ModelProto:
     context = torch.tensor([[-1, 0], [-1, 0]])
-    decoder = PredictorGraph(model)
-    _write(decoder, (context,), ["y"], ["decoder_out"], folder / "decoder.onnx", [0])
     sizes = {"context_size": CONTEXT, "vocab_size": model.vocabulary}
-    _add_metadata(folder / "decoder.onnx", sizes)
+    return _traced(PredictorGraph(model), (context,), ["y"], ["decoder_out"], [0], sizes)
+
+
+def _joiner(model: Recogniser) -> onnx.ModelProto:
     # Two tensors, not one twice: the exporter would take them for a single input.
-    joined = torch.zeros(2, 2, model.config.joiner)
+    pair = torch.zeros(2, 2, model.config.joiner).unbind()
     names = ["encoder_out", "decoder_out"]
-    path = folder / "joiner.onnx"
-    _write(JoinerGraph(model), tuple(joined.unbind()), names, ["logit"], path, [0, 0])
-    _add_metadata(path, {"joiner_dim": model.config.joiner})
+    return _traced(
+        JoinerGraph(model), pair, names, ["logit"], [0, 0], {"joiner_dim": pair[0].shape[1]}
+    )
 
 
 def _ours(saved: Saved, graph: StreamingGraph) -> dict[str, Any]:
@@ -113,15 +121,15 @@ def _sherpa_metadata(flat: FlatGraph, graph: StreamingGraph) -> dict[str, int | 
     }
 
 
-def _write(
+def _traced(
     module: nn.Module,
     example: tuple[Tensor, ...],
     inputs: list[str],
     outputs: list[str],
-    path: Path,
     stream_axes: list[int],
-) -> None:
-    """Traces a module with a free number of streams and writes it with every tensor inside."""
+    metadata: dict[str, Any],
+) -> onnx.ModelProto:
+    """Traces a module with a free number of streams: tensors, nodes, `metadata`, nothing else."""
     streams = torch.export.Dim("N", min=1)
     shapes: Any = tuple({axis: streams} for axis in stream_axes)
     if isinstance(module, StreamingGraph):  # *state is one argument to torch.export
@@ -129,39 +137,42 @@ def _write(
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
+        program = torch.onnx.export(
             module.eval(),
             example,
-            str(path),
             input_names=inputs,
             output_names=outputs,
             opset_version=OPSET,
             dynamic_shapes=shapes,
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
+    assert program is not None
+    proto: onnx.ModelProto = program.model_proto
+    graph = proto.graph
+    # The exporter notes at each node where it came from (twice a small model's size, and whose disk
+    # it was made on), and shapes that onnxruntime's quantiser contradicts.
+    del graph.value_info[:]
+    for noted in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del noted.metadata_props[:]
+    for key, value in metadata.items():
+        proto.metadata_props.add(key=key, value=str(value))
+    return proto
 
 
-def _quantise(path: Path) -> None:
+def _quantised(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Dynamic int8 for matrix products alone: convolutions suffer (deployment.md)."""
-    model = onnx.load(path)
-    # torch's exporter leaves shapes there that onnxruntime's own inference contradicts.
-    del model.graph.value_info[:]
-    with tempfile.TemporaryDirectory() as folder:
-        quantised = Path(folder) / path.name
-        quantize_dynamic(
-            model,
-            quantised,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-        )
-        path.write_bytes(quantised.read_bytes())
-
-
-def _add_metadata(path: Path, values: dict[str, Any]) -> None:
-    model = onnx.load(path)
-    for key, value in values.items():
-        model.metadata_props.add(key=key, value=str(value))
-    onnx.save(model, path)
+    logging.disable(logging.WARNING)  # advice on preparing graphs with shapes, which ours are not
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "quantised.onnx"
+            quantize_dynamic(
+                proto,
+                path,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+            )
+            return onnx.load(path)
+    finally:
+        logging.disable(logging.NOTSET)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pocketscribe.decoding.search import BeamSearch, CtcSearch, GreedySearch, Search
-from pocketscribe.decoding.streaming import Transcript, stream_one
+from pocketscribe.decoding.streaming import Stream, Transcript, stream_one
 from pocketscribe.errors import UserError
 from pocketscribe.export.onnx import FORMAT
 from pocketscribe.models import State
@@ -42,7 +42,10 @@ class OnnxRuntime:
             self.decoder = self.joiner = None
 
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:
-        return [stream_one(self, self.units, x, self.beam) for x in audio]
+        return [stream_one(self.stream(), x) for x in audio]
+
+    def stream(self) -> Stream:
+        return Stream(self, self.units, self.beam)
 
     def initial_state(self, streams: int) -> State:
         return {name: torch.zeros(streams, *shape) for name, shape in self.shapes.items()}
@@ -56,7 +59,7 @@ class OnnxRuntime:
 
     def search(self, streams: int, beam: int) -> Search:
         if self.decoder is None:
-            return CtcSearch(streams)
+            return CtcSearch(streams, beam)
         return BeamSearch(self, streams, beam) if beam > 1 else GreedySearch(self, streams)
 
     def predict(self, context: Int[Tensor, "N 2"]) -> Float[Tensor, "N J"]:
@@ -96,6 +99,11 @@ def is_sherpa(folder: Path) -> bool:
     return "model_type" in encoder.get_modelmeta().custom_metadata_map
 
 
+def device_files(folder: Path) -> list[Path]:
+    """All that a device must hold: the networks and the tokens, not a card beside them."""
+    return sorted(p for p in folder.iterdir() if p.suffix == ".onnx" or p.name == "tokens.txt")
+
+
 def folder_bytes(folder: Path) -> int:
     """Bytes of all that a device must hold."""
-    return sum(p.stat().st_size for p in folder.iterdir() if p.suffix in (".onnx", ".txt"))
+    return sum(p.stat().st_size for p in device_files(folder))

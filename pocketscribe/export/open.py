@@ -8,7 +8,7 @@ import torch
 
 from pocketscribe.decoding.offline import decode
 from pocketscribe.decoding.streaming import (
-    StreamingModel,
+    Stream,
     TorchStreaming,
     Transcript,
     stream_one,
@@ -38,19 +38,19 @@ class TorchRuntime:
 
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool) -> list[Transcript]:
         if streaming:
-            return [stream_one(self.streaming_model(), self.units, x, self.beam) for x in audio]
+            return [stream_one(self.stream(), x) for x in audio]
         features = [torch.from_numpy(fbank(x)) for x in audio]
         found = decode(self.model, features, self.chunking, self.beam)
         return [transcript(h, self.units) for h in found]
 
-    def streaming_model(self) -> StreamingModel:
+    def stream(self) -> Stream:
         """Raises UserError where the model knows no chunked context."""
         if self.chunking.size is None:
             raise UserError(
                 "this model was trained for full context alone and cannot stream; "
                 "train with a number in model.chunks.sizes"
             )
-        return TorchStreaming(self.model, self.chunking)
+        return Stream(TorchStreaming(self.model, self.chunking), self.units, self.beam)
 
 
 def choose_chunking(model: Recogniser, chunk: int | None) -> Chunking:

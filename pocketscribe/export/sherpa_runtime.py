@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import sherpa_onnx
 
-from pocketscribe.decoding.streaming import Transcript, tail_silence
+from pocketscribe.decoding.streaming import Transcript, stream_one, tail_silence
+from pocketscribe.errors import UserError
+from pocketscribe.export.onnx import tokens_text
 from pocketscribe.export.onnx_runtime import folder_bytes, metadata, session
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.features import SAMPLE_RATE
-from pocketscribe.speech.units import SPACE
+from pocketscribe.speech.units import SPACE, Units
 
 
 class SherpaRuntime:
@@ -21,12 +23,16 @@ class SherpaRuntime:
         for name in ("decoder.onnx", "joiner.onnx"):
             session(folder / name, threads)
         about = metadata(session(folder / "encoder.onnx", threads), folder)
+        tokens = folder / "tokens.txt"
+        expected = tokens_text(Units.from_json(about["units"]))
+        if not tokens.is_file() or tokens.read_text("utf-8", "replace") != expected:
+            raise UserError(f"{tokens}: missing or damaged; export the model again")
         self.card = about["card"]
         self.chunk = about["frames"] // FACTOR
         self.parameters_stored = self.parameters_virtual = about["parameters"]
         self.bytes = folder_bytes(folder)
         self.recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
-            tokens=str(folder / "tokens.txt"),
+            tokens=str(tokens),
             encoder=str(folder / "encoder.onnx"),
             decoder=str(folder / "decoder.onnx"),
             joiner=str(folder / "joiner.onnx"),
@@ -38,16 +44,35 @@ class SherpaRuntime:
         )
 
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:
-        return [self._one(samples) for samples in audio]
+        return [stream_one(self.stream(), x) for x in audio]
 
-    def _one(self, samples: np.ndarray) -> Transcript:
-        stream = self.recognizer.create_stream()
-        stream.accept_waveform(SAMPLE_RATE, samples)
-        stream.accept_waveform(SAMPLE_RATE, tail_silence(self.chunk))
-        stream.input_finished()
-        while self.recognizer.is_ready(stream):
-            self.recognizer.decode_stream(stream)
-        result = self.recognizer.get_result_all(stream)
+    def stream(self) -> "SherpaStream":
+        return SherpaStream(self.recognizer, self.chunk)
+
+
+class SherpaStream:
+    """A `LiveStream` through the wheel's loop."""
+
+    def __init__(self, recognizer: sherpa_onnx.OnlineRecognizer, chunk: int) -> None:
+        self.recognizer, self.chunk = recognizer, chunk
+        self.reset()
+
+    def reset(self) -> None:
+        self.stream = self.recognizer.create_stream()
+
+    def accept(self, samples: np.ndarray) -> None:
+        self.stream.accept_waveform(SAMPLE_RATE, samples)
+        while self.recognizer.is_ready(self.stream):
+            self.recognizer.decode_stream(self.stream)
+
+    def finish(self) -> Transcript:
+        self.accept(tail_silence(self.chunk))
+        self.stream.input_finished()
+        self.accept(np.zeros(0, np.float32))
+        return self.transcript()
+
+    def transcript(self) -> Transcript:
+        result = self.recognizer.get_result_all(self.stream)
         # sherpa-onnx writes a word's first token with a space before it.
         tokens = [token.replace(" ", SPACE) for token in result.tokens]
         times = [round(float(t), 2) for t in result.timestamps]

@@ -1,4 +1,4 @@
-"""`size`: where a model's bytes are. A recipe is sized before anything is trained."""
+"""Where a model's bytes are."""
 
 from math import prod
 from pathlib import Path
@@ -6,42 +6,42 @@ from typing import Any
 
 from safetensors import safe_open
 
-from pocketscribe.errors import UserError
 from pocketscribe.export.open import model_file, open_model
 from pocketscribe.models import Recogniser, deployed_parameters
-from pocketscribe.models.saved import tensors
-from pocketscribe.recipes.recipe import read_recipe, shipped
+from pocketscribe.models.saved import load_model, tensors
 
 FLOAT32_BYTES = 4
 
 
-def size(model: str) -> dict[str, Any]:
+def size_of_file(path: Path) -> dict[str, Any]:
     """The documented keys of `size --json`: bytes, bits_per_weight, parameters_…, parts.
 
-    `parts` maps a module (or "header", "file") to its bytes; their sum is `bytes`.
+    `parts` maps a module, "header" or a file to its bytes; their sum is `bytes`.
 
     Raises:
-        UserError: it is neither a model nor a recipe.
+        UserError: there is no model.
     """
-    path = Path(model)
-    if path.suffix == ".toml" or (not path.exists() and model in shipped()):
-        return _of_recipe(model)
-    if not path.exists():
-        raise UserError(
-            f"{model}: neither a model nor a recipe (shipped recipes: {', '.join(shipped())})"
-        )
     if (path / "encoder.onnx").is_file():
         runtime = open_model(path)
-        assert runtime.parameters_stored is not None
-        parts = {p.name: p.stat().st_size for p in sorted(path.iterdir()) if p.suffix != ".json"}
+        from pocketscribe.export.onnx_runtime import device_files
+
+        parts = {p.name: p.stat().st_size for p in device_files(path)}
         return _summary(parts, runtime.parameters_stored)
-    return _of_file(model_file(path))
+    return _of_tensors(model_file(path))
 
 
-def _of_file(path: Path) -> dict[str, Any]:
+def size_of_model(model: Recogniser) -> dict[str, Any]:
+    """The same of a model that is in no file yet, in float32 and without a header."""
+    parts: dict[str, int] = {}
+    for name, tensor in tensors(model).items():
+        if not name.startswith("auxiliary."):
+            part = _part(name)
+            parts[part] = parts.get(part, 0) + FLOAT32_BYTES * tensor.numel()
+    return _summary(parts, sum(p.numel() for p in deployed_parameters(model).values()))
+
+
+def _of_tensors(path: Path) -> dict[str, Any]:
     """A safetensors file by the modules of its tensors; what remains is its header."""
-    from pocketscribe.models.saved import load_model
-
     stored = sum(p.numel() for p in deployed_parameters(load_model(path).model).values())
     parts: dict[str, int] = {}
     with safe_open(path, "pt") as file:
@@ -52,19 +52,6 @@ def _of_file(path: Path) -> dict[str, Any]:
             parts[part] = parts.get(part, 0) + width * prod(piece.get_shape())
     parts["header"] = path.stat().st_size - sum(parts.values())
     return _summary(parts, stored)
-
-
-def _of_recipe(recipe: str) -> dict[str, Any]:
-    """As `export --to safetensors` would store it, but in float32 and without the header."""
-    read = read_recipe(recipe)
-    model = Recogniser(read.model, read.speech.units.size)
-    deployed = deployed_parameters(model)
-    parts: dict[str, int] = {}
-    for name, tensor in tensors(model).items():
-        if not name.startswith("auxiliary."):
-            part = _part(name)
-            parts[part] = parts.get(part, 0) + FLOAT32_BYTES * tensor.numel()
-    return _summary(parts, sum(p.numel() for p in deployed.values()))
 
 
 def _part(name: str) -> str:

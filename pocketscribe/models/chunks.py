@@ -44,7 +44,9 @@ class ChunkConfig(Config):
         if not self.sizes:
             raise ValueError("chunks.sizes is empty; give at least one size or 'full'")
         for size in numbers:
-            if size <= 0 or self.left % size:
+            if size <= 0:
+                raise ValueError(f"chunks.sizes: {size} is no length; give 1 or more, or 'full'")
+            if self.left % size:
                 raise ValueError(
                     f"chunks.left = {self.left} is not a multiple of the chunk size {size}"
                 )
@@ -63,7 +65,7 @@ class ChunkConfig(Config):
 def chunk_mask(
     frames: Int[Tensor, " B"], length: int, chunking: Chunking
 ) -> Bool[Tensor, "B 1 S S"]:
-    """True where query i may see key j: 0 <= i//C - j//C <= left/C (papers.md), and j is no padding."""
+    """Whether query i may see key j: 0 <= i//C - j//C <= left/C (papers.md), j no padding."""
     valid = torch.arange(length, device=frames.device) < frames.unsqueeze(1)  # [B, S]
     mask = valid[:, None, None, :]
     if chunking.size is not None:

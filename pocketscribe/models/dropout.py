@@ -9,8 +9,8 @@ from torch.nn import functional as F
 class Dropout(nn.Module):
     """Inverted dropout. On a CPU eight elements share one 64-bit random number.
 
-    `torch`'s own kernel draws a double an element, which was a third of a Conformer's training step.
-    The probability is rounded to 1/256, and the scale follows the rounded one.
+    `torch`'s own kernel draws a double an element, a third of a Conformer's training step. The
+    probability is rounded to 1/256, and the scale follows the rounded one.
     """
 
     def __init__(self, p: float) -> None:

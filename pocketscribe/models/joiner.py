@@ -22,7 +22,7 @@ class Joiner(nn.Module):
         self.out = weights.linear(f"{name}.out", width, vocabulary)
 
     def forward(
-        self, encoder: Float[Tensor, "*B J"], predictor: Float[Tensor, "*B J"]
-    ) -> Float[Tensor, "*B V"]:
+        self, encoder: Float[Tensor, "*#B J"], predictor: Float[Tensor, "*#B J"]
+    ) -> Float[Tensor, "*#B V"]:
         """Logits from two projections of broadcastable shapes."""
         return self.out(torch.tanh(encoder + predictor))

@@ -15,7 +15,7 @@ START = (-1, 0)  # the context before the first label: nothing (embeds to zeros)
 
 
 class Predictor(nn.Module):
-    """Embedding -> depthwise convolution over the last two labels -> ReLU (arXiv 1911.11430 family)."""
+    """Embedding -> depthwise convolution over two labels -> ReLU (arXiv 1911.11430 family)."""
 
     def __init__(self, weights: Weights, name: str, vocabulary: int, width: int) -> None:
         super().__init__()

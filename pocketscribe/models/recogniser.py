@@ -48,6 +48,9 @@ class Recogniser(nn.Module):
     counted nor shipped.
     """
 
+    mean: Tensor
+    inverse_std: Tensor
+
     def __init__(self, config: ModelConfig, vocabulary: int) -> None:
         super().__init__()
         self.config = config
@@ -73,7 +76,7 @@ class Recogniser(nn.Module):
     def encode(
         self, features: Float[Tensor, "B T F"], frames: Int[Tensor, " B"], chunking: Chunking
     ) -> tuple[Float[Tensor, "B S D"], Int[Tensor, " B"]]:
-        """Encodes whole utterances; `frames` (of 10 ms) are their lengths. Returns lengths in 40 ms."""
+        """Encodes whole utterances of `frames` (10 ms) each; also returns lengths in 40 ms."""
         state = self.subsampling_state(features.shape[0], features)
         x = self.subsampling(self.normalise(features), state)
         frames = frames // FACTOR
@@ -101,7 +104,7 @@ class Recogniser(nn.Module):
         return y, {"past": past, **{name: new[name] for name in state if name in new}}
 
     def normalise(self, features: Float[Tensor, "B T F"]) -> Float[Tensor, "B T F"]:
-        """Global mean and variance normalisation, a part of the model so that runtimes need none."""
+        """Global mean and variance normalisation, in the model so that runtimes need none."""
         return (features - self.mean) * self.inverse_std
 
     def subsampling_state(self, batch: int, like: Tensor) -> Float[Tensor, "B 3 F"]:
@@ -109,5 +112,5 @@ class Recogniser(nn.Module):
 
 
 def deployed_parameters(model: Recogniser) -> dict[str, nn.Parameter]:
-    """Name -> stored tensor of all that ships: a shared tensor once, training's own heads not at all."""
+    """Name -> stored tensor of all that ships: shared ones once, training's heads not at all."""
     return {n: p for n, p in model.named_parameters() if not n.startswith("auxiliary.")}

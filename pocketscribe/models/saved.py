@@ -36,7 +36,7 @@ class Saved:
 
 def save_model(path: Path, saved: Saved, *, half: bool = False) -> None:
     """Writes a recogniser; `half` stores float16 and leaves out what training alone needs."""
-    names = {name: t for name, t in tensors(saved.model).items()}
+    names = tensors(saved.model)
     if half:
         names = {n: t.half() for n, t in names.items() if not n.startswith("auxiliary.")}
     header = {
@@ -71,7 +71,7 @@ def load_model(path: Path) -> Saved:
         model = Recogniser(config, int(header["vocabulary"]))
         card = json.loads(header["card"])
         units = header["units"]
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RuntimeError) as error:  # torch's, for an impossible size
         raise UserError(f"{path}: its header is damaged ({error})") from None
     fill(model, found, str(path))
     return Saved(model.eval(), units, card)

@@ -17,8 +17,8 @@ PAST = 3  # feature frames before a chunk that its first encoder frame still see
 class Subsampling(nn.Module):
     """Two 1-D convolutions (kernel 3, stride 2), each a linear map over three stacked frames.
 
-    Encoder frame i sees features 4i-3 … 4i+3. A 2-D convolution stack spends a sixth of a 5M model's
-    training step on a CPU; this spends a fiftieth, and compresses like any other linear map.
+    Encoder frame i sees features 4i-3 … 4i+3. A 2-D convolution stack spends a sixth of a 5M
+    model's training step on a CPU; this spends a fiftieth, and compresses like any linear map.
     """
 
     def __init__(self, weights: Weights, name: str, mels: int, channels: int, width: int) -> None:

@@ -31,6 +31,16 @@ class SpeechConfig(Config):
     units: UnitsConfig = UnitsConfig()
     bad_share: float = Field(default=0.05, ge=0, le=1)
 
+    @model_validator(mode="after")
+    def _check(self) -> "SpeechConfig":
+        titles = [corpus.title for corpus in (*self.dev, *self.test)]
+        for title in titles:
+            if titles.count(title) > 1:
+                raise ValueError(
+                    f"dev and test name {title!r} twice; results are told by that name"
+                )
+        return self
+
 
 class TrainStage(TrainingConfig):
     """Trains the recipe's model, from scratch or from an earlier stage's weights.
@@ -117,7 +127,7 @@ def read_recipe(recipe: str, changes: Sequence[str] = ()) -> Recipe:
 
 
 def _change(data: dict[str, Any], change: str) -> None:
-    """Applies `a.b.0.c=value`; the value is read as TOML, and as a plain string where it is none."""
+    """Applies `a.b.0.c=value`; the value is TOML, or a plain string where it is none."""
     key, equals, text = change.partition("=")
     if not equals or not key:
         raise UserError(f"--set {change}: write KEY=VALUE, such as model.encoder.layers=4")

@@ -7,7 +7,7 @@ model.safetensors when it is done, TensorBoard's log) and results.json.
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from pocketscribe.speech.batches import (
     feature_statistics,
     trainable,
 )
-from pocketscribe.speech.corpora import CorpusConfig
+from pocketscribe.speech.corpora import CorpusConfig, items, locate
 from pocketscribe.speech.prepare import Prepared, prepare, progress_bar
 from pocketscribe.speech.units import Units
 from pocketscribe.training.loop import Training, make_fabric
@@ -49,66 +49,77 @@ class Run:
         Raises:
             UserError: the folder holds a run of another recipe.
         """
-        self.recipe, self.folder, self.root, self.console = recipe, folder, root, console
-        self._remember_recipe()
+        self.recipe, self.folder, self.root = recipe, folder, root
+        # Under torchrun process 0 goes first where something is written; the others find it done.
+        self.fabric = make_fabric("float32", folder)
+        self.console = console if self.fabric.is_global_zero else Console(quiet=True)
+        self._check_recipe()
 
     def go(self) -> dict[str, Any]:
         """Runs what is left to run; returns the results, which also lie in results.json."""
         with progress_bar(self.console) as bar:
-            parts = {c.model_dump_json(): self._prepare(c, bar) for c in self.recipe.corpora}
-            units = self._units(list(parts.values()))
-            for stage in self.recipe.stage:
-                if not self._model_file(stage.name).is_file():
-                    chosen = [
-                        Prepared(self._prepared(c, parts).folder, c)
-                        for c in stage.train or self.recipe.speech.train
-                    ]
-                    self._train(stage, chosen, units, bar)
-            results = self._score(bar)
+            left = [s for s in self.recipe.stage if not self._model_file(s.name).is_file()]
+            parts = self._prepare_all(bar) if left else {}
+            if self.fabric.is_global_zero:
+                recipe = json.loads(self.recipe.model_dump_json(by_alias=True))
+                write_json(self.folder / "recipe.json", recipe)
+            for stage in left:
+                self._train(stage, parts, bar)
+            with self.fabric.rank_zero_first():
+                results = self._score(bar)
         self.console.print(results_table(results))
         return results
 
-    def _remember_recipe(self) -> None:
+    def _check_recipe(self) -> None:
         path = self.folder / "recipe.json"
-        asked = json.loads(self.recipe.model_dump_json(by_alias=True))
-        if path.is_file():
-            made = read_json(path)
-            for key in ("speech", "model", "stage"):
-                old, new = made[key], asked[key]
-                if key == "speech":  # what is scored may change, what was learnt from may not
-                    old, new = ({k: x[k] for k in ("train", "units")} for x in (old, new))
-                if old != new:
-                    raise UserError(
-                        f"{self.folder}: holds a run with another [{key}]; "
-                        "choose another --out, or delete the folder to start anew"
-                    )
-        write_json(path, asked)
+        if not path.is_file():
+            return
+        made, asked = Recipe.read(read_json(path), str(path)), self.recipe
+        for key, same in {
+            # What is scored may change, what was learnt from may not.
+            "speech": made.speech.train == asked.speech.train
+            and made.speech.units == asked.speech.units,
+            "model": made.model == asked.model,
+            "stage": made.stage == asked.stage,
+        }.items():
+            if not same:
+                raise UserError(
+                    f"{self.folder}: holds a run with another [{key}]; "
+                    "choose another --out, or delete the folder to start anew"
+                )
 
     def _model_file(self, stage: str) -> Path:
         return self.folder / stage / "model.safetensors"
 
+    def _prepare_all(self, bar: Progress) -> dict[str, Prepared]:
+        """Every training part of every stage; what is scored later is at least looked for."""
+        for corpus in (*self.recipe.speech.dev, *self.recipe.speech.test):
+            next(items(corpus, locate(corpus, self.root)))
+        return {_key(corpus): self._prepare(corpus, bar) for corpus in self.recipe.corpora}
+
     def _prepare(self, corpus: CorpusConfig, bar: Progress) -> Prepared:
-        out = self.folder.parent / "prepared"
-        return prepare(corpus, self.root, out, bad_share=self.recipe.speech.bad_share, progress=bar)
+        out, share = self.folder.parent / "prepared", self.recipe.speech.bad_share
+        with self.fabric.rank_zero_first():
+            return prepare(corpus, self.root, out, bad_share=share, progress=bar)
 
-    def _prepared(self, corpus: CorpusConfig, parts: dict[str, Prepared]) -> Prepared:
-        return parts[corpus.model_copy(update={"weight": 1.0}).model_dump_json()]
-
-    def _units(self, parts: Sequence[Prepared]) -> Units:
+    def _units(self, parts: Iterable[Prepared]) -> Units:
         path = self.folder / "units.json"
-        if path.is_file():
-            return Units.from_json(read_json(path)["model"])
-        texts = [cut.supervisions[0].text for part in parts for cut in part.cuts]
-        units = Units.learn(texts, self.recipe.speech.units)
-        write_json(path, {"symbols": units.symbols(), "model": units.to_json()})
-        return units
+        with self.fabric.rank_zero_first():
+            if path.is_file():
+                return Units.from_json(read_json(path)["model"])
+            texts = [cut.supervisions[0].text for part in parts for cut in part.cuts]
+            units = Units.learn(texts, self.recipe.speech.units)
+            write_json(path, {"symbols": units.symbols(), "model": units.to_json()})
+            return units
 
-    def _train(
-        self, stage: TrainStage, parts: Sequence[Prepared], units: Units, bar: Progress
-    ) -> None:
+    def _train(self, stage: TrainStage, parts: dict[str, Prepared], bar: Progress) -> None:
         folder = self.folder / stage.name
-        usable = [trainable(part, units, stage.max_seconds) for part in parts]
-        self._list_refused(usable, folder)
+        units = self._units(parts.values())
+        chosen = stage.train or self.recipe.speech.train
+        prepared = [Prepared(parts[_key(corpus)].folder, corpus) for corpus in chosen]
+        usable = [trainable(part, units, stage.max_seconds) for part in prepared]
+        if self.fabric.is_global_zero:
+            self._list_refused(usable, folder)
         fabric = make_fabric(stage.precision, folder)
         fabric.seed_everything(stage.seed, verbose=False)
         model = Recogniser(self.recipe.model, len(units))
@@ -195,10 +206,11 @@ class Run:
 
     def _score(self, bar: Progress) -> dict[str, Any]:
         """Scores the last stage's model on every dev and test part, once each."""
-        path = self.folder / "results.json"
-        results = read_json(path) if path.is_file() else {"recipe": self.recipe.name, "scores": {}}
-        name = self.recipe.stage[-1].name
-        runtime = TorchRuntime(self._model_file(name), beam=self.recipe.evaluate.beam)
+        path, beam = self.folder / "results.json", self.recipe.evaluate.beam
+        results: dict[str, Any] = {"recipe": self.recipe.name, "beam": beam, "scores": {}}
+        if path.is_file() and (old := read_json(path)).get("beam", beam) == beam:
+            results = old
+        runtime = TorchRuntime(self._model_file(self.recipe.stage[-1].name), beam)
         for corpus in (*self.recipe.speech.dev, *self.recipe.speech.test):
             if corpus.title not in results["scores"]:
                 task = bar.add_task(f"score {corpus.title}", total=None)
@@ -206,3 +218,8 @@ class Run:
                 bar.remove_task(task)
                 write_json(path, results)
         return results
+
+
+def _key(corpus: CorpusConfig) -> str:
+    """What a part's preparation depends on: all but its weight."""
+    return corpus.model_copy(update={"weight": 1.0}).model_dump_json()

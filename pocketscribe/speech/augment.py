@@ -20,6 +20,7 @@ from pocketscribe.speech.features import MELS, SAMPLE_RATE
 
 FLOOR = math.log(torch.finfo(torch.float32).eps)  # Kaldi's log floor: digital silence
 LOW_HZ, HIGH_HZ = 20.0, SAMPLE_RATE / 2 - 400
+TELEPHONE_HZ = (3400.0, 4000.0)  # where the band ends
 
 
 class AugmentConfig(Config):
@@ -30,6 +31,8 @@ class AugmentConfig(Config):
         tract: largest relative stretch of the frequency axis beyond that (vocal-tract length).
         gain_db: largest change of level, up or down.
         noise_share, noise_db: stationary noise of random colour, this many dB below the speech.
+        telephone_share: nothing above the telephone's band, so that wide-band speech teaches
+            something about 8 kHz recordings.
         silence_share, silence_s: low noise before the first word, at most this long.
         frequency_masks, frequency_width: SpecAugment's F masks, in mel bins.
         time_masks, time_share: SpecAugment's T masks, each at most this part of the utterance.
@@ -43,6 +46,7 @@ class AugmentConfig(Config):
     gain_db: float = Field(default=10.0, ge=0)
     noise_share: float = Field(default=0.3, ge=0, le=1)
     noise_db: tuple[float, float] = (10.0, 40.0)
+    telephone_share: float = Field(default=0.0, ge=0, le=1)
     silence_share: float = Field(default=0.2, ge=0, le=1)
     silence_s: float = Field(default=0.6, ge=0)
     frequency_masks: int = Field(default=2, ge=0)
@@ -61,8 +65,15 @@ class AugmentConfig(Config):
     @classmethod
     def none(cls) -> "AugmentConfig":
         """Leaves features as they are."""
-        zero = {"noise_share": 0.0, "silence_share": 0.0, "frequency_masks": 0, "time_masks": 0}
-        return cls(speed=0.0, tract=0.0, gain_db=0.0, **zero)
+        return cls(
+            speed=0.0,
+            tract=0.0,
+            gain_db=0.0,
+            noise_share=0.0,
+            silence_share=0.0,
+            frequency_masks=0,
+            time_masks=0,
+        )
 
 
 def augment(
@@ -76,14 +87,17 @@ def augment(
     if config.speed or config.tract:
         speed = uniform(1 - config.speed, 1 + config.speed)
         x = resample(x, speed, speed * uniform(1 - config.tract, 1 + config.tract))
-    if uniform(0, 1) < config.silence_share:
-        count = int(uniform(0, config.silence_s) * 100)
+    if uniform(0.0, 1.0) < config.silence_share:
+        count = int(uniform(0.0, config.silence_s) * 100)
         x = torch.cat([x.new_full((count, x.shape[1]), FLOOR), x])
-    if uniform(0, 1) < config.noise_share:
+    if uniform(0.0, 1.0) < config.noise_share:
         x = _add_noise(x, uniform(*config.noise_db), generator)
     if config.gain_db:
         gain = uniform(-config.gain_db, config.gain_db) * math.log(10) / 10
         x = (x + gain).clamp(min=FLOOR)
+    if config.telephone_share and uniform(0.0, 1.0) < config.telephone_share:
+        band = int(torch.searchsorted(_bin_hertz(), uniform(*TELEPHONE_HZ)))
+        x = torch.cat([x[:, :band], x.new_full((len(x), MELS - band), FLOOR)], dim=1)
     return _spec_augment(x, config, generator)
 
 
@@ -104,8 +118,7 @@ def _interpolate(x: Float[Tensor, "N M"], at: Float[Tensor, " K"]) -> Float[Tens
 
 def _warped_bins(stretch: float) -> Float[Tensor, " F"]:
     """For each mel bin, the (fractional) bin whose frequency times `stretch` lands on it."""
-    hertz = 700 * (torch.exp(_bin_mels() / 1127) - 1)
-    source = 1127 * torch.log1p(hertz / stretch / 700)
+    source = 1127 * torch.log1p(_bin_hertz() / stretch / 700)
     mels = _bin_mels()
     return ((source - mels[0]) / (mels[1] - mels[0])).clamp(0, MELS - 1)
 
@@ -115,6 +128,10 @@ def _bin_mels() -> Float[Tensor, " F"]:
     """Centres of Kaldi's mel bins, on its mel scale 1127 ln(1 + f / 700)."""
     low, high = (1127 * math.log1p(f / 700) for f in (LOW_HZ, HIGH_HZ))
     return low + (high - low) * torch.arange(1, MELS + 1) / (MELS + 1)
+
+
+def _bin_hertz() -> Float[Tensor, " F"]:
+    return 700 * (torch.exp(_bin_mels() / 1127) - 1)
 
 
 def _add_noise(

@@ -3,26 +3,28 @@
 Dimensions: B batch, T feature frames (10 ms), F mel bins, U labels.
 """
 
+import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
 from jaxtyping import Float, Int
 from lhotse import CutSet, MonoCut
-from lhotse.dataset import DynamicBucketingSampler
+from lhotse.dataset.sampling.dynamic_bucketing import DynamicBucketer, estimate_duration_buckets
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, IterableDataset
 
 from pocketscribe.errors import UserError
+from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.augment import AugmentConfig, augment
-from pocketscribe.speech.features import HOP_SECONDS
+from pocketscribe.speech.features import MELS
 from pocketscribe.speech.prepare import Prepared
 from pocketscribe.speech.units import Units
 
-SUBSAMPLING = 4  # feature frames a label needs at least: one encoder frame
+BUCKETS = 30  # of similar durations
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,13 @@ class Batch:
     total_frames: int  # feature frames in the whole global batch, before augmentation
 
     def to(self, device: torch.device) -> "Batch":
-        moved = (t.to(device) for t in (self.features, self.frames, self.targets, self.labels))
-        return Batch(*moved, self.seconds, self.total_frames)
+        return replace(
+            self,
+            features=self.features.to(device),
+            frames=self.frames.to(device),
+            targets=self.targets.to(device),
+            labels=self.labels.to(device),
+        )
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def trainable(prepared: Prepared, units: Units, max_seconds: float) -> Trainable
             refused.append((cut.id, "these units cannot spell it"))
         elif cut.duration > max_seconds:
             refused.append((cut.id, f"longer than {max_seconds:g} s"))
-        elif len(units.encode(words)) > cut.num_frames // SUBSAMPLING:
+        elif len(units.encode(words)) > cut.num_frames // FACTOR:
             refused.append((cut.id, "more labels than encoder frames"))
         else:
             kept.append(cut)
@@ -71,7 +78,7 @@ def trainable(prepared: Prepared, units: Units, max_seconds: float) -> Trainable
 
 
 class TrainingBatches(IterableDataset):
-    """Endless batches of `batch_seconds` of audio, padding included, similar lengths together.
+    """Endless batches of about `batch_seconds` of audio with its padding, similar lengths together.
 
     The k-th global batch and its augmentation depend on `seed` and k alone: skipping to k resumes a
     run, and process r of n takes every n-th utterance of it.
@@ -89,6 +96,14 @@ class TrainingBatches(IterableDataset):
         rank: int = 0,
         processes: int = 1,
     ) -> None:
+        """Raises UserError where a batch could hold fewer utterances than there are processes."""
+        longest = max(cut.duration for part in parts for cut in part.cuts)
+        if processes > 1 and batch_seconds < processes * longest:
+            raise UserError(
+                f"batch_seconds = {batch_seconds:g}: {processes} processes share a batch, and "
+                f"utterances are up to {longest:.1f} s long; use {math.ceil(processes * longest)} "
+                "or more, or a lower max_seconds"
+            )
         self.parts = parts
         self.units = units
         self.augmentation = augmentation
@@ -115,18 +130,22 @@ class TrainingBatches(IterableDataset):
             mixed = CutSet.mux(*endless, weights=weights, seed=self.seed)
         else:
             mixed = endless[0]
-        shuffled = min(20_000, max(200, sum(len(p.cuts) for p in self.parts)))
-        sampler = DynamicBucketingSampler(
+        count = sum(len(p.cuts) for p in self.parts)
+        mean_seconds = sum(p.seconds for p in self.parts) / count
+        # At least two batches a bucket, or small corpora would come in small batches.
+        two_each = math.ceil(2 * BUCKETS * self.batch_seconds / mean_seconds)
+        # Not by lhotse's DynamicBucketingSampler, whose batches differ between loading processes.
+        bucketer = DynamicBucketer(
             mixed,
-            max_duration=self.batch_seconds,
-            shuffle=True,
-            num_buckets=30,
-            buffer_size=shuffled,
-            seed=self.seed,
+            duration_bins=estimate_duration_buckets(islice(mixed, 10_000), BUCKETS),
             world_size=1,
-            rank=0,
+            max_duration=self.batch_seconds,
+            buffer_size=max(min(20_000, count), two_each),
+            shuffle=True,
+            rng=random.Random(self.seed),
+            bucket_rng=random.Random(1234),
         )
-        for cuts in sampler:
+        for cuts in bucketer:
             yield list(cuts)
 
     def _collate(self, step: int, cuts: list[MonoCut]) -> Batch:
@@ -152,7 +171,7 @@ class TrainingBatches(IterableDataset):
 
 def _long_enough(x: Float[Tensor, "T F"], labels: int) -> Float[Tensor, "T2 F"]:
     """Faster speech may have become too short for its labels: its last frame is held."""
-    missing = max(labels, 1) * SUBSAMPLING - x.shape[0]
+    missing = max(labels, 1) * FACTOR - x.shape[0]
     return torch.cat([x, x[-1:].expand(missing, -1)]) if missing > 0 else x
 
 
@@ -162,16 +181,11 @@ def loader(batches: TrainingBatches, workers: int) -> DataLoader:
 
 
 def feature_statistics(parts: Sequence[Trainable], most: int = 1000) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each mel bin over the first utterances of every part, `[F]`."""
-    count, total, square = 0, 0.0, 0.0
+    """Mean and standard deviation of each mel bin over every part's first utterances, `[F]`."""
+    count, total, square = 0, torch.zeros(MELS).double(), torch.zeros(MELS).double()
     for part in parts:
         for cut in islice(part.cuts, most):
             x = torch.from_numpy(cut.load_features()).double()
             count, total, square = count + len(x), total + x.sum(0), square + (x**2).sum(0)
     mean = total / count
     return mean.float(), (square / count - mean**2).clamp(min=1e-4).sqrt().float()
-
-
-def padded_seconds(batch: Batch) -> float:
-    """Seconds of audio that this process' tensors hold, padding included."""
-    return batch.features.shape[0] * batch.features.shape[1] * HOP_SECONDS

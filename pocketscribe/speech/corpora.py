@@ -4,11 +4,12 @@ A corpus is a name below or a folder. Nothing is decoded here; preparing (prepar
 turns bad items into a list with reasons.
 """
 
-import csv
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +19,7 @@ from pydantic import Field, model_validator
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
-from pocketscribe.speech.synthetic import SyntheticSpeech
+from pocketscribe.speech.synthetic import SPLITS, SyntheticSpeech
 
 MANIFEST_CORPORA = ("speechocean762", "librispeech_sample", "asterisk_allison", "freeswitch_callie")
 NAMES = (*MANIFEST_CORPORA, "fsdd", "librispeech", "synthetic")
@@ -34,26 +35,30 @@ class CorpusConfig(Config):
         weight: in training, how often this part is drawn for each second that it holds.
         where: keep items whose manifest columns have these values, e.g. { digits_only = "1" }.
         group: in scoring, also report each value of this manifest column on its own.
-        kind, count, texts, engines, seed: for the synthetic corpus: what is spoken, how many
-            utterances, a file of sentences to speak instead of the built-in grammar's, by which
-            engines, and the seed of texts and voices.
+        kind, count, texts, max_words, engines, seed: for the synthetic corpus: what is spoken, how
+            many utterances, a file of sentences to speak instead of the built-in grammar's, cut
+            into phrases of at most so many words, by which engines, and the seed of texts and
+            voices.
     """
 
     corpus: str
     split: str = "train"
     weight: float = Field(default=1.0, gt=0)
-    where: dict[str, str] = {}
+    where: dict[str, str] = Field(default={})
     group: str | None = None
     kind: Literal["digits", "sentences"] | None = None
     count: int | None = Field(default=None, gt=0)
     texts: Path | None = None
     engines: tuple[Literal["espeak", "flite"], ...] | None = None
     seed: int | None = None
+    max_words: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> "CorpusConfig":
         synthetic = {
-            k for k in ("kind", "count", "texts", "engines", "seed") if getattr(self, k) is not None
+            k
+            for k in ("kind", "count", "texts", "engines", "seed", "max_words")
+            if getattr(self, k) is not None
         }
         if self.corpus != "synthetic" and synthetic:
             raise ValueError(f"{sorted(synthetic)[0]!r} belongs to corpus = 'synthetic' alone")
@@ -130,7 +135,9 @@ def items(config: CorpusConfig, source: Path | None) -> Iterator[Item]:
             found = True
             yield item
     if not found:
-        raise UserError(f"corpus {config.title!r}: no utterance matches in {source}")
+        raise UserError(
+            f"corpus {config.title!r}: no utterance matches in {source}; check split and where"
+        )
 
 
 def _all_items(config: CorpusConfig, source: Path | None) -> Iterator[Item]:
@@ -152,6 +159,7 @@ def _synthetic(config: CorpusConfig, texts: Path | None) -> Iterator[Item]:
         split=config.split,
         seed=config.seed or 0,
         engines=config.engines or ("espeak",),
+        max_words=config.max_words or 12,
     )
     for u in speech.utterances():
         yield Item(u.id, u.text, u.speaker, samples=u.samples)
@@ -163,63 +171,82 @@ def _folder(folder: Path, split: str) -> Iterator[Item]:
         if (manifest := folder / name).is_file():
             yield from _manifest(manifest, rows(manifest), split)
             return
-    audio = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-    if not audio:
-        raise UserError(f"{folder}: no manifest.tsv, no manifest.jsonl and no audio in it")
     # Without a manifest a sub-folder's name is the split, where there are such sub-folders.
-    split_folder = folder / split
+    splits = [name for name in SPLITS if (folder / name).is_dir()]
+    part = folder / split if splits or (folder / split).is_dir() else folder
+    audio = sorted(p for p in part.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+    if not audio:
+        found = f"; its splits: {', '.join(splits)}" if splits else ""
+        raise UserError(f"{part}: no manifest.tsv, no manifest.jsonl and no audio in it{found}")
     for path in audio:
-        if split_folder.is_dir() and split_folder not in path.parents:
-            continue
         text = path.with_suffix(".txt")
         words = text.read_text(encoding="utf-8", errors="replace") if text.is_file() else ""
         yield Item(path.relative_to(folder).as_posix(), words, path.parent.name, path)
 
 
-def _manifest(manifest: Path, rows: Iterator[dict[str, str]], split: str) -> Iterator[Item]:
-    for number, row in enumerate(rows, start=2 if manifest.suffix == ".tsv" else 1):
+def _manifest(
+    manifest: Path, rows: Iterator[tuple[int, dict[str, str]]], split: str
+) -> Iterator[Item]:
+    for number, row in rows:
         path = row.get("path") or row.get("audio")
         text = row.get("transcript") or row.get("text") or ""
         if not path:
-            raise UserError(f"{manifest}: line {number} has no 'path'")
+            raise UserError(f"{manifest}: line {number} has no 'path' of an audio file")
         if row.get("split", split) == split:
             speaker = row.get("speaker") or ""
             yield Item(row.get("id") or path, text, speaker, manifest.parent / path, columns=row)
 
 
-def _tsv(path: Path) -> Iterator[dict[str, str]]:
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        for row in reader:
-            yield {k: v or "" for k, v in row.items() if k is not None}
+def _tsv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line numbers and rows; spreadsheets may have put a byte order mark first."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; the corpus is not complete")
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        columns = next(file, "").rstrip("\n").split("\t")
+        for number, line in enumerate(file, start=2):
+            if line.strip():  # a short row has empty cells
+                yield (
+                    number,
+                    dict(zip_longest(columns, line.rstrip("\n").split("\t"), fillvalue="")),
+                )
 
 
-def _jsonl(path: Path) -> Iterator[dict[str, str]]:
-    with path.open(encoding="utf-8", errors="replace") as file:
+def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line numbers and objects; null is an empty string."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    yield {k: str(v) for k, v in json.loads(line).items()}
-                except (json.JSONDecodeError, AttributeError):
-                    raise UserError(f"{path}: line {number} is not a JSON object") from None
+            if not line.strip():
+                continue
+            try:
+                row = {k: "" if v is None else str(v) for k, v in json.loads(line).items()}
+            except (json.JSONDecodeError, AttributeError):
+                raise UserError(f"{path}: line {number} is not a JSON object") from None
+            yield number, row
 
 
 def _connected_digits(folder: Path, split: str) -> Iterator[Item]:
-    """Fsdd's single digits joined by connected.tsv: gaps_s[0] of silence, clip, gaps_s[1], clip, …"""
-    clips = {row["id"]: folder / row["path"] for row in _tsv(folder / "manifest.tsv")}
-    read: dict[str, np.ndarray] = {}
+    """Fsdd's single digits joined by connected.tsv: gaps_s[0] silence, clip, gaps_s[1], clip, …"""
+    clips = {
+        row.get("id"): folder / row.get("path", "") for _, row in _tsv(folder / "manifest.tsv")
+    }
+    table = folder / "connected.tsv"
     rate = 8000
-    for row in _tsv(folder / "connected.tsv"):
-        if row["split"] != split:
+    read = cache(lambda path: soundfile.read(path, dtype="float32")[0])
+    for number, row in _tsv(table):
+        if row.get("split") != split:
             continue
-        gaps = [np.zeros(round(float(g) * rate), np.float32) for g in row["gaps_s"].split(",")]
-        parts = [gaps[0]]
-        for name, gap in zip(row["components"].split(","), gaps[1:], strict=True):
-            if name not in read:
-                read[name], _ = soundfile.read(clips[name], dtype="float32")
-            parts += [read[name], gap]
-        samples = np.concatenate(parts)
-        yield Item(row["id"], row["transcript"], row["speaker"], samples=samples, sample_rate=rate)
+        try:
+            item = Item(row["id"], row["transcript"], row["speaker"], sample_rate=rate)
+            first, *gaps = (np.zeros(round(float(g) * rate)) for g in row["gaps_s"].split(","))
+            parts = [first]
+            for name, gap in zip(row["components"].split(","), gaps, strict=True):
+                clip = clips[name]
+                parts += [read(clip), gap]
+            yield replace(item, samples=np.concatenate(parts, dtype=np.float32))
+        except soundfile.SoundFileError:
+            yield replace(item, audio=clip)  # whoever reads it says what ails it
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{table}: line {number} cannot be joined ({error!r})") from None
 
 
 def _librispeech(folder: Path, part: str) -> Iterator[Item]:
@@ -229,8 +256,12 @@ def _librispeech(folder: Path, part: str) -> Iterator[Item]:
     if not (folder / part).is_dir():
         parts = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())) or "none"
         raise UserError(f"{folder}: no part {part!r} of LibriSpeech there (found: {parts})")
-    found = prepare_librispeech(folder, dataset_parts=(part,))
-    recordings = {r.id: r for r in found[part]["recordings"]}
-    for s in found[part]["supervisions"]:
+    try:
+        found = prepare_librispeech(folder, dataset_parts=(part,))[part]
+    except Exception as error:  # lhotse raises many kinds for what is not LibriSpeech
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{folder / part}: not LibriSpeech as unpacked ({reason})") from None
+    recordings = {r.id: r for r in found["recordings"]}
+    for s in sorted(found["supervisions"], key=lambda s: s.id):
         audio = Path(recordings[s.recording_id].sources[0].source)
         yield Item(s.id, s.text or "", s.speaker or "", audio)

@@ -3,13 +3,16 @@
 Offline by lhotse's batched extractor, live by kaldi-native-fbank; a test holds them together.
 """
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import kaldi_native_fbank
 import numpy as np
-from lhotse import Fbank, FbankConfig, Recording
-from lhotse.augmentation import Resample
+import soundfile
+from lhotse import Fbank, FbankConfig
 
 from pocketscribe.errors import UserError
 
@@ -25,6 +28,8 @@ def _extractor() -> Fbank:
 
 def fbank(samples: np.ndarray) -> np.ndarray:
     """Samples in [-1, 1] at 16 kHz, `[N]` -> log-mel energies `[N / 160, 80]`, float32."""
+    if len(samples) < HOP_SECONDS * SAMPLE_RATE:  # not one frame: lhotse would fail
+        return np.zeros((0, MELS), np.float32)
     features = _extractor().extract(samples.astype(np.float32), SAMPLE_RATE)
     return np.asarray(features, dtype=np.float32)
 
@@ -56,10 +61,16 @@ class LiveFbank:
     def take(self, count: int) -> np.ndarray:
         """The next `count` frames `[count, 80]`; count must not exceed `ready`."""
         # Copied before they are popped: the library hands out views of its own memory.
-        frames = np.stack([self._fbank.get_frame(self._taken + i) for i in range(count)])
+        frames = [self._fbank.get_frame(self._taken + i).copy() for i in range(count)]
         self._taken += count
         self._fbank.pop(count)
-        return frames
+        return np.array(frames, np.float32).reshape(count, MELS)
+
+
+def audio_seconds(path: Path) -> float:
+    """How long an audio file says it is; nothing is decoded. Raises UserError as `read_audio`."""
+    with _readable(path):
+        return float(soundfile.info(path).duration)
 
 
 def read_audio(path: Path) -> np.ndarray:
@@ -68,22 +79,23 @@ def read_audio(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is missing or is no audio.
     """
+    with _readable(path):
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    if not np.isfinite(samples).all():
+        raise UserError(f"{path}: the audio holds numbers that are not finite")
+    return resampled(samples[:, 0], rate)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns whatever reading an audio file raises into one line."""
     if not path.is_file():
         raise UserError(f"{path}: no such audio file")
     try:
-        return load_recording(Recording.from_file(path))
-    except UserError:
-        raise
-    except Exception as error:  # lhotse and soundfile raise many kinds for broken audio
-        raise UserError(f"{path}: not readable as audio ({_first_line(error)})") from None
-
-
-def load_recording(recording: Recording) -> np.ndarray:
-    """First channel at 16 kHz, float32 `[N]`."""
-    samples = recording.load_audio()[0]
-    if not np.isfinite(samples).all():
-        raise UserError(f"{recording.id}: the audio holds numbers that are not finite")
-    return resampled(samples, recording.sampling_rate)
+        yield
+    except Exception as error:  # soundfile raises many kinds for broken audio
+        reason = getattr(error, "error_string", None) or str(error) or type(error).__name__
+        raise UserError(f"{path}: not readable as audio ({reason})") from None
 
 
 def resampled(samples: np.ndarray, rate: int) -> np.ndarray:
@@ -91,8 +103,7 @@ def resampled(samples: np.ndarray, rate: int) -> np.ndarray:
     samples = np.ascontiguousarray(samples, dtype=np.float32)
     if rate == SAMPLE_RATE:
         return samples
-    return Resample(rate, SAMPLE_RATE)(samples).astype(np.float32)
+    from scipy.signal import resample_poly  # here: a second of import that 16 kHz does not need
 
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+    common = math.gcd(rate, SAMPLE_RATE)
+    return resample_poly(samples, SAMPLE_RATE // common, rate // common).astype(np.float32)

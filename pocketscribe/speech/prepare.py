@@ -6,12 +6,14 @@ refused item) and prepared.json (what it was made from).
 """
 
 import hashlib
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import soundfile
@@ -23,15 +25,22 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from pocketscribe.errors import UserError
 from pocketscribe.files import read_json, replacing, write_json, write_text
 from pocketscribe.speech import text
-from pocketscribe.speech.corpora import CorpusConfig, Item, items, locate
-from pocketscribe.speech.features import HOP_SECONDS, MELS, SAMPLE_RATE, fbank, load_recording
+from pocketscribe.speech.corpora import AUDIO_SUFFIXES, CorpusConfig, Item, items, locate
+from pocketscribe.speech.features import (
+    HOP_SECONDS,
+    MELS,
+    SAMPLE_RATE,
+    audio_seconds,
+    fbank,
+    read_audio,
+)
 
 FORMAT = 1  # raise when features or cuts change, so that old caches are made anew
 MIN_SECONDS, MAX_SECONDS = 0.1, 120.0
 AT_ONCE = 64  # utterances in memory
 
 
-class BadItem(Exception):
+class BadItemError(Exception):
     """Why an item was refused."""
 
 
@@ -49,7 +58,7 @@ class Prepared:
         return cuts.with_features_path_prefix(self.folder).with_recording_path_prefix(self.folder)
 
     @property
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> dict[str, int | float]:
         """utterances, seconds, bad: how many of each."""
         return read_json(self.folder / "prepared.json")["summary"]
 
@@ -68,7 +77,7 @@ def prepare(
         UserError: the corpus is missing, or more than `bad_share` of its items are bad.
     """
     source = locate(config, root)
-    name = config.title.replace(" ", "-").replace("=", "_")
+    name = re.sub(r"[^\w.-]", "-", config.title.replace("=", "_"))
     folder = out / f"{name}-{_fingerprint(config, source)}"
     prepared = Prepared(folder, config)
     if not (folder / "prepared.json").is_file():
@@ -81,7 +90,7 @@ def prepare(
                 first = listed.read_text(encoding="utf-8").splitlines()[1].replace("\t", ": ")
                 raise UserError(
                     f"corpus {config.title!r}: {summary['bad']} of {found} items are bad, more "
-                    f"than {bad_share:.0%}; all are listed in {listed}; the first: {first}"
+                    f"than {bad_share:.0%}; mend those listed in {listed}; the first: {first}"
                 )
     return prepared
 
@@ -100,7 +109,7 @@ def progress_bar(console: Console) -> Progress:
 
 def _write(
     config: CorpusConfig, source: Iterable[Item], folder: Path, progress: Progress | None
-) -> dict[str, float]:
+) -> dict[str, int | float]:
     """Writes cuts, features, bad.tsv and prepared.json into `folder`; returns the summary."""
     (folder / "audio").mkdir(parents=True)
     bad: list[tuple[str, str]] = []
@@ -114,8 +123,9 @@ def _write(
         source = _unique(source, bad)
         while group := list(islice(source, AT_ONCE)):
             # Decoding and features release the interpreter's lock; writing stays in order.
-            for item, result in zip(group, threads.map(lambda i: _try(i, folder), group)):
-                if isinstance(result, BadItem):
+            results = threads.map(lambda item: _try(item, folder), group)
+            for item, result in zip(group, results, strict=True):
+                if isinstance(result, BadItemError):
                     bad.append((item.id, str(result)))
                     continue
                 recording, features = result
@@ -126,7 +136,9 @@ def _write(
                 progress.update(task, description=f"prepare {config.title}: {good} utterances")
     if progress and task is not None:
         progress.remove_task(task)
-    write_text(folder / "bad.tsv", "id\treason\n" + "".join(f"{i}\t{r}\n" for i, r in bad))
+    rows = [("id", "reason"), *bad]
+    cells = ("\t".join(" ".join(cell.split()) for cell in row) for row in rows)
+    write_text(folder / "bad.tsv", "\n".join(cells) + "\n")
     summary = {"utterances": good, "seconds": round(seconds, 3), "bad": len(bad)}
     write_json(folder / "prepared.json", {"corpus": config.title, "summary": summary})
     return summary
@@ -143,41 +155,44 @@ def _unique(source: Iterable[Item], bad: list[tuple[str, str]]) -> Iterator[Item
         yield item
 
 
-def _try(item: Item, folder: Path) -> tuple[Recording, np.ndarray] | BadItem:
+def _try(item: Item, folder: Path) -> tuple[Recording, np.ndarray] | BadItemError:
     try:
         words = text.normalise(item.text)
         if not words:
-            raise BadItem("empty transcript")
+            raise BadItemError("empty transcript")
         if (character := text.unspellable(words)) is not None:
-            raise BadItem(f"the transcript holds {character!r}: spell it out")
-        recording = _recording(item, folder)
-        if not MIN_SECONDS <= recording.duration <= MAX_SECONDS:
+            raise BadItemError(f"the transcript holds {character!r}: spell it out")
+        path = item.audio.resolve() if item.audio else _made(item, folder)
+        seconds = audio_seconds(path)
+        if not MIN_SECONDS <= seconds <= MAX_SECONDS:
             limits = f"{MIN_SECONDS} s to {MAX_SECONDS:.0f} s"
-            raise BadItem(f"{recording.duration:.2f} s long; allowed: {limits}")
-        return recording, fbank(load_recording(recording))
-    except BadItem as bad:
+            raise BadItemError(f"{seconds:.2f} s long; allowed: {limits}")
+        recording = Recording.from_file(path, recording_id=item.id)
+        if recording.sampling_rate != SAMPLE_RATE:
+            recording = recording.resample(SAMPLE_RATE)
+        return recording, fbank(read_audio(path))
+    except BadItemError as bad:
         return bad
     except Exception as error:  # a decoder may raise anything for a broken file
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return BadItem(f"unreadable audio: {reason[:160]}")
+        return BadItemError(str(error) or type(error).__name__)
 
 
-def _recording(item: Item, folder: Path) -> Recording:
-    if item.audio is not None:
-        if not item.audio.is_file():
-            raise BadItem(f"no such file: {item.audio}")
-        recording = Recording.from_file(item.audio.resolve(), recording_id=item.id)
-    else:
-        assert item.samples is not None
-        path = folder / "audio" / f"{item.id}.flac"
-        soundfile.write(path, item.samples, item.sample_rate, subtype="PCM_16")
-        recording = Recording.from_file(path, recording_id=item.id)
-    return recording if recording.sampling_rate == SAMPLE_RATE else recording.resample(SAMPLE_RATE)
+def _made(item: Item, folder: Path) -> Path:
+    """Writes samples that were made here to a file."""
+    assert item.samples is not None
+    path = folder / _made_name(item)
+    soundfile.write(path, item.samples, item.sample_rate, subtype="PCM_16")
+    return path
+
+
+def _made_name(item: Item) -> str:
+    """Relative to the prepared folder; an id may hold slashes."""
+    return f"audio/{quote(item.id, safe=' ')}.flac"
 
 
 def _cut(item: Item, recording: Recording, features: np.ndarray, key: str) -> MonoCut:
     if item.audio is None:  # the folder will be renamed
-        recording.sources[0].source = f"audio/{item.id}.flac"
+        recording.sources[0].source = _made_name(item)
     manifest = Features(
         type="fbank",
         num_frames=features.shape[0],
@@ -215,7 +230,7 @@ def _cut(item: Item, recording: Recording, features: np.ndarray, key: str) -> Mo
 def _fingerprint(config: CorpusConfig, source: Path | None) -> str:
     """Changes with whatever the prepared part depends on: config, place, manifests, format."""
     digest = hashlib.sha256(f"{FORMAT}".encode())
-    digest.update(config.model_dump_json(exclude={"weight", "group"}).encode())
+    digest.update(config.model_dump_json(exclude={"weight", "group"}, exclude_none=True).encode())
     if source is not None:
         digest.update(str(source.resolve()).encode())
         manifests = (
@@ -223,4 +238,10 @@ def _fingerprint(config: CorpusConfig, source: Path | None) -> str:
         )
         for manifest in sorted(manifests):
             digest.update(manifest.read_bytes())
+        if not manifests:  # the files themselves are the manifest
+            part = source / config.split
+            for path in sorted((part if part.is_dir() else source).rglob("*.*")):
+                if path.suffix.lower() in (*AUDIO_SUFFIXES, ".txt") and path.is_file():
+                    about = path.stat()
+                    digest.update(f"{path} {about.st_size} {about.st_mtime_ns}".encode())
     return digest.hexdigest()[:8]

@@ -14,30 +14,30 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final
 
 import numpy as np
 
 from pocketscribe.errors import UserError
 from pocketscribe.speech.synthesis import SAMPLE_RATE, Voice, engine, synthesise
 
-Kind = Literal["digits", "sentences"]
-Split = Literal["train", "dev", "test"]
+KINDS: Final = ("digits", "sentences")
+SPLITS: Final = ("train", "dev", "test")
 
 # Who speaks in which split. No accent and no variant is in two splits. Left out of espeak's own
 # list: whispers, croaks and robots, near copies of another variant, variants that clip, and what
 # depends on what the engine said before (the Klatt voices; the Scottish accent's rolled r).
-_ESPEAK_ACCENTS: Final[dict[Split, str]] = {
+_ESPEAK_ACCENTS: Final[dict[str, str]] = {
     "train": "en en-us en-gb-x-gbcwmd en-029",
     "dev": "en-gb-x-gbclan",
     "test": "en-gb-x-rp en-us-nyc",
 }
-_ESPEAK_HIGH: Final[dict[Split, str]] = {
+_ESPEAK_HIGH: Final[dict[str, str]] = {
     "train": "f1 f2 f4 Alicia Andrea Annie aunty belinda linda shelby Nguyen",
     "dev": "f3 grandma",
     "test": "f5 anika steph",
 }
-_ESPEAK_LOW: Final[dict[Split, str]] = {
+_ESPEAK_LOW: Final[dict[str, str]] = {
     "train": "m1 m2 m4 m6 m8 Alex Andy Denis Diogo Gene Henrique Hugo Lee Mario Michael Storm "
     "boris ed gustave iven3 marcelo max michel norbert pablo paul pedro quincy",
     "dev": "m3 m5 miguel rob travis",
@@ -45,7 +45,7 @@ _ESPEAK_LOW: Final[dict[Split, str]] = {
 }
 _HIGH_PITCHES: Final[tuple[float, ...]] = (0.9, 1.15, 1.45)  # the last is a child's
 _LOW_PITCHES: Final[tuple[float, ...]] = (0.85, 1.1)
-_FLITE: Final[dict[Split, dict[str, tuple[float, ...]]]] = {  # variant: pitches
+_FLITE: Final[dict[str, dict[str, tuple[float, ...]]]] = {  # variant: pitches
     "train": {"slt": (0.85, 1.0, 1.2, 1.45), "kal16": (0.9, 1.1, 1.35)},
     "dev": {"rms": (1.0,)},
     "test": {"awb": (0.85, 1.0, 1.2)},
@@ -124,7 +124,7 @@ _CHOICES: Final = {slot: words.split() for slot, words in _SLOTS.items()}
 
 
 @cache
-def voices(split: Split, engines: tuple[str, ...] = ("espeak",)) -> tuple[Voice, ...]:
+def voices(split: str, engines: tuple[str, ...] = ("espeak",)) -> tuple[Voice, ...]:
     """Every voice of a split. Two splits have no variant and no espeak accent in common."""
     found: list[Voice] = []
     if "espeak" in engines:
@@ -157,9 +157,9 @@ class SyntheticSpeech:
     Raises UserError for bad fields, a text file that cannot be used, or a missing engine.
     """
 
-    kind: Kind
+    kind: str  # of KINDS
     count: int
-    split: Split
+    split: str  # of SPLITS
     seed: int = 0
     texts: Path | None = None  # sentences to speak instead of ours: TSV with `transcript`, or lines
     engines: tuple[str, ...] = ("espeak",)
@@ -167,8 +167,8 @@ class SyntheticSpeech:
 
     def __post_init__(self) -> None:
         for field, value, known in (
-            ("kind", self.kind, get_args(Kind)),
-            ("split", self.split, get_args(Split)),
+            ("kind", self.kind, KINDS),
+            ("split", self.split, SPLITS),
         ):
             if value not in known:
                 raise UserError(f'synthetic: {field} = "{value}": use one of {", ".join(known)}')
@@ -241,7 +241,7 @@ def _at_level(speech: np.ndarray, level_dbfs: float) -> np.ndarray:
     return speech * np.float32(min(gain, 0.95 / np.abs(speech).max()))
 
 
-def _sentence(rng: random.Random, split: Split) -> str:
+def _sentence(rng: random.Random, split: str) -> str:
     """A sentence of our grammar. Its hash says which split may have it, so that whatever the seeds,
     no sentence is in two splits; the words are common to all.
     """

@@ -1,9 +1,9 @@
-"""Text units: what the recogniser writes. Characters, BPE or unigram pieces, all by sentencepiece."""
+"""Text units: what the recogniser writes. Characters, BPE or unigram, all by sentencepiece."""
 
 import base64
 import io
 from collections.abc import Iterable, Sequence
-from typing import Literal, Self
+from typing import Literal
 
 import sentencepiece
 from pydantic import Field
@@ -30,7 +30,7 @@ class Units:
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
 
     @classmethod
-    def learn(cls, texts: Iterable[str], config: UnitsConfig) -> Self:
+    def learn(cls, texts: Iterable[str], config: UnitsConfig) -> "Units":
         """Learns units from transcripts.
 
         Raises:
@@ -69,7 +69,7 @@ class Units:
         return cls(model.getvalue())
 
     @classmethod
-    def from_json(cls, data: str) -> Self:
+    def from_json(cls, data: str) -> "Units":
         return cls(base64.b64decode(data))
 
     def to_json(self) -> str:

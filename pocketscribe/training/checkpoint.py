@@ -1,11 +1,11 @@
 """Checkpoints: a folder with tensors in safetensors and the rest in JSON, replaced as a whole."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
@@ -34,9 +34,10 @@ def save_checkpoint(
     optimiser: Optimizer,
     progress: Progress,
 ) -> None:
-    """Writes all of a training's state; a kill at any moment leaves the old or the new one whole."""
+    """Writes all of a training's state; a kill at any moment leaves the old one or the new one."""
     state = optimiser.state_dict()
-    plain, numbers = {}, {}
+    plain: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
     for index, values in state["state"].items():
         for name, value in values.items():
             (plain if isinstance(value, Tensor) else numbers)[f"{index}.{name}"] = value
@@ -59,8 +60,8 @@ def load_checkpoint(
     Raises:
         UserError: the checkpoint is damaged or belongs to another model.
     """
-    state = read_json(folder / "state.json")
     try:
+        state = read_json(folder / "state.json")
         fill(model, load_file(folder / "model.safetensors"), str(folder))
         average = load_file(folder / "average.safetensors")
         per_parameter: dict[int, dict[str, Any]] = {}
@@ -70,7 +71,7 @@ def load_checkpoint(
             per_parameter.setdefault(int(index), {})[name] = value
         optimiser.load_state_dict({"state": per_parameter, "param_groups": state["groups"]})
         return Progress(**state["progress"]), average
-    except (OSError, KeyError, ValueError, TypeError, json.JSONDecodeError) as error:
+    except (UserError, SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(
             f"{folder}: damaged checkpoint ({error}); delete the folder to start this stage anew"
         ) from None

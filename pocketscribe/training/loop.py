@@ -20,6 +20,7 @@ from rich.progress import Progress as Bar
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
+from pocketscribe.files import settle
 from pocketscribe.models import Recogniser
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.augment import AugmentConfig
@@ -96,7 +97,7 @@ def fast_bf16() -> bool:
 
 
 class Training:
-    """One stage's training: owns the optimiser and the progress, knows nothing of what a loss is."""
+    """One stage's training: owns optimiser and progress, and knows nothing of what a loss is."""
 
     def __init__(
         self,
@@ -112,10 +113,14 @@ class Training:
         self.folder = folder / "checkpoint"
         self.model = model
         self.raw_optimiser = build_optimiser(config.optimiser, objective.named_parameters())
-        self.progress, self.average = Progress(), {}
-        if (self.folder / "state.json").is_file():
-            self.progress, self.average = load_checkpoint(self.folder, model, self.raw_optimiser)
         self.objective, self.optimiser = fabric.setup(objective, self.raw_optimiser)
+        self.progress = Progress()
+        self.average: dict[str, torch.Tensor] = {}
+        with fabric.rank_zero_first():
+            settle(self.folder)
+        if self.folder.is_dir():  # loaded after `setup`, to where the model now is
+            self.progress, average = load_checkpoint(self.folder, model, self.raw_optimiser)
+            self.average = {name: t.to(fabric.device) for name, t in average.items()}
 
     def run(self, batches: TrainingBatches, bar: Bar, corpus_seconds: float) -> None:
         """Trains to the end; afterwards the model holds the averaged weights.
@@ -124,7 +129,7 @@ class Training:
             UserError: the loss stays non-finite.
         """
         goal = self.config.audio_hours * 3600
-        task = bar.add_task("train", total=goal, completed=self.progress.audio_seconds)
+        task = bar.add_task("train", total=goal, completed=int(self.progress.audio_seconds))
         batches.skip = self.progress.step * self.config.accumulate
         stream = iter(loader(batches, workers=4 if self.fabric.device.type == "cuda" else 0))
         saved = started = time.monotonic() - self.progress.wall_seconds
@@ -134,15 +139,14 @@ class Training:
         self.objective.train()
         while self.progress.audio_seconds < goal:
             losses = self._step(stream, corpus_seconds)
-            finite = losses is not None
-            skipped_in_a_row = 0 if finite else skipped_in_a_row + 1
+            skipped_in_a_row = skipped_in_a_row + 1 if losses is None else 0
             if skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
                 raise UserError(
                     f"{self.folder.parent}: the gradient was not finite for {skipped_in_a_row} "
                     f"steps in a row at step {self.progress.step}; lower the learning rate"
                 )
             self.progress.wall_seconds = time.monotonic() - started
-            if finite and self.progress.step % 20 == 0:
+            if losses is not None and self.progress.step % 20 == 0:
                 self._log(bar, task, losses)
             if (due := self._validations_due()) > validated:
                 validated = due
@@ -236,11 +240,11 @@ class Training:
         )
 
     def _save(self) -> None:
+        # No barrier: processes tell the time apart, and only this one writes.
         if self.fabric.is_global_zero:
             save_checkpoint(
                 self.folder, self.model, self.average, self.raw_optimiser, self.progress
             )
-        self.fabric.barrier()
 
     def _use_average(self) -> None:
         with torch.no_grad():

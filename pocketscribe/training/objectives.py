@@ -3,7 +3,7 @@
 Dimensions: B batch, S encoder frames, V vocabulary.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from pydantic import Field
@@ -58,7 +58,7 @@ class Plain(nn.Module):
         self.pruned = PrunedTransducerLoss(width=config.pruned_width, fastemit=config.fastemit)
 
     def forward(self, batch: Batch, context: StepContext) -> dict[str, Tensor]:
-        """Losses in nats, summed over the utterances of this process; "loss" is the weighted sum."""
+        """Losses in nats, summed over this process' utterances; "loss" is the weighted sum."""
         model = self.model
         encoded, frames = model.encode(batch.features, batch.frames, context.chunking)
         if model.config.head == "ctc":
@@ -104,8 +104,3 @@ def draw_chunking(chunkings: tuple[Chunking, ...], seed: int, step: int) -> Chun
     """The chunking of one step: dynamic chunk training, a function of seed and step alone."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     return chunkings[int(torch.randint(len(chunkings), (), generator=generator))]
-
-
-def per_frame(losses: dict[str, Tensor], frames: int) -> dict[str, Any]:
-    """Losses in nats an encoder frame, for logs."""
-    return {name: value.item() / frames for name, value in losses.items()}

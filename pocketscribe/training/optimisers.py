@@ -227,7 +227,7 @@ def cosine_factor(
     return decay * _warmup(step, warmup_steps)
 
 
-def _warmup(done: float, length: float) -> float:
+def _warmup(done: int, length: int) -> float:
     return WARMUP_START + (1 - WARMUP_START) * done / length if done < length else 1.0
 
 

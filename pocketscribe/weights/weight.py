@@ -13,7 +13,7 @@ from torch import Tensor, nn
 class Weight(nn.Module):
     """A stored matrix `[out, fan_in]`; several layers may hold the same object.
 
-    fan_in is the axis that a multiplication reduces over: masks and sub-channel scales run along it.
+    fan_in is the axis that a multiplication sums over: masks and sub-channel scales run along it.
     """
 
     def __init__(self, key: str, out: int, fan_in: int, init_scale: float) -> None:

@@ -13,9 +13,7 @@ import pytest
 
 from pocketscribe.errors import UserError
 from pocketscribe.speech.synthesis import SAMPLE_RATE, Voice, resample, synthesise
-from pocketscribe.speech.synthetic import SyntheticSpeech, read_phrases, voices
-
-SPLITS = ("train", "dev", "test")
+from pocketscribe.speech.synthetic import SPLITS, SyntheticSpeech, read_phrases, voices
 
 
 def test_espeak_repeats_itself_whatever_was_said_before() -> None:
@@ -180,7 +178,7 @@ def test_a_bad_text_file_is_one_line(tmp_path: Path, content: str | None, says: 
 )
 def test_bad_fields_are_one_line(fields: dict[str, object]) -> None:
     with pytest.raises(UserError) as caught:
-        SyntheticSpeech(**{"kind": "digits", "count": 1, "split": "train", **fields})  # type: ignore[arg-type]
+        SyntheticSpeech(**{"kind": "digits", "count": 1, "split": "train", **fields})
     assert "\n" not in str(caught.value)
 
 

@@ -1,0 +1,220 @@
+"""Scoring a folder of audio with a runtime that says what the test wants."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from pocketscribe.decoding.streaming import LiveStream, Transcript
+from pocketscribe.errors import UserError
+from pocketscribe.evaluation import evaluate as module
+from pocketscribe.evaluation.evaluate import evaluate, speech_end, summary
+from pocketscribe.evaluation.runtime import Runtime
+from pocketscribe.export.open import TorchRuntime
+from pocketscribe.models import ConformerConfig, ModelConfig, Recogniser
+from pocketscribe.models.saved import Saved, save_model
+from pocketscribe.speech.corpora import CorpusConfig
+from pocketscribe.speech.units import Units, UnitsConfig
+
+RATE = 16000
+DOCUMENTED = (
+    "wer ci_low ci_high substitutions deletions insertions words utterances rtf audio_seconds "
+    "parameters_stored parameters_virtual bytes peak_rss_bytes"
+)
+ERRORS = "wer ci_low ci_high substitutions deletions insertions words utterances"
+EXTRAS = "emission_delay unreadable streaming groups hypotheses"
+ROWS = [  # id, speaker, age, level of the tone, seconds, transcript
+    ("a1", "ann", "child", 0.1, 1.0, "one two three"),
+    ("a2", "ann", "child", 0.2, 0.5, "Four, five!"),
+    ("b1", "bob", "adult", 0.3, 2.0, "six"),
+]
+SAID = {0.1: "ONE TWO THREE", 0.2: "FOUR X FIVE", 0.3: ""}
+
+
+class Parrot:
+    """Knows each utterance by its loudness; its last label comes `late` seconds in."""
+
+    bytes = 1234
+    parameters_stored = 10
+    parameters_virtual = 20
+
+    def __init__(self, late: float = 1.0) -> None:
+        self.late = late
+        self.batches: list[tuple[int, bool]] = []
+
+    def transcribe(self, audio: Sequence[np.ndarray], streaming: bool) -> list[Transcript]:
+        self.batches.append((len(audio), streaming))
+        return [self._one(samples) for samples in audio]
+
+    def stream(self) -> LiveStream:
+        raise NotImplementedError
+
+    def _one(self, samples: np.ndarray) -> Transcript:
+        text = SAID[round(float(np.abs(samples).max()), 1)]
+        words = text.split()
+        return Transcript(text, words, [self.late] * len(words))
+
+
+def tone(level: float, seconds: float, rate: int = RATE) -> np.ndarray:
+    time = np.arange(round(seconds * rate)) / rate
+    return (level * np.sign(np.sin(2 * np.pi * 400 * time))).astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    lines = ["id\tpath\tspeaker\tage\tsplit\ttranscript"]
+    for name, speaker, age, level, seconds, text in ROWS:
+        soundfile.write(folder / f"{name}.wav", tone(level, seconds), RATE, subtype="FLOAT")
+        lines.append(f"{name}\t{name}.wav\t{speaker}\t{age}\ttest\t{text}")
+    (folder / "manifest.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def add(folder: Path, name: str, content: bytes | None, split: str = "test") -> None:
+    """One more row, with a file of any content or none."""
+    if content is not None:
+        (folder / f"{name}.wav").write_bytes(content)
+    with (folder / "manifest.tsv").open("a") as file:
+        file.write(f"{name}\t{name}.wav\tcid\tadult\t{split}\tseven\n")
+
+
+def part(folder: Path, **changes: object) -> CorpusConfig:
+    return CorpusConfig(**{"corpus": str(folder), "split": "test", **changes})
+
+
+def test_the_keys_are_the_documented_ones(folder: Path) -> None:
+    assert isinstance(Parrot(), Runtime)
+    result = evaluate(Parrot(), part(folder), None)
+    assert list(result) == f"{DOCUMENTED} {EXTRAS}".split()
+    assert result["words"] == 6 and result["utterances"] == 3
+    # One inserted, one deleted; punctuation and case are no errors.
+    assert (result["substitutions"], result["deletions"], result["insertions"]) == (0, 1, 1)
+    assert result["wer"] == pytest.approx(2 / 6)
+    assert result["audio_seconds"] == 3.5 and result["rtf"] >= 0
+    assert (result["bytes"], result["parameters_stored"], result["parameters_virtual"]) == (
+        1234,
+        10,
+        20,
+    )
+    assert result["peak_rss_bytes"] > 50e6
+    assert result["unreadable"] == 0 and result["groups"] == {}
+    assert result["hypotheses"] == [
+        {"id": "a1", "reference": "ONE TWO THREE", "hypothesis": "ONE TWO THREE"},
+        {"id": "a2", "reference": "FOUR FIVE", "hypothesis": "FOUR X FIVE"},
+        {"id": "b1", "reference": "SIX", "hypothesis": ""},
+    ]
+    rate = summary(result)
+    assert rate.wer == result["wer"] and rate.ci_high == result["ci_high"]
+
+
+def test_the_interval_is_over_speakers(folder: Path) -> None:
+    result = evaluate(Parrot(), part(folder), None)
+    # Draws: ann and ann (1 error in 5 words), or ann and bob, or bob and bob (1 in 1).
+    assert (result["ci_low"], result["ci_high"]) == pytest.approx((0.2, 1.0))
+
+
+def test_groups_are_scored_on_their_own(folder: Path) -> None:
+    result = evaluate(Parrot(), part(folder, group="age"), None)
+    assert list(result["groups"]) == ["adult", "child"]
+    child, adult = result["groups"]["child"], result["groups"]["adult"]
+    assert list(child) == ERRORS.split()
+    assert (child["wer"], child["words"], child["utterances"]) == (pytest.approx(1 / 5), 5, 2)
+    assert (adult["wer"], adult["words"], adult["deletions"]) == (1.0, 1, 1)
+    missing = evaluate(Parrot(), part(folder, group="height"), None)
+    assert list(missing["groups"]) == [""]  # a column that is not there has no value
+
+
+def test_where_chooses(folder: Path) -> None:
+    result = evaluate(Parrot(), part(folder, where={"age": "child"}), None)
+    assert result["utterances"] == 2
+    with pytest.raises(UserError, match="no utterance matches"):
+        evaluate(Parrot(), part(folder, where={"age": "old"}), None)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_streaming_is_handed_on(folder: Path, streaming: bool) -> None:
+    runtime = Parrot()
+    result = evaluate(runtime, part(folder), None, streaming=streaming)
+    assert runtime.batches == [(3, streaming)] and result["streaming"] is streaming
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_unreadable_audio_is_counted_and_left_out(folder: Path, first: bool) -> None:
+    plain = evaluate(Parrot(), part(folder), None)
+    if first:
+        text = (folder / "manifest.tsv").read_text()
+        (folder / "manifest.tsv").write_text(text.splitlines()[0] + "\n")
+    empty = folder.parent / "empty.wav"
+    soundfile.write(empty, np.zeros(0, np.float32), RATE)
+    add(folder, "noise", b"this is no audio")
+    add(folder, "nothing", None)
+    add(folder, "empty", empty.read_bytes())
+    if first:
+        with (folder / "manifest.tsv").open("a") as file:
+            file.write("\n".join(text.splitlines()[1:]) + "\n")
+    result = evaluate(Parrot(), part(folder), None)
+    assert result["unreadable"] == 3
+    same = f"{ERRORS} audio_seconds hypotheses".split()
+    assert {k: result[k] for k in same} == {k: plain[k] for k in same}
+
+
+def test_nothing_readable_is_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "manifest.tsv").write_text("id\tpath\tspeaker\tage\tsplit\ttranscript\n")
+    add(tmp_path, "noise", b"this is no audio")
+    with pytest.raises(UserError, match="none of its audio could be read"):
+        evaluate(Parrot(), part(tmp_path), None)
+    with pytest.raises(UserError, match="neither a folder nor a known corpus"):
+        evaluate(Parrot(), part(tmp_path / "nowhere"), None)
+
+
+def test_batches_are_bounded_padding_included(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = evaluate(Parrot(), part(folder), None)
+    for limit, counts in ((0.1, [1, 1, 1]), (2.0, [2, 1]), (2.5, [3]), (100.0, [3])):
+        monkeypatch.setattr(module, "BATCH_SECONDS", limit)
+        runtime = Parrot()
+        result = evaluate(runtime, part(folder), None)
+        assert [count for count, _ in runtime.batches] == counts, limit
+        assert result["hypotheses"] == expected["hypotheses"]
+        assert result["wer"] == expected["wer"]
+
+
+def test_emission_delay_is_positive_after_the_end_of_speech(folder: Path) -> None:
+    """Of the two utterances with labels, speech ends at 1.0 s and 0.5 s."""
+    assert evaluate(Parrot(1.2), part(folder), None)["emission_delay"] == pytest.approx(0.45)
+    assert evaluate(Parrot(0.25), part(folder), None)["emission_delay"] == pytest.approx(-0.5)
+    silent = evaluate(Parrot(), part(folder, where={"age": "adult"}), None)
+    assert silent["emission_delay"] is None
+
+
+def test_speech_ends_before_the_silence() -> None:
+    quiet = np.zeros(RATE, np.float32)
+    hiss = (0.0005 * np.random.default_rng(0).normal(size=RATE)).astype(np.float32)
+    for after in (quiet, hiss, quiet[:3]):
+        samples = np.concatenate([quiet, tone(0.3, 0.7), after])
+        assert speech_end(samples) == pytest.approx(1.7, abs=0.011)
+    assert speech_end(quiet[:0]) == 0.0 and speech_end(quiet[:100]) == 0.0
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_real_runtime_hears_the_shortest_audio(folder: Path, streaming: bool) -> None:
+    units = Units.learn(["ONE TWO THREE FOUR FIVE SIX"], UnitsConfig(kind="char"))
+    encoder = ConformerConfig(width=16, layers=1, heads=2, kernel=3, ffn=1)
+    config = ModelConfig(encoder=encoder, predictor=8, joiner=8, subsampling=8)
+    torch.manual_seed(0)
+    path = folder.parent / "model.safetensors"
+    save_model(path, Saved(Recogniser(config, len(units)), units.to_json()))
+    for count in (1, 79, 80, 100, 159, 160, 400, 639, 640):
+        soundfile.write(folder / f"short{count}.wav", tone(0.1, 1.0)[:count], RATE)
+        with (folder / "manifest.tsv").open("a") as file:
+            file.write(f"short{count}\tshort{count}.wav\tcid\tadult\ttest\tseven\n")
+    result = evaluate(TorchRuntime(path), part(folder), None, streaming=streaming)
+    assert result["utterances"] == 12 and result["unreadable"] == 0
+    only = evaluate(TorchRuntime(path), part(folder, where={"id": "short1"}), None)
+    assert only["deletions"] == 1 and only["hypotheses"][0]["hypothesis"] == ""

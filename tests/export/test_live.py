@@ -1,0 +1,50 @@
+"""Every runtime listens live: audio in pieces gives what the whole gives."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketscribe.decoding.streaming import LiveStream, Transcript
+from pocketscribe.errors import UserError
+from pocketscribe.evaluation.runtime import Runtime
+from pocketscribe.export.open import open_model
+
+
+@pytest.mark.parametrize("beam", [1, 3], ids=["greedy", "beam"])
+@pytest.mark.parametrize("kind", ["model_path", "onnx_folder", "sherpa_folder"])
+def test_a_live_stream_in_pieces(
+    kind: str, beam: int, speech: dict[str, np.ndarray], request: pytest.FixtureRequest
+) -> None:
+    runtime = open_model(request.getfixturevalue(kind), beam)
+    assert isinstance(runtime, Runtime)
+    samples = speech["seconds"]
+    [expected] = runtime.transcribe([samples], streaming=True)
+    stream = runtime.stream()
+    assert isinstance(stream, LiveStream)
+    for _ in range(2):  # a reset stream is a new one
+        assert stream.transcript() == Transcript("", [], [])
+        seen = set()
+        for block in np.array_split(samples, 37):
+            stream.accept(block)
+            seen.add(stream.transcript().text)
+        assert len(seen) > 6
+        assert stream.finish() == expected
+        stream.reset()
+
+
+@pytest.mark.parametrize("kind", ["model_path", "onnx_folder", "sherpa_folder"])
+@pytest.mark.parametrize("count", [0, 1, 100, 160, 639])
+def test_hardly_any_audio_is_no_obstacle(
+    kind: str, count: int, model_path: Path, request: pytest.FixtureRequest
+) -> None:
+    samples = np.zeros(count, np.float32)
+    [expected] = open_model(model_path).transcribe([samples], streaming=True)
+    assert open_model(request.getfixturevalue(kind)).transcribe([samples], True) == [expected]
+
+
+def test_full_context_cannot_listen(model_path: Path) -> None:
+    runtime = open_model(model_path)
+    runtime.chunking = runtime.model.config.chunks.chunkings[0]  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="full context alone and cannot stream"):
+        runtime.stream()

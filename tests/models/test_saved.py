@@ -1,0 +1,180 @@
+"""Saved models: what was written comes back bit for bit, and what is damaged is refused."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pocketscribe.errors import UserError
+from pocketscribe.models import ConformerConfig, ModelConfig, Recogniser
+from pocketscribe.models.saved import FORMAT, Saved, load_model, save_model, tensors
+from pocketscribe.weights import Rule
+
+UNITS = "dW5pdHM="
+CARD = {"trained_on": ["…", 3], "wer": 0.25}
+
+
+def recogniser(**changes: Any) -> Recogniser:
+    torch.manual_seed(0)
+    encoder = ConformerConfig(width=16, layers=1, heads=2, kernel=3, ffn=1)
+    plain = {"encoder": encoder, "predictor": 8, "joiner": 8, "subsampling": 8}
+    model = Recogniser(ModelConfig(**{**plain, **changes}), 7)
+    model.mean.normal_()
+    model.inverse_std.uniform_(0.5, 2)
+    return model
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_model(path, Saved(recogniser(), UNITS, CARD))
+    return path
+
+
+def header(path: Path) -> dict[str, str]:
+    (length,) = struct.unpack("<Q", path.read_bytes()[:8])
+    return json.loads(path.read_bytes()[8 : 8 + length])["__metadata__"]
+
+
+def rewrite(
+    path: Path, found: dict[str, torch.Tensor] | None = None, **changes: str | None
+) -> None:
+    """The same file with other tensors, or other entries (None: without it) in its header."""
+    values = {k: v for k, v in {**header(path), **changes}.items() if v is not None}
+    save_file(load_file(path) if found is None else found, path, values)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load_model(path)
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith(str(path))
+    return message.removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"head": "ctc"}, {"weights": (Rule(match="*.ffn1.*", rank=2), Rule(match="*", rank=5))}],
+)
+def test_what_was_written_comes_back(tmp_path: Path, changes: dict[str, Any]) -> None:
+    model = recogniser(**changes)
+    save_model(tmp_path / "m.safetensors", Saved(model, UNITS, CARD))
+    torch.manual_seed(99)
+    saved = load_model(tmp_path / "m.safetensors")
+    assert saved.units == UNITS and saved.card == CARD
+    assert saved.model.config == model.config and saved.model.vocabulary == 7
+    assert not saved.model.training
+    wanted, found = tensors(model), tensors(saved.model)
+    assert wanted.keys() == found.keys()
+    for name, tensor in wanted.items():
+        assert torch.equal(tensor, found[name]), name
+
+
+def test_half_is_float16_without_trainings_own(tmp_path: Path, path: Path) -> None:
+    half = tmp_path / "half.safetensors"
+    model = load_model(path).model
+    save_model(half, Saved(model, UNITS), half=True)
+    stored = load_file(half)
+    assert {t.dtype for t in stored.values()} == {torch.float16}
+    assert not [name for name in stored if name.startswith("auxiliary.")]
+    found = tensors(load_model(half).model)
+    for name in stored:
+        assert found[name].dtype == torch.float32
+        assert torch.equal(found[name], tensors(model)[name].half().float()), name
+    assert half.stat().st_size < 0.7 * path.stat().st_size
+
+
+def test_a_shared_tensor_is_stored_once(tmp_path: Path) -> None:
+    model = recogniser()
+    block = model.encoder.blocks[0]
+    block.ffn2.up.weight = block.ffn1.up.weight  # what equal keys do
+    save_model(tmp_path / "m.safetensors", Saved(model, UNITS))
+    stored = load_file(tmp_path / "m.safetensors")
+    assert "encoder.blocks.0.ffn1.up.weight.stored" in stored
+    assert "encoder.blocks.0.ffn2.up.weight.stored" not in stored
+
+
+def test_a_failed_save_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(found: Any, beside: Path, header: Any) -> None:
+        beside.write_bytes(b"half of it")
+        raise OSError("no space left")
+
+    before = path.read_bytes()
+    monkeypatch.setattr("pocketscribe.models.saved.save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save_model(path, Saved(recogniser(), UNITS))
+    assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
+
+
+def test_what_is_no_model_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    assert refusal(path) == "no such model file"
+    assert refusal(tmp_path) == "no such model file"
+    for content in (b"", b"abc", b"a" * 1000, struct.pack("<Q", 2**62) + b"{}"):
+        path.write_bytes(content)
+        assert refusal(path).startswith("not a readable model file")
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+def test_truncated(path: Path, share: float) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    assert refusal(path).startswith("not a readable model file")
+
+
+def test_nothing_is_unpickled(path: Path, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"model": Trap()}, path)
+    assert refusal(path).startswith("not a readable model file")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_another_format(path: Path) -> None:
+    rewrite(path, format="pocketscribe-model-99")
+    assert refusal(path) == f"format 'pocketscribe-model-99'; this version reads {FORMAT!r}"
+    save_file({"x": torch.zeros(1)}, path)
+    assert refusal(path).startswith("format None")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"config": None}, "its header is damaged ('config')"),
+        ({"config": '{"head": '}, "its header is damaged (Expecting value"),
+        ({"config": '{"haed": "ctc"}'}, "unknown key 'haed'; did you mean 'head'?"),
+        ({"config": '{"predictor": "8"}'}, 'predictor = "8": input should be a valid integer'),
+        ({"config": "[]"}, "input should be an object"),
+        ({"vocabulary": "seven"}, "its header is damaged (invalid literal for int()"),
+        ({"vocabulary": "-7"}, "its header is damaged ("),
+        ({"card": None}, "its header is damaged ('card')"),
+        ({"card": "{"}, "its header is damaged ("),
+        ({"units": None}, "its header is damaged ('units')"),
+    ],
+)
+def test_a_damaged_header(path: Path, changes: dict[str, str | None], line: str) -> None:
+    rewrite(path, **changes)
+    assert refusal(path).startswith(line)
+
+
+def test_tensors_that_do_not_fit_the_config(path: Path) -> None:
+    found = load_file(path)
+    name = "joiner.out.weight.stored"
+    line = "; the file does not fit its config"
+
+    rewrite(path, {n: t for n, t in found.items() if n != name})
+    assert refusal(path) == f"misses {name}{line}"
+    rewrite(path, {**found, "more": torch.zeros(1)})
+    assert refusal(path) == f"holds more, which the model has not{line}"
+    rewrite(path, {**found, name: found[name].T.contiguous()})
+    assert refusal(path) == f"{name} is (8, 7), the model wants (7, 8)"
+    rewrite(path, {n: t for n, t in found.items() if not n.startswith("auxiliary.")})
+    load_model(path)  # what training alone needs may be missing
+    rewrite(path, found, vocabulary="9")
+    assert "the model wants (9," in refusal(path)

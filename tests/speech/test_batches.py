@@ -1,0 +1,284 @@
+"""Batches follow from seed and step alone, whatever the processes, workers and interruptions."""
+
+import re
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_corpus  # type: ignore[import-not-found]
+from lhotse import CutSet
+from torch import Tensor
+
+from pocketscribe.errors import UserError
+from pocketscribe.speech.augment import AugmentConfig
+from pocketscribe.speech.batches import (
+    Batch,
+    Trainable,
+    TrainingBatches,
+    feature_statistics,
+    loader,
+    trainable,
+)
+from pocketscribe.speech.corpora import CorpusConfig
+from pocketscribe.speech.features import MELS
+from pocketscribe.speech.prepare import Prepared, prepare
+from pocketscribe.speech.units import Units, UnitsConfig
+
+BATCH_SECONDS = 12.0
+
+
+@pytest.fixture(scope="module")
+def units() -> Units:
+    return Units.learn(["ABCDEFGHIJKLMNOPQRSTUVWXYZ'"], UnitsConfig(kind="char"))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> list[Prepared]:
+    """Two corpora: 30 utterances of 0.4 to 3.3 s, 20 of half a second."""
+    tmp = tmp_path_factory.mktemp("batches")
+    long = [(f"long{n:02d}", 0.4 + 0.1 * n, "HELLO") for n in range(30)]
+    short = [(f"short{n:02d}", 0.4 + 0.01 * n, "OH") for n in range(20)]
+    parts = []
+    for name, rows in (("long", long), ("short", short)):
+        folder = write_corpus(
+            tmp / name,
+            [{"id": i, "path": f"{i}.wav", "seconds": s, "transcript": t} for i, s, t in rows],
+        )
+        parts.append(prepare(CorpusConfig(corpus=str(folder)), None, tmp / "prepared"))
+    return parts
+
+
+@pytest.fixture(scope="module")
+def parts(prepared: list[Prepared], units: Units) -> list[Trainable]:
+    return [trainable(part, units, 20.0) for part in prepared]
+
+
+def batches(parts: list[Trainable], units: Units, **others: object) -> TrainingBatches:
+    arguments = {"augmentation": AugmentConfig(), "batch_seconds": BATCH_SECONDS, "seed": 0}
+    return TrainingBatches(parts, units, **{**arguments, **others})  # type: ignore[arg-type]
+
+
+def rows(batch: Batch) -> list[tuple[Tensor, Tensor]]:
+    """Each utterance's features and labels without padding, which is checked to be zeros."""
+    found = []
+    for x, frames, y, labels in zip(
+        batch.features, batch.frames, batch.targets, batch.labels, strict=True
+    ):
+        assert not x[frames:].any() and not y[labels:].any()
+        found.append((x[:frames], y[:labels]))
+    return found
+
+
+def original(cut_id: str) -> str:
+    """The id without lhotse's mark of a repetition."""
+    return re.sub("_repeat.*", "", cut_id)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    pairs = zip(vars(a).values(), vars(b).values(), strict=True)
+    return all(torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in pairs)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_the_batches_of_one(
+    parts: list[Trainable], units: Units, processes: int
+) -> None:
+    alone = islice(batches(parts, units), 6)
+    shares = [
+        islice(batches(parts, units, rank=rank, processes=processes), 6)
+        for rank in range(processes)
+    ]
+    for whole, *ranks in zip(alone, *shares, strict=True):
+        expected = rows(whole)
+        for rank, share in enumerate(ranks):
+            assert (share.seconds, share.total_frames) == (whole.seconds, whole.total_frames)
+            mine = expected[rank::processes]
+            for (x, y), (wanted_x, wanted_y) in zip(rows(share), mine, strict=True):
+                assert torch.equal(x, wanted_x) and torch.equal(y, wanted_y)
+
+
+def test_skipping_resumes_exactly(parts: list[Trainable], units: Units) -> None:
+    unbroken = list(islice(batches(parts, units), 8))
+    for skip in (1, 5):
+        resumed = list(islice(batches(parts, units, skip=skip), 8 - skip))
+        assert all(map(same, resumed, unbroken[skip:]))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single core
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_give_the_same_order(parts: list[Trainable], units: Units, workers: int) -> None:
+    wanted = list(islice(batches(parts, units, skip=3), 6))
+    loaded = list(islice(loader(batches(parts, units, skip=3), workers), 6))
+    assert all(map(same, loaded, wanted))
+
+
+def test_the_seed_decides(parts: list[Trainable], units: Units) -> None:
+    def ids(seed: int) -> list[list[str]]:
+        cuts = batches(parts, units, seed=seed).global_batches()
+        return [[cut.id for cut in batch] for batch in islice(cuts, 5)]
+
+    assert ids(1) == ids(1) != ids(2)
+    torch.manual_seed(5)
+    first = next(iter(batches(parts, units, seed=1)))
+    torch.manual_seed(6)
+    assert same(next(iter(batches(parts, units, seed=1))), first)
+
+
+def test_without_augmentation_batches_hold_what_was_prepared(
+    parts: list[Trainable], units: Units
+) -> None:
+    stored = {cut.id: cut for part in parts for cut in part.cuts}
+    made = batches(parts, units, augmentation=AugmentConfig.none())
+    for batch, cuts in islice(zip(made, made.global_batches(), strict=False), 5):
+        assert batch.seconds == pytest.approx(sum(cut.duration for cut in cuts))
+        assert batch.total_frames == int(batch.frames.sum())
+        for (x, y), cut in zip(rows(batch), cuts, strict=True):
+            source = stored[original(cut.id)]
+            np.testing.assert_array_equal(x.numpy(), source.load_features())
+            assert units.decode(y.tolist()) == source.supervisions[0].text
+
+
+def test_augmentation_begins_mild(parts: list[Trainable], units: Units) -> None:
+    none = AugmentConfig.none()
+    masks = none.model_copy(update={"time_masks": 9, "time_share": 0.5, "mild_steps": 2})
+    plain = islice(batches(parts, units, augmentation=none), 4)
+    masked = islice(batches(parts, units, augmentation=masks), 4)
+    assert [same(a, b) for a, b in zip(plain, masked, strict=True)] == [True, True, False, False]
+
+
+def weighted(part: Trainable, every: slice, weight: float) -> Trainable:
+    """Some of a part's utterances as a part with another weight."""
+    config = part.prepared.config.model_copy(update={"weight": weight})
+    cuts = CutSet(list(part.cuts)[every])
+    seconds = sum(cut.duration for cut in cuts)
+    return Trainable(replace(part.prepared, config=config), cuts, seconds, ())
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 4.0), (0.5, 0.25)])
+def test_weights_shift_the_mix(
+    parts: list[Trainable], units: Units, weights: tuple[float, float]
+) -> None:
+    # Twenty and ten utterances of much the same lengths.
+    few, many = slice(2, None, 3), [slice(0, None, 3), slice(1, None, 3)]
+    mix = [weighted(parts[0], few, weights[0]), *(weighted(parts[0], m, weights[1]) for m in many)]
+    names = {cut.id for cut in mix[0].cuts}
+    heard: Counter[bool] = Counter()
+    for cuts in islice(batches(mix, units).global_batches(), 300):
+        for cut in cuts:
+            heard[original(cut.id) in names] += cut.duration
+    wanted = [w * part.seconds for w, part in zip((*weights, weights[1]), mix, strict=True)]
+    assert heard[True] / sum(heard.values()) == pytest.approx(wanted[0] / sum(wanted), rel=0.1)
+
+
+def test_one_corpus_alone_is_heard_in_full(parts: list[Trainable], units: Units) -> None:
+    drawn: Counter[str] = Counter()
+    for cuts in islice(batches(parts[:1], units).global_batches(), 300):
+        drawn.update(original(cut.id) for cut in cuts)
+    assert len(drawn) == 30
+    assert min(drawn.values()) > sum(drawn.values()) / 30 / 4
+
+
+@pytest.mark.parametrize("batch_seconds", [4.0, 12.0, 60.0])
+def test_batches_are_full_and_not_much_more(
+    parts: list[Trainable], units: Units, batch_seconds: float
+) -> None:
+    cuts = batches(parts, units, batch_seconds=batch_seconds).global_batches()
+    durations = [[cut.duration for cut in batch] for batch in islice(cuts, 200)]
+    padded = np.array([len(batch) * max(batch) for batch in durations])
+    # lhotse closes a batch after the utterance that fills it: by so much are lengths unlike.
+    assert padded.max() <= 1.15 * batch_seconds
+    assert np.mean(padded) > (0.6 if batch_seconds < 2 * 3.3 else 0.85) * batch_seconds
+    assert sum(map(sum, durations)) > 0.9 * padded.sum()  # similar lengths together
+
+
+def test_a_process_without_an_utterance_is_refused_before_training(
+    parts: list[Trainable], units: Units
+) -> None:
+    with pytest.raises(UserError, match=r"batch_seconds = 6: 2 processes .* use 7") as caught:
+        batches(parts, units, batch_seconds=6.0, processes=2)
+    assert "\n" not in str(caught.value)
+    shares = batches(parts, units, batch_seconds=7.0, rank=1, processes=2)
+    assert all(len(batch.frames) for batch in islice(shares, 100))
+    # A single process takes even an utterance that is longer than a batch.
+    with pytest.warns(UserWarning, match="only 1 cut"):
+        alone = list(islice(batches(parts, units, batch_seconds=1.0), 20))
+    assert max(batch.seconds for batch in alone) > 2
+
+
+@pytest.fixture(scope="module")
+def picky(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """One utterance for each reason not to train on it, and two good ones."""
+    tmp = tmp_path_factory.mktemp("picky")
+    texts = {
+        "good": (0.4, "GOOD"),
+        "letters": (0.4, "ÉCLAIR"),
+        "long": (2.5, "LONG"),
+        "crowded": (0.4, "TENLETTERS"),  # eleven with the space before them, in ten frames
+        "tight": (0.4, "NINELETTE"),
+    }
+    folder = write_corpus(
+        tmp / "mine",
+        [
+            {"id": name, "path": f"{name}.wav", "seconds": seconds, "transcript": text}
+            for name, (seconds, text) in texts.items()
+        ],
+    )
+    return prepare(CorpusConfig(corpus=str(folder)), None, tmp / "out")
+
+
+def test_what_cannot_be_trained_on_is_refused_with_a_reason(picky: Prepared, units: Units) -> None:
+    found = trainable(picky, units, 2.0)
+    assert [cut.id for cut in found.cuts] == ["good", "tight"]
+    assert found.seconds == pytest.approx(0.8)
+    assert dict(found.refused) == {
+        "letters": "these units cannot spell it",
+        "long": "longer than 2 s",
+        "crowded": "more labels than encoder frames",
+    }
+    with pytest.raises(UserError, match="'mine train': nothing in it can be trained on"):
+        trainable(picky, units, 0.1)
+
+
+def test_fast_speech_stays_long_enough_for_its_labels(picky: Prepared, units: Units) -> None:
+    fast = AugmentConfig.none().model_copy(update={"speed": 0.4})
+    made = batches([trainable(picky, units, 2.0)], units, augmentation=fast, batch_seconds=2.0)
+    frames, labels = [], []
+    for batch in islice(made, 20):
+        frames += batch.frames.tolist()
+        labels += batch.labels.tolist()
+    assert all(f >= 4 * n for f, n in zip(frames, labels, strict=True))
+    tight = [f for f, n in zip(frames, labels, strict=True) if n == 10]
+    assert min(tight) == 40 < max(tight)
+
+
+def test_statistics_are_those_of_all_frames(parts: list[Trainable]) -> None:
+    stored = [[cut.load_features() for cut in part.cuts] for part in parts]
+    for most in (1000, 3):
+        frames = np.concatenate([x for part in stored for x in part[:most]]).astype(np.float64)
+        mean, std = feature_statistics(parts, most)
+        assert mean.shape == std.shape == (MELS,) and mean.dtype == std.dtype == torch.float32
+        np.testing.assert_allclose(mean, frames.mean(axis=0), rtol=1e-5)
+        np.testing.assert_allclose(std, frames.std(axis=0), rtol=1e-4)
+
+
+def test_a_batch_moves_as_a_whole(parts: list[Trainable], units: Units) -> None:
+    batch = next(iter(batches(parts, units)))
+    moved = batch.to(torch.device("meta"))
+    tensors = [x for x in vars(moved).values() if isinstance(x, Tensor)]
+    assert len(tensors) == 4 and all(x.device.type == "meta" for x in tensors)
+    assert (moved.seconds, moved.total_frames) == (batch.seconds, batch.total_frames)
+
+
+def test_an_interrupted_run_reads_nothing_but_what_it_needs(
+    parts: list[Trainable], units: Units, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Skipped batches are not loaded: a resumed run starts at once."""
+    made = batches(parts, units, skip=50)
+    loaded: list[int] = []
+    monkeypatch.setattr(made, "_collate", lambda step, cuts: loaded.append(step))
+    next(iter(made))
+    assert loaded == [50]

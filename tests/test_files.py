@@ -1,0 +1,120 @@
+"""Files are whole or not there, and nothing of the user's is lost."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pocketscribe.errors import UserError
+from pocketscribe.files import read_json, replacing, write_json, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def write_folder(path: Path, **files: str) -> None:
+    with replacing(path) as beside:
+        beside.mkdir()
+        for name, text in files.items():
+            (beside / name).write_text(text)
+
+
+def fail(path: Path, *, as_folder: bool) -> None:
+    """Writes half of it."""
+    with replacing(path) as beside:
+        if as_folder:
+            beside.mkdir()
+        (beside / "a" if as_folder else beside).write_text("half")
+        raise RuntimeError
+
+
+def test_a_file_appears_and_is_replaced_only_when_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "x.json"
+    with replacing(path) as beside:
+        beside.write_text("1")
+        assert not path.exists()
+        assert beside.suffix == ".json"
+    assert path.read_text() == "1"
+    with pytest.raises(RuntimeError):
+        fail(path, as_folder=False)
+    assert path.read_text() == "1"
+    assert names(path.parent) == ["x.json"]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    write_folder(path, a="1", b="1")
+    with pytest.raises(RuntimeError):
+        fail(path, as_folder=True)
+    assert (path / "a").read_text() == "1" and names(path) == ["a", "b"]
+    write_folder(path, a="3", b="3", c="3")
+    assert (path / "a").read_text() == "3" and names(path) == ["a", "b", "c"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_what_a_killed_process_left_is_no_obstacle(tmp_path: Path) -> None:
+    left = tmp_path / f".out.{os.getpid()}.tmp"
+    left.mkdir()
+    (left / "half").write_text("x")
+    write_folder(tmp_path / "out", a="1")
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["a"]
+
+
+def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    write_folder(tmp_path / "out", a="1")
+    assert names(tmp_path / "out") == ["a"]
+
+
+def test_a_folder_with_anything_else_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "home" / "letters").mkdir(parents=True)
+    (tmp_path / "home" / "a").write_text("mine")
+    with pytest.raises(UserError, match=r"home: holds 'letters', which would be lost"):
+        write_folder(tmp_path / "home", a="1")
+    assert names(tmp_path / "home") == ["a", "letters"] and names(tmp_path) == ["home"]
+    assert (tmp_path / "home" / "a").read_text() == "mine"
+
+
+def test_the_current_folder_has_a_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="holds 'mine'"):
+        write_folder(Path("."), a="1")
+    assert names(tmp_path) == ["mine"]
+
+
+def test_a_file_does_not_take_a_folders_place_nor_the_other_way(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="folder: is a folder already"):
+        write_text(tmp_path / "folder", "x")
+    with pytest.raises(UserError, match="file: is a file already"):
+        write_folder(tmp_path / "file", a="1")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_text(tmp_path / "file" / "below", "x")
+    assert names(tmp_path) == ["file", "folder"]
+
+
+def test_json_round_trip_keeps_every_letter(tmp_path: Path) -> None:
+    data = {"text": "naïve ▁…", "numbers": [1, 2.5, None]}
+    write_json(tmp_path / "x.json", data)
+    assert read_json(tmp_path / "x.json") == data
+    assert "naïve" in (tmp_path / "x.json").read_text(encoding="utf-8")
+
+
+def test_unreadable_json_is_the_users_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"x\.json: no such file"):
+        read_json(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text('{"a": ')
+    with pytest.raises(UserError, match=r"x\.json: not readable as JSON"):
+        read_json(tmp_path / "x.json")
+    (tmp_path / "x.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"x\.json: not readable as JSON"):
+        read_json(tmp_path / "x.json")
+    with pytest.raises(UserError, match="not readable as JSON"):
+        read_json(tmp_path)
+
+
+def test_user_errors_are_one_line() -> None:
+    assert str(UserError("a\n  b\tc")) == "a b c"
