@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pocketscribe.errors import UserError
-from pocketscribe.files import read_json, replacing, write_json, write_text
+from pocketscribe.files import read_json, replacing, settle, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -118,3 +118,25 @@ def test_unreadable_json_is_the_users_to_mend(tmp_path: Path) -> None:
 
 def test_user_errors_are_one_line() -> None:
     assert str(UserError("a\n  b\tc")) == "a b c"
+
+
+def test_a_kill_between_two_renames_is_settled(tmp_path: Path) -> None:
+    """Any moment of replacing a folder, by a process that is no more."""
+    folder, old, beside = (tmp_path / n for n in ("out", ".out.1.old", ".out.1.tmp"))
+    for present, kept in (
+        ((folder, beside), folder),  # while it wrote
+        ((old, beside), old),  # between the renames
+        ((folder, old), folder),  # before it tidied up
+        ((folder,), folder),
+        ((beside,), None),  # nothing was there before
+        ((), None),
+    ):
+        for path in present:
+            path.mkdir()
+            (path / "a").write_text(path.name)
+        settle(folder)
+        assert names(tmp_path) == (["out"] if kept else [])
+        if kept:
+            assert (folder / "a").read_text() == kept.name
+            (folder / "a").unlink()
+            folder.rmdir()

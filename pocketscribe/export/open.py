@@ -102,8 +102,11 @@ def model_file(path: Path) -> Path:
         raise UserError(f"{path}: no such model; give a run, a checkpoint or an exported folder")
     if (path / "model.safetensors").is_file():
         return path / "model.safetensors"
-    if (path / "recipe.json").is_file():
-        stage = read_json(path / "recipe.json")["stage"][-1]["name"]
+    if (recipe := path / "recipe.json").is_file():
+        try:
+            stage = read_json(recipe)["stage"][-1]["name"]
+        except (KeyError, IndexError, TypeError):
+            raise UserError(f"{recipe}: not the recipe of a run; run it again") from None
         if (found := path / stage / "model.safetensors").is_file():
             return found
         raise UserError(f"{path}: the run has not finished its stage {stage!r}; run it again")

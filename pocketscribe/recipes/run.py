@@ -1,7 +1,8 @@
 """Walking a recipe: prepare the speech, run each stage once, score, and end with a table.
 
 A run's folder: recipe.json (what was asked), units.model, <stage>/ (checkpoint/ while it trains,
-model.safetensors when it is done, TensorBoard's log) and results.json.
+model.safetensors when it is done, TensorBoard's log), NAME.safetensors (the last stage's model in
+float16, without what training alone needs: the file that is scored) and results.json.
 """
 
 import json
@@ -205,12 +206,17 @@ class Run:
         }
 
     def _score(self, bar: Progress) -> dict[str, Any]:
-        """Scores the last stage's model on every dev and test part, once each."""
+        """Ships the last stage's model and scores that file on each dev and test part, once."""
+        shipped = self.folder / f"{self.recipe.name}.safetensors"
+        if not shipped.is_file():
+            last = load_model(self._model_file(self.recipe.stage[-1].name))
+            save_model(shipped, last, half=True)
         path, beam = self.folder / "results.json", self.recipe.evaluate.beam
         results: dict[str, Any] = {"recipe": self.recipe.name, "beam": beam, "scores": {}}
         if path.is_file() and (old := read_json(path)).get("beam", beam) == beam:
             results = old
-        runtime = TorchRuntime(self._model_file(self.recipe.stage[-1].name), beam)
+        runtime = TorchRuntime(shipped, beam)
+        results["chunk"] = str(runtime.chunking)
         for corpus in (*self.recipe.speech.dev, *self.recipe.speech.test):
             if corpus.title not in results["scores"]:
                 task = bar.add_task(f"score {corpus.title}", total=None)

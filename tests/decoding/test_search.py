@@ -151,7 +151,8 @@ def test_merging_changes_what_wins() -> None:
     scores = {k: torch.tensor(v.score).exp().item() for k, v in search.beams[0].items()}
     assert scores[2,] == pytest.approx(0.26 * 0.98 + 0.34 * 0.26)
     assert scores[3,] == pytest.approx(0.40 * 0.02 + 0.34 * 0.40)
-    assert best.labels == [2] and best.frames == [0]  # the better alignment's time
+    assert best.labels == [2] and best.frames == [0]  # the better alignment's time …
+    assert search.beams[0][3,].frames == (1,)  # … be it the earlier or the later
 
 
 def test_a_narrow_beam_finds_what_greedy_misses() -> None:

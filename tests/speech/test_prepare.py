@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import MakeCorpus, sound  # type: ignore[import-not-found]
 from rich.console import Console
+from small_corpora import MakeCorpus, sound
 
 from pocketscribe.errors import UserError
 from pocketscribe.speech import prepare as preparing

@@ -215,7 +215,7 @@ def test_converges_on_a_small_regression(kind: str) -> None:
         (0, 0.0, 0.0, 0.1),
         (250, 0.0, 0.0, 0.55),
         (500, 0.0, 0.0, 1.0),
-        (9_000, 600 * 7500, 0.0, 2**-0.25),
+        (9_000, 600.0 * 7500, 0.0, 2**-0.25),
         (9_000, 0.0, 3.5, 2**-0.25),
         (250, 600 * 7500 * math.sqrt(15), 3.5 * math.sqrt(80), 0.55 / 2 / 3),
     ],
@@ -229,27 +229,49 @@ def test_eden_at_known_points(
 def test_eden_counts_audio_not_batches() -> None:
     few_large = eden_factor(1_000, 6e6, 2.0)
     many_small = eden_factor(100_000, 6e6, 2.0)
-    assert few_large == many_small < eden_factor(1_000, 6e6, 2.0, reference_seconds=1200)
+    assert few_large == many_small < eden_factor(1_000, 6e6, 2.0, reference_seconds=1200.0)
 
 
 @pytest.mark.parametrize(
-    ("progress", "expected"),
-    [(0.0, 0.1), (0.1, 0.55), (0.2, 1.0), (0.6, 0.51), (1.0, 0.02), (1.2, 0.02)],
+    ("step", "progress", "expected"),
+    [
+        (0, 0.0, 0.1),
+        (50, 0.0, 0.55),
+        (100, 0.0, 1.0),
+        (100, 0.5, 0.51),
+        (50, 0.5, 0.55 * 0.51),
+        (900, 1.0, 0.02),
+        (900, 1.2, 0.02),
+    ],
 )
-def test_cosine_at_known_points(progress: float, expected: float) -> None:
-    assert cosine_factor(progress, 0.2) == pytest.approx(expected)
-    assert cosine_factor(0.0, 0.0) == 1.0
+def test_cosine_at_known_points(step: int, progress: float, expected: float) -> None:
+    assert cosine_factor(step, progress, warmup_steps=100) == pytest.approx(expected)
+    assert cosine_factor(step, progress, warmup_steps=0) <= 1.0
 
 
-def test_lr_factor_follows_the_kind() -> None:
+def test_cosine_ends_at_its_floor() -> None:
+    assert cosine_factor(9, 1.0, warmup_steps=0, floor=0.3) == pytest.approx(0.3)
+    assert cosine_factor(0, 0.0, warmup_steps=0, floor=0.3) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["scaled_adam", "adamw"])
+def test_lr_factor_follows_the_schedule_whatever_the_optimiser(kind: str) -> None:
     seen = {"step": 30, "audio_seconds": 7e5, "epochs": 3.0, "progress": 0.4}
-    eden = OptimiserConfig(warmup_steps=60, eden_batches=50, eden_epochs=2, reference_seconds=300)
+    eden = OptimiserConfig(
+        kind=kind,
+        schedule="eden",
+        warmup_steps=60,
+        eden_batches=50,
+        eden_epochs=2,
+        reference_seconds=300,
+    )
     expected = eden_factor(
-        30, 7e5, 3.0, warmup_steps=60, batches=50, epoch_scale=2, reference_seconds=300
+        30, 7e5, 3.0, warmup_steps=60, batches=50.0, epoch_scale=2.0, reference_seconds=300.0
     )
     assert lr_factor(eden, **seen) == expected
-    cosine = OptimiserConfig(kind="adamw", warmup_share=0.5)
-    assert lr_factor(cosine, **seen) == cosine_factor(0.4, 0.5)
+    cosine = OptimiserConfig(kind=kind, warmup_steps=60)
+    assert cosine.schedule == "cosine", "a run's length is known"
+    assert lr_factor(cosine, **seen) == cosine_factor(30, 0.4, warmup_steps=60) != expected
 
 
 def test_adamw_decays_matrices_only_and_skips_frozen_parameters() -> None:
@@ -278,9 +300,13 @@ def test_default_is_scaled_adam() -> None:
         {"lr": -1.0},
         {"momentum": 0.9},
         {"warmup_steps": -1},
-        {"kind": "scaled_adam", "weight_decay": 0.1},
-        {"kind": "adamw", "eden_epochs": 6.0},
-        {"kind": "adamw", "warmup_share": 1.0},
+        {"warmup_steps": 0.5},
+        {"schedule": "linear"},
+        {"lr": "0.1"},
+        {"lr": float("inf")},
+        {"eden_epochs": 0.0},
+        {"warmup_share": 0.1},
+        {"weight_decay": -0.1},
     ],
     ids=str,
 )

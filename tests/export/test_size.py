@@ -1,0 +1,90 @@
+"""`size` equals the files' bytes, to the byte; its parts add up."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pocketscribe.export.export import export
+from pocketscribe.export.size import size_of_file, size_of_model
+from pocketscribe.models import deployed_parameters
+from pocketscribe.models.saved import Saved
+
+
+def check(found: dict[str, Any], total: int, parameters: int) -> None:
+    assert found.keys() == {
+        "bytes",
+        "bits_per_weight",
+        "parameters_stored",
+        "parameters_virtual",
+        "parts",
+    }
+    assert found["bytes"] == total == sum(found["parts"].values())
+    assert found["parameters_stored"] == found["parameters_virtual"] == parameters
+    assert found["bits_per_weight"] == pytest.approx(8 * total / parameters, abs=1e-3)
+    assert all(count > 0 for count in found["parts"].values())
+
+
+@pytest.fixture(scope="module")
+def parameters(saved: Saved) -> int:
+    return sum(p.numel() for p in deployed_parameters(saved.model).values())
+
+
+def test_checkpoint(model_path: Path, parameters: int, saved: Saved) -> None:
+    found = size_of_file(model_path)
+    check(found, model_path.stat().st_size, parameters)
+    assert found["parts"].keys() == {
+        "auxiliary",
+        "encoder.blocks.0",
+        "header",
+        "joiner",
+        "normalisation",
+        "predictor",
+        "subsampling",
+    }
+    block = saved.model.encoder.blocks[0].parameters()
+    assert found["parts"]["encoder.blocks.0"] == 4 * sum(p.numel() for p in block)
+
+
+def test_half_precision_file(tmp_path: Path, model_path: Path, parameters: int) -> None:
+    out = tmp_path / "half.safetensors"
+    export(model_path, "safetensors", out)
+    found = size_of_file(out)
+    check(found, out.stat().st_size, parameters)
+    assert "auxiliary" not in found["parts"], "what training alone needs does not ship"
+    weights = found["bytes"] - found["parts"]["header"] - found["parts"]["normalisation"]
+    assert weights == 2 * parameters
+
+
+@pytest.mark.parametrize("kind", ["onnx_folder", "sherpa_folder", "int8_folder"])
+def test_exported_folder(kind: str, request: pytest.FixtureRequest, parameters: int) -> None:
+    folder: Path = request.getfixturevalue(kind)
+    files = {p.name: p.stat().st_size for p in folder.iterdir()}
+    found = size_of_file(folder)
+    check(found, sum(files.values()), parameters)
+    assert found["parts"] == files
+
+
+def test_a_card_beside_the_files_is_not_counted(onnx_folder: Path, tmp_path: Path) -> None:
+    for path in onnx_folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "README.md").write_text("a card")
+    assert size_of_file(tmp_path) == size_of_file(onnx_folder)
+
+
+def test_a_model_in_no_file_yet(saved: Saved, parameters: int, model_path: Path) -> None:
+    found = size_of_model(saved.model)
+    check(found, 4 * (parameters + 2 * 80), parameters)
+    in_file = size_of_file(model_path)["parts"]
+    assert found["parts"].items() <= in_file.items()
+    assert in_file.keys() - found["parts"].keys() == {"header", "auxiliary"}
+
+
+def test_a_shared_weight_is_counted_once(saved: Saved, parameters: int) -> None:
+    torch.manual_seed(0)
+    model = type(saved.model)(saved.model.config, saved.model.vocabulary)
+    block = model.encoder.blocks[0]
+    block.ffn2.up.weight = block.ffn1.up.weight
+    shared = block.ffn1.up.weight.stored.numel()
+    assert size_of_model(model)["bytes"] == 4 * (parameters - shared + 2 * 80)
