@@ -2,14 +2,16 @@
 
 One step is forward, losses, backward and optimiser, of the default model: a Conformer transducer
 with an auxiliary CTC loss. Against it stands what one would write first, with the same width,
-layers, heads, kernel, vocabulary and losses, on the same batch: two 2-D convolutions that subsample,
-fused attention under a boolean mask, nn.Dropout wherever the papers have it, nn.Conv1d, the joiner
-over the whole lattice, log_softmax, a loop over its frames and labels, and torch.optim.AdamW. Its
-position encoding, sines added once, is cheaper than any relative one. "our loss" is the same with
-pocketscribe's loss in the place of the loop: what is left of the gain if the loop is thought unfair.
+layers, heads, kernel, vocabulary and kinds of loss, on the same batch: subsampling by two 2-D
+convolutions, fused attention under a boolean mask, nn.Dropout wherever the papers have it,
+nn.Conv1d, the joiner over the whole lattice, log_softmax, a loop over its frames and labels, and
+torch.optim.AdamW. Its positions, sines added once, are cheaper than any relative ones. "plain, our
+loss" has our transducer_loss instead of the loop: what remains if one thinks the loop unfair.
 
-Then each pair of parts alone, forward and backward, so that one sees where the gain comes from.
-All are taken in turns, so that a busy machine is as busy for both; the numbers are medians.
+Then each pair of parts alone, forward and backward, shows where the gain comes from; dropout is a
+part of its own and switched off in all others. (The plain attention is better there than in the
+step, where its dropout rules out the fused kernel.) All are taken in turns, so that a busy machine
+is as busy for both; numbers are medians of time on the clock.
 
 B utterances, T feature frames (10 ms), S = T // 4 encoder frames, F mel bins, D width, H heads,
 U labels, V text units.
@@ -20,6 +22,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +31,7 @@ from torch.nn import functional as F
 from pocketscribe.losses import transducer_loss
 from pocketscribe.models import BLANK, MELS, Chunking, ModelConfig, Recogniser
 from pocketscribe.models.chunks import chunk_mask
+from pocketscribe.models.dropout import Dropout
 from pocketscribe.models.rotary import rotation
 from pocketscribe.speech.batches import Batch
 from pocketscribe.training.objectives import LossConfig, Plain, StepContext
@@ -38,10 +42,7 @@ CHUNKING = Chunking(16, 64)
 CONTEXT = StepContext(step=10_000, chunking=CHUNKING)  # the pruned loss is past its warm-up
 CONFIG = ModelConfig()
 SHAPE = CONFIG.encoder
-ROUNDS = 7
-
-
-# The plainest version
+ROUNDS = 5
 
 
 class PlainSubsampling(nn.Module):
@@ -163,24 +164,18 @@ def looped_loss(logits: Tensor, targets: Tensor, frames: Tensor, labels: Tensor)
     blank = log_probs[..., BLANK]
     index = targets[:, None, :, None].expand(-1, logits.shape[1], -1, 1)
     label = log_probs[:, :, :-1].gather(3, index).squeeze(3)
-    alpha: list[list[Tensor]] = []
+    alpha: dict[tuple[int, int], Tensor] = {}
     for t in range(logits.shape[1]):
-        row: list[Tensor] = []
         for u in range(logits.shape[2]):
-            ways = []
+            ways = [blank.new_zeros(len(blank))] if t == u == 0 else []
             if t:
-                ways.append(alpha[t - 1][u] + blank[:, t - 1, u])
+                ways.append(alpha[t - 1, u] + blank[:, t - 1, u])
             if u:
-                ways.append(row[u - 1] + label[:, t, u - 1])
-            node = torch.logaddexp(*ways) if len(ways) == 2 else ways[0] if ways else blank.new_zeros(len(blank))
-            row.append(node)
-        alpha.append(row)
-    lattice = torch.stack([torch.stack(row, 1) for row in alpha], 1)
+                ways.append(alpha[t, u - 1] + label[:, t, u - 1])
+            alpha[t, u] = reduce(torch.logaddexp, ways)
+    lattice = torch.stack(list(alpha.values()), 1).view_as(blank)
     one = torch.arange(len(frames))
     return -(lattice[one, frames - 1, labels] + blank[one, frames - 1, labels])
-
-
-# Timing
 
 
 def milliseconds(run: Callable[[], object]) -> float:
@@ -219,109 +214,93 @@ def make_step(
 def compare_steps(batch: Batch) -> None:
     ours = Plain(Recogniser(CONFIG, UNITS), LossConfig()).train()
     optimiser = build_optimiser(OptimiserConfig(), ours.named_parameters())
+    models: dict[str, nn.Module] = {"pocketscribe": ours}
     steps = [make_step(lambda: ours(batch, CONTEXT)["loss"], optimiser, batch.total_frames)]
-    models: list[nn.Module] = [ours]
-    for loss in (looped_loss, transducer_loss):
+    for name, loss in (("plain", looped_loss), ("plain, our loss", transducer_loss)):
         plain = PlainTransducer(loss).train()
-        optimiser = torch.optim.AdamW(plain.parameters(), lr=1e-3)
-        steps.append(make_step(lambda m=plain: m(batch), optimiser, batch.total_frames))
-        models.append(plain)
+        models[name] = plain
+        adam = torch.optim.AdamW(plain.parameters(), lr=1e-3)
+        steps.append(make_step(lambda m=plain: m(batch), adam, batch.total_frames))
     times = in_turns(*steps)
-    names = ("pocketscribe", "plain", "plain, our loss")
-    for name, model, ms in zip(names, models, times, strict=True):
-        count = sum(p.numel() for p in model.parameters()) / 1e6
+    for (name, model), ms in zip(models.items(), times, strict=True):
+        weights = sum(p.numel() for p in model.parameters()) / 1e6
         speed = 1000 * batch.seconds / ms
-        ratio = f"{ms / times[0]:5.2f} x as long" if ms != times[0] else ""
-        print(f"  {name:16} {ms:8.1f} ms {speed:7.0f} audio-s/s {count:6.2f} M weights  {ratio}")
+        print(
+            f"  {name:16} {ms:7.0f} ms {speed:6.0f} audio-s/s {weights:6.2f} M weights "
+            f"{ms / times[0]:6.2f} x as long"
+        )
 
 
-# Parts
-
-
-def trained(module: nn.Module, run: Callable[[], Tensor]) -> Callable[[], None]:
-    """Forward and backward of a module without its dropout, which is a part of its own."""
-    module.eval()
-
+def there_and_back(run: Callable[[], list[Tensor]]) -> Callable[[], None]:
     def both() -> None:
-        y = run()
-        y.backward(torch.ones_like(y))
+        ys = run()
+        torch.autograd.backward(ys, [torch.ones_like(y) for y in ys])
 
     return both
 
 
 def compare_parts(batch: Batch) -> None:
-    model = Recogniser(CONFIG, UNITS)
-    plain = PlainTransducer(looped_loss)
-    ours, theirs = model.encoder.blocks[0], plain.blocks[0]
-    size, length = len(batch.frames), batch.features.shape[1] // 4
-    frames = batch.frames // 4
+    model, plain = Recogniser(CONFIG, UNITS).eval(), PlainTransducer(looped_loss).eval()
+    mine, other = model.encoder.blocks[0], plain.blocks[0]
+    size, length, frames = len(batch.frames), batch.features.shape[1] // 4, batch.frames // 4
     x = torch.randn(size, length, SHAPE.width, requires_grad=True)
-    wide = torch.randn(size, length, SHAPE.width * SHAPE.ffn, requires_grad=True)
+    inner = torch.randn(size, length, SHAPE.width * SHAPE.ffn, requires_grad=True)
     scores = torch.randn(size, SHAPE.heads, length, length, requires_grad=True)
     mask = chunk_mask(frames, length, CHUNKING)
     turn = rotation(length, SHAPE.width // SHAPE.heads, x)
-    keys, taps = x.new_zeros(size, 0, 2 * SHAPE.width), x.new_zeros(size, SHAPE.kernel - 1, x.shape[2])
-    start = model.subsampling_state(size, batch.features)
-
-    def drop(module: nn.Module, times: int, *tensors: Tensor) -> Callable[[], None]:
-        def both() -> None:
-            for tensor in tensors * times:
-                y = module.train()(tensor)
-                y.backward(y.detach())
-
-        return both
-
+    state = model.encoder.initial_state(size, 0, x)
+    keys, past = state["keys"][:, 0], state["frames"][:, 0]
+    start = model.subsampling_state(size, x)
     predicted = model.predictor(batch.targets).detach()
-    heads = Plain(model, LossConfig(ctc=0))
-    pairs: dict[str, tuple[int, Callable[[], object], Callable[[], object]]] = {
+    objective = Plain(model, LossConfig())
+    drop, plain_drop = Dropout(SHAPE.dropout), nn.Dropout(SHAPE.dropout)
+
+    def pruned() -> list[Tensor]:
+        return [objective._transducer(x, frames, batch, CONTEXT.step)["loss"]]
+
+    def full() -> list[Tensor]:
+        logits = plain.joiner(x, predicted)
+        return [looped_loss(logits, batch.targets, frames, batch.labels)]
+
+    # Name: how often in a step, ours, plain.
+    parts: dict[str, tuple[int, Callable[[], list[Tensor]], Callable[[], list[Tensor]]]] = {
         "subsampling": (
             1,
-            trained(model.subsampling, lambda: model.subsampling(batch.features, start)),
-            trained(plain.subsampling, lambda: plain.subsampling(batch.features)),
+            lambda: [model.subsampling(batch.features, start)],
+            lambda: [plain.subsampling(batch.features)],
         ),
         "dropout": (
             SHAPE.layers,
-            drop(ours.dropout, 4, x),
-            # After both activations, on the attention weights, and four times as ours.
-            drop(theirs.dropout, 1, wide, wide, scores, x, x, x, x),
+            lambda: [drop(y) for y in [x] * 4],
+            # After the activations and on the attention's weights, too.
+            lambda: [plain_drop(y) for y in [x] * 4 + [inner] * 2 + [scores]],
         ),
-        "feed-forward": (
-            2 * SHAPE.layers,
-            trained(ours.ffn1, lambda: ours.ffn1(x)),
-            trained(theirs.ffn1, lambda: theirs.ffn1(x)),
-        ),
+        "feed-forward": (2 * SHAPE.layers, lambda: [mine.ffn1(x)], lambda: [other.ffn1(x)]),
         "attention": (
             SHAPE.layers,
-            trained(ours.attention, lambda: ours.attention(x, keys, mask, turn)[0]),
-            trained(theirs.attention, lambda: theirs.attention(x, mask)),
+            lambda: [mine.attention(x, keys, mask, turn)[0]],
+            lambda: [other.attention(x, mask)],
         ),
         "convolution": (
             SHAPE.layers,
-            trained(ours.convolution, lambda: ours.convolution(x, taps)[0]),
-            trained(theirs.convolution, lambda: theirs.convolution(x)),
+            lambda: [mine.convolution(x, past)[0]],
+            lambda: [other.convolution(x)],
         ),
-        "joiner and loss": (
-            1,
-            trained(model, lambda: heads._transducer(x, frames, batch, CONTEXT.step)["loss"]),
-            trained(
-                plain,
-                lambda: looped_loss(
-                    plain.joiner(x, predicted), batch.targets, frames, batch.labels
-                ).sum(),
-            ),
-        ),
+        "joiner and loss": (1, pruned, full),
     }
-    optimisers = []
-    for module in (model, plain):
-        for p in module.parameters():
-            p.grad = torch.randn_like(p)
-    optimisers.append(build_optimiser(OptimiserConfig(), model.named_parameters()).step)
-    optimisers.append(torch.optim.AdamW(plain.parameters(), lr=1e-3).step)
-    pairs["optimiser"] = (1, *optimisers)
-    print(f"  {'part':16} {'ours':>9} {'plain':>9} {'saved':>9}")
-    for name, (times, *both) in pairs.items():
-        mine, other = (times * ms for ms in in_turns(*both))
-        print(f"  {name:16} {mine:6.1f} ms {other:6.1f} ms {other - mine:6.1f} ms {other / mine:5.1f} x")
+    print(f"  {'':16} {'ours':>10} {'plain':>10} {'saved':>10}")
+    for name, (times, *runs) in parts.items():
+        show(name, *(times * ms for ms in in_turns(*map(there_and_back, runs))))
+    for p in (*model.parameters(), *plain.parameters()):
+        p.grad = torch.randn_like(p)
+    optimiser = build_optimiser(OptimiserConfig(), model.named_parameters())
+    show("optimiser", *in_turns(optimiser.step, torch.optim.AdamW(plain.parameters()).step))
+
+
+def show(name: str, ours: float, plain: float) -> None:
+    print(
+        f"  {name:16} {ours:7.1f} ms {plain:7.1f} ms {plain - ours:7.1f} ms {plain / ours:6.1f} x"
+    )
 
 
 if __name__ == "__main__":
@@ -331,5 +310,5 @@ if __name__ == "__main__":
     batch = make_batch()
     print(f"one step, {batch.seconds:.0f} s of speech, B{len(batch.frames)}, median of {ROUNDS}")
     compare_steps(batch)
-    print("parts, forward + backward, times their number in a step")
+    print("parts, forward and backward, times their number in a step")
     compare_parts(batch)

@@ -1,6 +1,6 @@
 """Walking a recipe: prepare the speech, run each stage once, score, and end with a table.
 
-A run's folder: recipe.json (what was asked), units.model, <stage>/ (checkpoint/ while it trains,
+A run's folder: recipe.json (what was asked), units.json, <stage>/ (checkpoint/ while it trains,
 model.safetensors when it is done, TensorBoard's log), NAME.safetensors (the last stage's model in
 float16, without what training alone needs: the file that is scored) and results.json.
 """

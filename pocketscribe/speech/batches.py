@@ -37,6 +37,7 @@ class Batch:
     labels: Int[Tensor, " B"]
     seconds: float  # of audio in the whole global batch
     total_frames: int  # feature frames in the whole global batch, before augmentation
+    idle: bool = False  # fewer utterances than processes: this one stands in and counts for nothing
 
     def to(self, device: torch.device) -> "Batch":
         return replace(
@@ -150,9 +151,9 @@ class TrainingBatches(IterableDataset):
 
     def _collate(self, step: int, cuts: list[MonoCut]) -> Batch:
         features, targets = [], []
-        for index, cut in enumerate(cuts):
-            if index % self.processes != self.rank:
-                continue
+        mine = range(self.rank, len(cuts), self.processes)
+        for index in mine or range(1):  # every process has to take part in every step
+            cut = cuts[index]
             generator = torch.Generator().manual_seed(hash((self.seed, step, index)) % 2**63)
             x = torch.from_numpy(cut.load_features())
             x = augment(x, self.augmentation.at(step), generator)
@@ -166,6 +167,7 @@ class TrainingBatches(IterableDataset):
             labels=torch.tensor([len(t) for t in targets]),
             seconds=sum(c.duration for c in cuts),
             total_frames=sum(c.num_frames for c in cuts),
+            idle=not mine,
         )
 
 

@@ -180,6 +180,7 @@ class Training:
             batch: Batch = next(stream).to(self.fabric.device)
             # Sums over all processes' utterances, per frame of the global batch: DDP averages.
             scale = self.fabric.world_size * FACTOR / batch.total_frames / config.accumulate
+            scale *= not batch.idle
             last = index == config.accumulate - 1
             with self.fabric.no_backward_sync(self.objective, enabled=not last):
                 step_losses = self.objective(batch, StepContext(progress.step, chunking))

@@ -1,6 +1,7 @@
 """A tiny model that nobody trained, yet speaks up at speech and is silent in silence, exported."""
 
 from collections.abc import Callable
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 from pocketscribe.decoding.offline import decode
+from pocketscribe.decoding.streaming import Transcript
 from pocketscribe.export.export import export
+from pocketscribe.export.open import TorchRuntime
 from pocketscribe.models import ChunkConfig, ConformerConfig, ModelConfig, Recogniser
 from pocketscribe.models.saved import Saved, save_model
 from pocketscribe.speech.features import SAMPLE_RATE, fbank, read_audio
@@ -50,7 +53,7 @@ def saved(utterances: list[np.ndarray], units: Units) -> Saved:
     heard = torch.from_numpy(fbank(np.concatenate(utterances)))
     noise = np.random.default_rng(0).standard_normal(2 * SAMPLE_RATE, np.float32)
     silences = [torch.from_numpy(fbank(loudness * noise)) for loudness in (0.0, 1e-3)]
-    for seed in count(2):
+    for seed in count(10):
         model = tiny_model("transducer", units, seed)
         model.mean.copy_(heard.mean(0))
         model.inverse_std.copy_(1 / heard.std(0))
@@ -92,6 +95,19 @@ def model_path(made_once: MadeOnce, saved: Saved) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pytorch(model_path: Path, speech: dict[str, np.ndarray]) -> Callable[[str, int], Transcript]:
+    """What PyTorch, streaming, hears in `speech[length]` with this beam."""
+
+    @cache
+    def transcript(length: str, beam: int) -> Transcript:
+        [said] = TorchRuntime(model_path, beam).transcribe([speech[length]], streaming=True)
+        assert length == "shorter than a chunk" or len(set(said.tokens)) > 4
+        return said
+
+    return transcript
+
+
+@pytest.fixture(scope="session")
 def ctc_path(made_once: MadeOnce, ctc: Saved) -> Path:
     return made_once("ctc.safetensors", lambda path: save_model(path, ctc))
 
@@ -113,7 +129,7 @@ def int8_folder(made_once: MadeOnce, model_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def ctc_folder(made_once: MadeOnce, ctc_path: Path) -> Path:
-    return made_once("ctc", lambda path: export(ctc_path, "onnx", path))
+    return made_once("ctc", lambda path: export(ctc_path, "onnx", path, chunk=8))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,107 @@
+"""A checkpoint brings everything back, or says in one line that it cannot."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.optim import Optimizer
+
+from pocketscribe.errors import UserError
+from pocketscribe.models import Recogniser
+from pocketscribe.training.checkpoint import (
+    Progress,
+    load_checkpoint,
+    save_checkpoint,
+    update_average,
+)
+from pocketscribe.training.optimisers import OptimiserConfig, build_optimiser
+
+Tiny = Callable[..., Recogniser]
+FILES = ["average.safetensors", "model.safetensors", "optimiser.safetensors", "state.json"]
+
+
+def stepped(model: Recogniser, kind: str, steps: int) -> Optimizer:
+    """An optimiser that has taken a few steps down some made-up gradients."""
+    optimiser = build_optimiser(OptimiserConfig(kind=kind), model.named_parameters())
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        for p in model.parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimiser.step()
+    return optimiser
+
+
+@pytest.fixture
+def saved(tiny: Tiny, tmp_path: Path) -> Path:
+    model = tiny()
+    save_checkpoint(
+        tmp_path / "checkpoint", model, {}, stepped(model, "adamw", 1), Progress(step=1)
+    )
+    return tmp_path / "checkpoint"
+
+
+@pytest.mark.parametrize("kind", ["scaled_adam", "adamw"])
+def test_round_trip(tiny: Tiny, tmp_path: Path, kind: str) -> None:
+    model = tiny()
+    optimiser = stepped(model, kind, 6)
+    average = {name: p.detach() / 3 for name, p in model.named_parameters()}
+    progress = Progress(step=6, audio_seconds=0.1 + 0.2, skipped=1, averaged=2, wall_seconds=9.5)
+    save_checkpoint(tmp_path / "checkpoint", model, average, optimiser, progress)
+    assert sorted(p.name for p in (tmp_path / "checkpoint").iterdir()) == FILES
+
+    other = tiny()
+    for p in other.parameters():
+        p.data.zero_()
+    fresh = build_optimiser(OptimiserConfig(kind=kind, lr=0.5), other.named_parameters())
+    found, found_average = load_checkpoint(tmp_path / "checkpoint", other, fresh)
+    assert found == progress
+    torch.testing.assert_close(found_average, average, rtol=0, atol=0)
+    torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(fresh.state_dict(), optimiser.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", ["missing", "empty", "cut short", "garbage"])
+def test_damage_is_refused(tiny: Tiny, saved: Path, name: str, harm: str) -> None:
+    path, data = saved / name, (saved / name).read_bytes()
+    if harm == "missing":
+        path.unlink()
+    else:
+        bad = {"empty": b"", "cut short": data[: len(data) // 2], "garbage": b"\xff" * 5000}
+        path.write_bytes(bad[harm])
+    model = tiny()
+    optimiser = build_optimiser(OptimiserConfig(kind="adamw"), model.named_parameters())
+    with pytest.raises(UserError, match=r"damaged checkpoint .*; delete the folder") as refused:
+        load_checkpoint(saved, model, optimiser)
+    assert str(saved) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_state_of_another_kind_is_refused(tiny: Tiny, saved: Path) -> None:
+    for text in ("{}", "[]", '{"progress": {"steps": 1}, "groups": [], "numbers": {}}'):
+        (saved / "state.json").write_text(text)
+        model = tiny()
+        optimiser = build_optimiser(OptimiserConfig(kind="adamw"), model.named_parameters())
+        with pytest.raises(UserError, match="damaged checkpoint"):
+            load_checkpoint(saved, model, optimiser)
+
+
+def test_checkpoint_of_another_model_is_refused(tiny: Tiny, saved: Path) -> None:
+    model = tiny("ctc")
+    optimiser = build_optimiser(OptimiserConfig(kind="adamw"), model.named_parameters())
+    with pytest.raises(UserError, match="does not fit its config"):
+        load_checkpoint(saved, model, optimiser)
+
+
+def test_the_average_is_the_mean_of_its_snapshots(tiny: Tiny) -> None:
+    model, average, snapshots = tiny(), {}, []
+    for count in range(1, 6):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn_like(p))
+        snapshots.append({name: p.detach().clone() for name, p in model.named_parameters()})
+        update_average(average, model, count)
+    assert average.keys() == snapshots[0].keys()
+    for name, found in average.items():
+        expected = torch.stack([s[name] for s in snapshots]).mean(0)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,259 @@
+"""The one loop: it learns, it goes on where it was killed, it survives bad steps."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from pocketscribe.errors import UserError
+from pocketscribe.models import Recogniser
+from pocketscribe.speech.augment import AugmentConfig
+from pocketscribe.speech.batches import Batch, TrainingBatches
+from pocketscribe.training import loop
+from pocketscribe.training.loop import Training, TrainingConfig, make_fabric
+from pocketscribe.training.objectives import LossConfig, Plain, StepContext
+from pocketscribe.training.optimisers import OptimiserConfig
+
+Tiny = Callable[..., Recogniser]
+Batches = Callable[..., TrainingBatches]
+Train = Callable[..., Training]
+LOSS = LossConfig(warmup_steps=10)
+
+
+def killed_at(batches: TrainingBatches, step: int) -> TrainingBatches:
+    def stream(original: Iterator[Batch]) -> Iterator[Batch]:
+        for index, batch in enumerate(original):
+            if index == step:
+                raise KeyboardInterrupt
+            yield batch
+
+    class Killed(TrainingBatches):
+        def __iter__(self) -> Iterator[Batch]:
+            return stream(super().__iter__())
+
+    return Killed(
+        batches.parts,
+        batches.units,
+        batches.augmentation,
+        batch_seconds=batches.batch_seconds,
+        seed=batches.seed,
+    )
+
+
+def weights(model: Recogniser) -> dict[str, Tensor]:
+    return {name: t.detach().clone() for name, t in model.state_dict().items()}
+
+
+def identical(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"accumulate": 2, "optimiser": OptimiserConfig(kind="adamw")},
+        {"average_share": 0.9, "precision": "bf16"},
+    ],
+    ids=["scaled_adam", "adamw, two batches a step", "averaging from early on, bf16"],
+)
+def test_a_killed_training_goes_on_to_the_same_bits(
+    tiny: Tiny,
+    batches: Batches,
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, object],
+) -> None:
+    """Dropout, augmentation, chunking, schedule, moments and averages: all of it comes back."""
+    monkeypatch.setattr(loop, "AVERAGE_EVERY", 2)
+    options = {"loss": LOSS, "checkpoint_minutes": 0.0, **options}
+    straight, broken, resumed = (tiny(dropout=0.1) for _ in range(3))
+    begun = weights(straight)
+    done = train(straight, batches(), tmp_path / "straight", **options)
+    assert done.progress.step >= 10 and done.progress.averaged >= 2
+    assert not identical(weights(straight), begun)
+
+    save = Training._save
+    with monkeypatch.context() as patch:
+        # The last checkpoint is older than the kill.
+        patch.setattr(Training, "_save", lambda self: self.progress.step == 6 and save(self))
+        with pytest.raises(KeyboardInterrupt):
+            train(broken, killed_at(batches(), 17), tmp_path / "broken", **options)
+    again = train(resumed, batches(), tmp_path / "broken", **options)
+    assert identical(weights(resumed), weights(straight))
+    assert {**vars(again.progress), "wall_seconds": 0} == {**vars(done.progress), "wall_seconds": 0}
+    # Killed while it replaced the last checkpoint: nothing is left to do but to average.
+    (tmp_path / "straight" / "checkpoint").rename(tmp_path / "straight" / ".checkpoint.1.old")
+    last = tiny()
+    train(last, killed_at(batches(), 0), tmp_path / "straight", **options)
+    assert identical(weights(last), weights(straight))
+
+
+def test_training_lowers_the_loss(
+    tiny: Tiny, batches: Batches, train: Train, tmp_path: Path
+) -> None:
+    model = tiny()
+    plain = AugmentConfig.none()
+    batch = next(iter(batches(plain)))
+    context = StepContext(1000, model.config.chunks.streaming)
+    before = Plain(model, LOSS)(batch, context)
+    train(model, batches(plain), tmp_path, audio_hours=0.1, loss=LOSS)
+    after = Plain(model, LOSS)(batch, context)
+    for name in ("pruned", "ctc"):
+        assert after[name] < 0.7 * before[name], name
+
+
+def test_the_result_is_the_mean_of_snapshots(
+    tiny: Tiny,
+    batches: Batches,
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every so many steps of the last part."""
+    monkeypatch.setattr(loop, "AVERAGE_EVERY", 3)
+    model, seen = tiny(), {}
+    original = Training._step
+
+    def step(self: Training, *args: object) -> object:
+        result = original(self, *args)
+        share = self.progress.audio_seconds / (3600 * self.config.audio_hours)
+        if self.progress.step % 3 == 0 and share >= 0.5:
+            seen[self.progress.step] = {n: p.detach().clone() for n, p in model.named_parameters()}
+        return result
+
+    monkeypatch.setattr(Training, "_step", step)
+    training = train(model, batches(), tmp_path, average_share=0.5, loss=LOSS)
+    assert training.progress.averaged == len(seen) >= 2
+    for name, parameter in model.named_parameters():
+        mean = torch.stack([snapshot[name] for snapshot in seen.values()]).mean(0)
+        torch.testing.assert_close(parameter.detach(), mean, rtol=1e-5, atol=1e-6)
+    last = seen[max(seen)]
+    assert not identical(last, dict(model.named_parameters()))
+
+
+def test_validations_come_at_even_distances(
+    tiny: Tiny, batches: Batches, train: Train, tmp_path: Path
+) -> None:
+    seen = []
+
+    def validate(model: Recogniser) -> dict[str, float]:
+        assert not model.training
+        seen.append(model)
+        return {"wer": 1.0}
+
+    model = tiny(dropout=0.1)
+    train(model, batches(), tmp_path / "watched", validate, validations=4, loss=LOSS)
+    assert seen == [model] * 4
+    other = tiny(dropout=0.1)
+    train(other, batches(), tmp_path / "alone", loss=LOSS)
+    assert identical(weights(model), weights(other)), "watching must change nothing"
+
+
+def stepping(model: Recogniser, folder: Path, **options: object) -> Training:
+    config = TrainingConfig(audio_hours=1.0, precision="float32", loss=LOSS, **options)
+    fabric = make_fabric("float32", folder)
+    return Training(fabric, model, Plain(model, LOSS), config, folder, lambda model: {})
+
+
+def test_two_half_batches_make_the_step_of_a_whole_one(
+    tiny: Tiny, batches: Batches, tmp_path: Path
+) -> None:
+    """Equal for halves with as many frames; else each batch weighs the same, not each frame."""
+    batch = next(iter(batches(AugmentConfig.none())))
+    frames = int(batch.frames.min())
+    count = len(batch.frames) // 2
+
+    def part(which: slice) -> Batch:
+        lengths = torch.full_like(batch.frames[which], frames)
+        labels = batch.labels[which].clamp(max=frames // 8)
+        targets = batch.targets[which, : labels.max()]
+        total = len(lengths) * frames
+        return Batch(batch.features[which, :frames], lengths, targets, labels, 1.0, total)
+
+    first, second, whole = (
+        part(slice(*ends)) for ends in ((count,), (count, 2 * count), (2 * count,))
+    )
+    found = []
+    for stream, accumulate in (([first, second], 2), ([whole], 1)):
+        model = tiny()
+        gradients: dict[str, Tensor] = {}
+        training = stepping(model, tmp_path / str(accumulate), accumulate=accumulate)
+
+        def keep(model: Recogniser = model, kept: dict[str, Tensor] = gradients) -> bool:
+            kept.update({n: p.grad.clone() for n, p in model.named_parameters()})
+            return True
+
+        training._update = keep
+        losses = training._step(iter(stream), 100.0)
+        found.append((gradients, losses))
+    (halves, half_losses), (once, once_losses) = found
+    assert half_losses == pytest.approx(once_losses, rel=1e-4)
+    torch.testing.assert_close(halves, once, rtol=1e-3, atol=1e-5)
+
+
+def poisoned(batch: Batch) -> Batch:
+    return Batch(**{**vars(batch), "features": batch.features * float("nan")})
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(
+    tiny: Tiny, batches: Batches, tmp_path: Path
+) -> None:
+    for kind in ("scaled_adam", "adamw"):
+        model = tiny()
+        optimiser = OptimiserConfig(kind=kind, warmup_steps=0)
+        training = stepping(model, tmp_path / kind, optimiser=optimiser)
+        batch = next(iter(batches(AugmentConfig.none())))
+        before = weights(model)
+        assert training._step(iter([poisoned(batch)]), 100.0) is None
+        assert identical(weights(model), before)
+        assert (training.progress.step, training.progress.skipped) == (1, 1)
+        assert training._step(iter([batch]), 100.0) is not None
+        assert training.progress.skipped == 1 and not identical(weights(model), before)
+        assert all(t.isfinite().all() for t in weights(model).values())
+
+
+@pytest.mark.parametrize(("bad_steps", "stops"), [(19, False), (20, True)])
+def test_many_such_steps_in_a_row_stop_the_run(
+    tiny: Tiny,
+    batches: Batches,
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bad_steps: int,
+    stops: bool,
+) -> None:
+    original = loop.loader
+
+    def bad(batches: TrainingBatches, workers: int) -> Iterator[Batch]:
+        for index, batch in enumerate(original(batches, workers)):
+            yield poisoned(batch) if 1 <= index <= bad_steps else batch
+
+    monkeypatch.setattr(loop, "loader", bad)
+    options = {"audio_hours": 230 / 3600, "loss": LOSS}
+    if stops:
+        with pytest.raises(UserError, match="not finite for 20 steps in a row at step 21; lower"):
+            train(tiny(), batches(AugmentConfig.none()), tmp_path, **options)
+    else:
+        done = train(tiny(), batches(AugmentConfig.none()), tmp_path, **options)
+        assert done.progress.skipped == 19 < done.progress.step - 1
+
+
+def test_what_torchrun_says_reaches_fabric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    class Spy:
+        def __init__(self, **options: object) -> None:
+            made.append(SimpleNamespace(**options))
+
+        def launch(self) -> None: ...
+
+    monkeypatch.setattr(loop, "Fabric", Spy)
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    make_fabric("bf16", tmp_path)
+    assert (made[0].devices, made[0].num_nodes, made[0].precision) == (2, 3, "bf16-mixed")

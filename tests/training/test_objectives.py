@@ -1,0 +1,107 @@
+"""What a step computes: sums of losses in nats, whatever the batch."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from pocketscribe.losses import pruned_scales
+from pocketscribe.models import Chunking, Recogniser
+from pocketscribe.speech.augment import AugmentConfig
+from pocketscribe.speech.batches import Batch, TrainingBatches
+from pocketscribe.training.objectives import LossConfig, Plain, StepContext, draw_chunking
+
+Tiny = Callable[..., Recogniser]
+KINDS = {
+    "pruned": ("transducer", {"transducer": "pruned"}),
+    "full": ("transducer", {"transducer": "full"}),
+    "without ctc": ("transducer", {"transducer": "pruned", "ctc": 0.0}),
+    "ctc alone": ("ctc", {}),
+}
+CONTEXT = StepContext(step=700, chunking=Chunking(4, 8))
+
+
+@pytest.fixture
+def batch(batches: Callable[..., TrainingBatches]) -> Batch:
+    return next(iter(batches(AugmentConfig.none())))
+
+
+def part(batch: Batch, which: slice) -> Batch:
+    """Some of a batch's utterances, padded no further than they need."""
+    frames, labels = batch.frames[which], batch.labels[which]
+    features = batch.features[which, : frames.max()]
+    targets = batch.targets[which, : labels.max()]
+    return Batch(features, frames, targets, labels, 0.0, int(frames.sum()))
+
+
+def losses(
+    tiny: Tiny, kind: str, batch: Batch, context: StepContext = CONTEXT
+) -> dict[str, Tensor]:
+    head, options = KINDS[kind]
+    return Plain(tiny(head), LossConfig(**options))(batch, context)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("pruned", {"loss", "simple", "pruned", "ctc"}),
+        ("full", {"loss", "transducer", "ctc"}),
+        ("without ctc", {"loss", "simple", "pruned"}),
+        ("ctc alone", {"loss", "ctc"}),
+    ],
+)
+def test_losses_have_names_and_only_their_sum_has_a_gradient(
+    tiny: Tiny, batch: Batch, kind: str, names: set[str]
+) -> None:
+    found = losses(tiny, kind, batch)
+    assert found.keys() == names
+    assert all(math.isfinite(x.item()) and x.item() > 0 for x in found.values())
+    assert {name for name, x in found.items() if x.requires_grad} == {"loss"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_in_two_parts_sums_to_the_same(tiny: Tiny, batch: Batch, kind: str) -> None:
+    assert len(batch.frames) >= 4
+    whole = losses(tiny, kind, batch)
+    first, second = (losses(tiny, kind, part(batch, s)) for s in (slice(0, 2), slice(2, None)))
+    for name, value in whole.items():
+        torch.testing.assert_close(first[name] + second[name], value, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_reach_what_the_losses_use(tiny: Tiny, batch: Batch, kind: str) -> None:
+    head, options = KINDS[kind]
+    model = tiny(head)
+    Plain(model, LossConfig(**options))(batch, CONTEXT)["loss"].backward()
+    idle = {name for name, p in model.named_parameters() if p.grad is None}
+    unused = {"full": "auxiliary.simple_", "without ctc": "auxiliary.ctc"}.get(kind)
+    assert all(unused is not None and name.startswith(unused) for name in idle)
+    assert bool(idle) == (unused is not None)
+
+
+@pytest.mark.parametrize("step", [0, 500, 1000, 5000])
+def test_the_pruned_loss_takes_over(tiny: Tiny, batch: Batch, step: int) -> None:
+    config = LossConfig(warmup_steps=1000, ctc=2.0)
+    found = Plain(tiny(), config)(batch, StepContext(step, Chunking(None)))
+    simple, pruned = pruned_scales(step / 1000)
+    expected = simple * found["simple"] + pruned * found["pruned"] + 2 * found["ctc"]
+    torch.testing.assert_close(found["loss"].detach(), expected, rtol=1e-5, atol=1e-3)
+
+
+def test_without_warm_up_the_scales_are_the_last_ones(tiny: Tiny, batch: Batch) -> None:
+    begun = Plain(tiny(), LossConfig(warmup_steps=0))(batch, StepContext(0, Chunking(None)))
+    ended = Plain(tiny(), LossConfig(warmup_steps=9))(batch, StepContext(9999, Chunking(None)))
+    torch.testing.assert_close(begun, ended, rtol=0, atol=0)
+
+
+def test_the_chunking_matters_and_is_drawn_from_seed_and_step(tiny: Tiny, batch: Batch) -> None:
+    chunkings = tiny().config.chunks.chunkings
+    assert chunkings == (Chunking(4, 8), Chunking(None))
+    small, full = (losses(tiny, "full", batch, StepContext(0, c))["loss"] for c in chunkings)
+    assert abs(small - full) > 1e-2
+    drawn = [draw_chunking(chunkings, 3, step) for step in range(200)]
+    assert drawn == [draw_chunking(chunkings, 3, step) for step in range(200)]
+    assert drawn != [draw_chunking(chunkings, 4, step) for step in range(200)]
+    assert 60 < drawn.count(Chunking(None)) < 140
