@@ -55,7 +55,7 @@ def identical(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     "options",
     [
         {},
-        {"accumulate": 2, "optimiser": OptimiserConfig(kind="adamw")},
+        {"accumulate": 2, "audio_hours": 0.08, "optimiser": OptimiserConfig(kind="adamw")},
         {"average_share": 0.9, "precision": "bf16"},
     ],
     ids=["scaled_adam", "adamw, two batches a step", "averaging from early on, bf16"],
