@@ -14,10 +14,22 @@ from pocketscribe.models import ChunkConfig, ConformerConfig, ModelConfig, Recog
 from pocketscribe.models.saved import Saved, save_model
 from pocketscribe.speech.units import Units, UnitsConfig
 
-EVALUATE_KEYS = set(
-    "wer ci_low ci_high substitutions deletions insertions words utterances rtf audio_seconds "
-    "parameters_stored parameters_virtual bytes peak_rss_bytes".split()
-)
+EVALUATE_KEYS = {
+    "wer",
+    "ci_low",
+    "ci_high",
+    "substitutions",
+    "deletions",
+    "insertions",
+    "words",
+    "utterances",
+    "rtf",
+    "audio_seconds",
+    "parameters_stored",
+    "parameters_virtual",
+    "bytes",
+    "peak_rss_bytes",
+}
 
 
 @pytest.fixture(scope="module")
