@@ -8,6 +8,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+from tiny import TINY_RECIPE, run_here
 
 torch.set_num_threads(2)
 
@@ -53,3 +54,15 @@ def _traces_without_shape_checks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.onnx, "export", export)
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny_run(made_once: Callable[..., Path]) -> Path:
+    """The folder of a finished run; its recipe lies beside it as tiny.toml."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "tiny.toml").write_text(TINY_RECIPE, encoding="utf-8")
+        run_here(folder / "tiny.toml", folder / "tiny")
+
+    return made_once("runs", make) / "tiny"

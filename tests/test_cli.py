@@ -1,6 +1,8 @@
 """The command line, as a user meets it: exit codes, one line for bad input, documented JSON."""
 
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,10 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tiny import TINY_RECIPE, command, environment
 
 from pocketscribe import cli
 from pocketscribe.models import ChunkConfig, ConformerConfig, ModelConfig, Recogniser
 from pocketscribe.models.saved import Saved, save_model
+from pocketscribe.speech.synthetic import SyntheticSpeech
 from pocketscribe.speech.units import Units, UnitsConfig
 
 EVALUATE_KEYS = {
@@ -37,15 +41,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny untrained model: what it writes is nonsense, how it is asked is not."""
     torch.manual_seed(0)
     units = Units.learn(["ONE TWO THREE"] * 3, UnitsConfig(kind="char"))
-    config = ModelConfig(
-        encoder=ConformerConfig(width=16, layers=1, heads=2, kernel=3),
-        chunks=ChunkConfig(sizes=(8,), left=16),
-        predictor=16,
-        joiner=16,
-        subsampling=16,
-    )
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_model(path, Saved(Recogniser(config, len(units)), units.to_json()))
+    for head, name in (("ctc", "ctc.safetensors"), ("transducer", path.name)):
+        config = ModelConfig(
+            encoder=ConformerConfig(width=16, layers=1, heads=2, kernel=3),
+            head=head,
+            chunks=ChunkConfig(sizes=(8,), left=16),
+            predictor=16,
+            joiner=16,
+            subsampling=16,
+        )
+        save_model(path.with_name(name), Saved(Recogniser(config, len(units)), units.to_json()))
     return path
 
 
@@ -84,12 +90,32 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
         (("evaluate", "MODEL", "--corpus", "gone"), "neither a folder nor a known corpus"),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--chunk", "5"), "trained for chunks of 8"),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--where", "age"), "write COLUMN=VALUE"),
+        (("evaluate", "MODEL", "--corpus", "SPEECH", "--json", "SPEECH"), "is a folder; name a f"),
+        (("evaluate", "MODEL", "--corpus", "SPEECH", "--where", "age=9"), "no utterance matches"),
+        (
+            ("evaluate", "CTC", "--corpus", "SPEECH", "--beam", "4"),
+            "beam search needs a transducer",
+        ),
         (("transcribe", "MODEL"), "give audio files, or --microphone"),
+        (("transcribe", "MODEL", "SPEECH/a.wav", "--microphone"), "give audio files, or --microph"),
+        (("transcribe", "MODEL", "--microphone"), "pip install 'pocketscribe[microphone]'"),
+        (("transcribe", "MODEL", "SPEECH"), "no such audio file"),
         (("transcribe", "MODEL", "gone.wav"), "gone.wav: no such audio file"),
         (("transcribe", "MODEL", "SPEECH/c.wav"), "not readable as audio"),
         (("transcribe", "SPEECH/c.wav", "SPEECH/a.wav"), "not a readable model file"),
         (("export", "MODEL", "--to", "wishes", "--out", "OUT"), "not a target; choose safetensors"),
         (("export", "SPEECH", "--to", "onnx", "--out", "OUT"), "no model in it"),
+        (("export", "MODEL", "--to", "safetensors", "--out", "SPEECH"), "is a folder already"),
+        (
+            ("export", "MODEL", "--to", "safetensors", "--int8", "--out", "OUT"),
+            "--int8 is for onnx",
+        ),
+        (("export", "MODEL", "--to", "safetensors", "--out", "/dev/null/x"), "cannot be written"),
+        (("export", "CTC", "--to", "sherpa-onnx", "--out", "OUT"), "has a CTC head"),
+        (
+            ("export", "MODEL", "--to", "onnx", "--chunk", "5", "--out", "OUT"),
+            "trained for chunks of",
+        ),
         (("size", "nothing"), "neither a model nor a recipe"),
         (("report", "SPEECH", "--out", "OUT"), "no results.json"),
     ],
@@ -104,7 +130,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    places = {"MODEL": model, "SPEECH": speech, "OUT": tmp_path / "out"}
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    ctc = model.with_name("ctc.safetensors")
+    places = {"MODEL": model, "CTC": ctc, "SPEECH": speech, "OUT": tmp_path / "out"}
     named = [str(places[a]) if a in places else a.replace("SPEECH", str(speech)) for a in arguments]
     before = {p for p in tmp_path.rglob("*") if p.suffix != ".0"}
     assert run(monkeypatch, *named) == 2
@@ -187,3 +215,108 @@ def test_prepare_counts_and_lists_what_is_bad(
     (speech / "c.wav").unlink()
     assert run(monkeypatch, "prepare", speech, "--out", tmp_path / "prepared") == 0
     assert "2 utterances" in capsys.readouterr().out
+
+
+RECIPES = {  # what is wrong with a recipe file, and what is said about it
+    "[speech": "wrong.toml: not readable as TOML",
+    "": "wrong.toml: key 'speech' is missing",
+    TINY_RECIPE + "seed = 'x'": 'stage.0.seed = "x": input should be a valid integer',
+    TINY_RECIPE + "sed = 1": "unknown key 'stage.0.sed'; did you mean 'seed'?",
+    TINY_RECIPE + "from = 'first'": "'first' is no earlier stage (earlier: none)",
+    TINY_RECIPE.replace("width = 16", "width = 18"): "must be a multiple of 2 x heads",
+    TINY_RECIPE.replace("synthetic", "fsdd"): "'kind' belongs to corpus = 'synthetic' alone",
+    TINY_RECIPE.replace('"synthetic", kind', '"gone", where = {}, split'): "neither a folder nor a",
+    TINY_RECIPE + TINY_RECIPE[TINY_RECIPE.index("[[stage]]") :]: "two stages are named 'float'",
+}
+
+
+@pytest.mark.parametrize("text", RECIPES)
+def test_a_wrong_recipe_file_is_one_line_and_leaves_nothing(
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.toml").write_text(text)
+    assert run(monkeypatch, "run", "wrong.toml") == 2
+    captured = capsys.readouterr()
+    assert RECIPES[text] in captured.err
+    assert captured.err.startswith("pocketscribe: ") and captured.err.count("\n") == 1
+    assert captured.out.strip() == ""
+    assert [p.name for p in tmp_path.rglob("*")] == ["wrong.toml"]
+
+
+def test_a_folder_of_another_run_is_refused(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_run.with_name("tiny.toml")
+    code = run(monkeypatch, "run", recipe, "--out", tiny_run, "--set", "model.joiner=8")
+    assert code == 2
+    assert "holds a run with another [model]; choose another --out" in capsys.readouterr().err
+
+
+def test_a_finished_run_ends_with_its_table_again(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "run", tiny_run.with_name("tiny.toml"), "--out", tiny_run) == 0
+    out = capsys.readouterr().out
+    assert "synthetic dev" in out and "synthetic test" in out and "WER [95% CI]" in out
+
+
+def test_a_run_is_evaluated_sized_and_reported(
+    tiny_run: Path,
+    speech: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, "evaluate", tiny_run, "--corpus", speech) == 0
+    assert "4 words in 2 utterances" in capsys.readouterr().out
+    assert run(monkeypatch, "size", tiny_run) == 0
+    assert "encoder.blocks.0" in capsys.readouterr().out
+    assert run(monkeypatch, "report", tiny_run, "--out", tmp_path / "report") == 0
+    assert {p.suffix for p in (tmp_path / "report").iterdir()} == {".json", ".md", ".png"}
+
+
+def test_a_recipe_is_sized_untrained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "size", "quickstart") == 0
+    assert "counted with 30 units; the transcripts decide" in capsys.readouterr().out
+
+
+def test_audio_of_any_format_and_rate(
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    [said] = SyntheticSpeech(kind="digits", count=1, split="dev", seed=2).utterances()
+    samples = np.round(said.samples * 32768) / 32768  # what 16 bits hold
+    stereo = np.stack([samples, np.zeros_like(samples)], axis=1)
+    soundfile.write(tmp_path / "a.wav", samples, 16000)
+    soundfile.write(tmp_path / "b.flac", samples, 16000)
+    soundfile.write(tmp_path / "c.wav", stereo, 16000)  # its first channel
+    soundfile.write(tmp_path / "d.wav", samples[::2], 8000)
+    soundfile.write(tmp_path / "e.ogg", samples, 16000)
+    texts = []
+    for name in ("a.wav", "b.flac", "c.wav", "d.wav", "e.ogg"):
+        assert run(monkeypatch, "transcribe", tiny_run, tmp_path / name, "--json") == 0
+        texts.append(json.loads(capsys.readouterr().out)["text"])
+    assert texts[0] == texts[1] == texts[2]
+    assert run(monkeypatch, "transcribe", tiny_run, tmp_path / "a.wav") == 0
+    assert capsys.readouterr().out == f"{texts[0]}\n"
+
+
+def test_a_process_of_its_own() -> None:
+    """`python -m pocketscribe`, as a shell sees it."""
+    ended = subprocess.run(
+        command("pocketscribe", "size", "nowhere"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert re.fullmatch(r"pocketscribe: nowhere: neither a model nor a recipe .*\n", ended.stderr)

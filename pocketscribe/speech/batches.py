@@ -27,7 +27,7 @@ from pocketscribe.speech.units import Units
 BUCKETS = 30  # of similar durations
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: in mixed precision Fabric rebuilds it, field by field
 class Batch:
     """One process' part of a global batch."""
 

@@ -57,7 +57,7 @@ def test_two_streams_at_once_equal_one_by_one(
 def test_endpoint_reset(sherpa_folder: Path, saved: Saved, utterances: list[np.ndarray]) -> None:
     """The wheel forgets its labels and its frame count, yet its caches go on: so in PyTorch."""
     pause = np.zeros(2 * SAMPLE_RATE, np.float32)
-    audio = np.concatenate([utterances[1], pause, utterances[5], tail_silence(CHUNK)])
+    audio = np.concatenate([utterances[1], pause, *utterances[2:], tail_silence(CHUNK)])
     recognizer = wheel(
         sherpa_folder,
         enable_endpoint_detection=True,
@@ -77,12 +77,10 @@ def test_endpoint_reset(sherpa_folder: Path, saved: Saved, utterances: list[np.n
             recognizer.reset(stream)
             resets.append(chunks)
     found.append(result(recognizer, stream))
-    # One endpoint, where it is silent.
-    [reset] = resets
     first = len(utterances[1]) / SAMPLE_RATE
-    assert first < reset * CHUNK * 0.04 < first + 2
+    assert first < resets[0] * CHUNK * 0.04 < first + 2, "the first endpoint is in the pause"
     assert found == list(with_resets(saved, audio, resets))
-    assert all(len(set(t.tokens)) > 2 for t in found)
+    assert all(len(set(t.tokens)) > 2 for t in found[:2]), "both utterances were heard"
 
 
 def with_resets(saved: Saved, audio: np.ndarray, resets: list[int]) -> Iterator[Transcript]:

@@ -1,0 +1,218 @@
+"""A run goes on where it was killed, runs nothing twice, and is the same in several processes."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import TINY_RECIPE, command, environment, run_here
+from torch import Tensor
+
+from pocketscribe.errors import UserError
+from pocketscribe.files import read_json
+from pocketscribe.models.saved import load_model
+from pocketscribe.recipes.run import Run
+
+MODEL = Path("float") / "model.safetensors"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY_RECIPE, encoding="utf-8")
+    return path
+
+
+def test_a_finished_run(tiny_run: Path) -> None:
+    assert {p.name for p in tiny_run.iterdir()} == {
+        "float",
+        "recipe.json",
+        "results.json",
+        "tiny.safetensors",
+        "units.json",
+    }
+    results = read_json(tiny_run / "results.json")
+    assert results["recipe"] == "tiny"
+    assert list(results["scores"]) == ["synthetic dev", "synthetic test"]
+    for result in results["scores"].values():
+        assert result["utterances"] == 3 and len(result["hypotheses"]) == 3
+        assert 0 <= result["ci_low"] <= result["wer"] <= result["ci_high"]
+        assert result["bytes"] == (tiny_run / "tiny.safetensors").stat().st_size
+    card = load_model(tiny_run / MODEL).card
+    assert card["recipe"] == "tiny" and card["stage"] == "float" and card["skipped_steps"] == 0
+    assert card["audio_hours_heard"] == pytest.approx(0.06, abs=0.01)
+    [part] = card["trained_on"]
+    assert part["corpus"] == "synthetic train" and part["weight"] == 1.0
+    assert any((tiny_run / "float").glob("events.out.tfevents.*")), "TensorBoard's log"
+
+
+def test_nothing_is_run_twice(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def times() -> dict[Path, int]:
+        return {p: p.stat().st_mtime_ns for p in tiny_run.rglob("*.*") if p.name != "recipe.json"}
+
+    before = times()
+    for name in ("_train", "_prepare"):
+        monkeypatch.delattr(Run, name)
+    monkeypatch.delattr("pocketscribe.recipes.run.evaluate")
+    results = run_here(tiny_run.with_name("tiny.toml"), tiny_run)
+    assert results == read_json(tiny_run / "results.json")
+    assert times() == before
+
+
+def test_only_what_is_new_is_scored(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(tiny_run, tmp_path)
+    scored = []
+
+    def evaluate(runtime: object, corpus: object, root: Path | None) -> dict[str, object]:
+        scored.append(corpus.title)
+        return read_json(tiny_run / "results.json")["scores"]["synthetic test"]
+
+    monkeypatch.setattr("pocketscribe.recipes.run.evaluate", evaluate)
+    recipe = tiny_run.with_name("tiny.toml")
+    more = 'speech.test=[{corpus="synthetic", split="test"}, {corpus="fsdd", split="test"}]'
+    run_here(recipe, folder, more)
+    assert scored == ["fsdd test"]
+    run_here(recipe, folder, more, "evaluate.beam=2")  # another way of scoring: all anew
+    assert scored == ["fsdd test", "synthetic dev", "synthetic test", "fsdd test"]
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ("stage.0.audio_hours=0.07", "stage"),
+        ("stage.0.optimiser.lr=0.1", "stage"),
+        ("model.joiner=32", "model"),
+        ("speech.train.0.count=25", "speech"),
+        ('speech.units.kind="bpe"', "speech"),
+    ],
+)
+def test_another_recipe_is_refused(tiny_run: Path, change: str, key: str) -> None:
+    before = (tiny_run / "recipe.json").read_bytes()
+    with pytest.raises(UserError, match=rf"holds a run with another \[{key}\]; choose another"):
+        run_here(tiny_run.with_name("tiny.toml"), tiny_run, change)
+    assert (tiny_run / "recipe.json").read_bytes() == before
+
+
+def test_a_run_of_an_older_version_goes_on(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that recipes did not have then has its default value."""
+    folder = copied(tiny_run, tmp_path)
+    text = (folder / "recipe.json").read_text(encoding="utf-8")
+    assert '"fastemit": 0.0' in text
+    (folder / "recipe.json").write_text(text.replace('"fastemit": 0.0', '"ctc": 3.0'))
+    monkeypatch.delattr(Run, "_train")
+    run_here(tiny_run.with_name("tiny.toml"), folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ('speech.test=[{corpus="nowhere"}]', "'nowhere': neither a folder nor a known corpus"),
+        ('speech.dev=[{corpus="fsdd"}]', "'fsdd': no folder .*; set POCKETSCRIBE_CORPORA"),
+        ('speech.test=[{corpus="synthetic", where={age="9"}}]', "no utterance matches"),
+        ('speech.train=[{corpus="librispeech"}]', "'librispeech': no folder"),
+    ],
+)
+def test_a_missing_corpus_is_found_before_anything_is_trained(
+    recipe: Path, change: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then nothing is left behind: the mended recipe may use the same folder."""
+    monkeypatch.delenv("POCKETSCRIBE_CORPORA", raising=False)
+    monkeypatch.chdir(recipe.parent)
+    with pytest.raises(UserError, match=line):
+        run_here(recipe, recipe.parent / "run", change)
+    assert [p.name for p in recipe.parent.iterdir()] == ["tiny.toml"]
+
+
+def test_kill_minus_9_and_again(recipe: Path, tiny_run: Path, prepared_beside: Callable) -> None:
+    """The same weights, to the bit, as the run that nobody killed."""
+    folder = prepared_beside(recipe) / "run"
+    log = (recipe.parent / "log").open("w")
+    process = subprocess.Popen(
+        command("pocketscribe", "run", recipe, "--out", folder),
+        env=environment(),
+        stdout=log,
+        stderr=log,
+    )
+    state = folder / "float" / "checkpoint" / "state.json"
+    try:
+        while step_of(state) < 4:
+            assert process.poll() is None, (recipe.parent / "log").read_text()
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (folder / MODEL).exists(), "it was to be killed while it trained"
+    assert step_of(state) >= 4
+    run_here(recipe, folder)
+    assert_equal(load_file(folder / MODEL), load_file(tiny_run / MODEL))
+    scores = [read_json(f / "results.json")["scores"] for f in (folder, tiny_run)]
+    hypotheses = [[r["hypotheses"] for r in s.values()] for s in scores]
+    assert hypotheses[0] == hypotheses[1]
+
+
+def test_two_processes_learn_what_one_learns(recipe: Path, tiny_run: Path) -> None:
+    """By torchrun, from nothing: process 0 prepares, writes and scores, the other one waits."""
+    folder = recipe.parent / "run"
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    done = subprocess.run(
+        command(*launch, "pocketscribe", "run", recipe, "--out", folder),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("WER [95% CI]") == 1, "one table, not one a process"
+    names = {p.name for p in folder.iterdir()} | {p.name for p in (folder / "float").iterdir()}
+    assert not [name for name in names if name.startswith(".")]
+    parts = [p.name for p in (recipe.parent / "prepared").iterdir()]
+    assert len(parts) == 2 and all(name.startswith("synthetic-") for name in parts)
+
+    one, two = load_file(tiny_run / MODEL), load_file(folder / MODEL)
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    cards = [load_model(f / MODEL).card for f in (tiny_run, folder)]
+    for key in ("steps", "audio_hours_heard", "trained_on"):
+        assert cards[0][key] == cards[1][key]
+
+
+@pytest.fixture
+def prepared_beside(tiny_run: Path) -> Callable[[Path], Path]:
+    """Shares the finished run's prepared speech with a recipe's folder."""
+
+    def share(recipe: Path) -> Path:
+        (recipe.parent / "prepared").symlink_to(tiny_run.with_name("prepared"))
+        return recipe.parent
+
+    return share
+
+
+def copied(run: Path, to: Path) -> Path:
+    """A copy of a run that another test may change."""
+    folder = to / "run"
+    folder.mkdir()
+    for path in run.rglob("*"):
+        target = folder / path.relative_to(run)
+        target.mkdir() if path.is_dir() else target.write_bytes(path.read_bytes())
+    return folder
+
+
+def step_of(state: Path) -> int:
+    """The last checkpoint's step; 0 before there is one."""
+    try:
+        return read_json(state)["progress"]["step"]
+    except UserError:
+        return 0
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
