@@ -97,14 +97,6 @@ class TrainingBatches(IterableDataset):
         rank: int = 0,
         processes: int = 1,
     ) -> None:
-        """Raises UserError where a batch could hold fewer utterances than there are processes."""
-        longest = max(cut.duration for part in parts for cut in part.cuts)
-        if processes > 1 and batch_seconds < processes * longest:
-            raise UserError(
-                f"batch_seconds = {batch_seconds:g}: {processes} processes share a batch, and "
-                f"utterances are up to {longest:.1f} s long; use {math.ceil(processes * longest)} "
-                "or more, or a lower max_seconds"
-            )
         self.parts = parts
         self.units = units
         self.augmentation = augmentation

@@ -121,6 +121,8 @@ def test_later_changes_win(recipe: Path) -> None:
         ("speech.train=[]", "speech.train = []: "),
         ("speech.bad_share=2", "speech.bad_share = 2: input should be less than or equal to 1"),
         ("evaluate.beam=0", "evaluate.beam = 0: input should be greater than or equal to 1"),
+        ("speech={}", "key 'speech.train' is missing"),
+        ("speech.train.0.seed=1", "speech.train.0: 'seed' belongs to corpus = 'synthetic' alone"),
         ("modle.head=ctc", "unknown key 'modle'; did you mean 'model'?"),
         (
             "speech.dev=[{ corpus = 'fsdd', split = 'test' }]",
@@ -138,7 +140,7 @@ def test_one_line_says_what_is_wrong(recipe: Path, change: str, line: str) -> No
 @pytest.mark.parametrize("text", ["stage = [", "\x00", "a = 1\na = 2"])
 def test_what_is_no_toml(recipe: Path, text: str) -> None:
     recipe.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=r"mine\.toml: not readable as TOML \(.*line"):
+    with pytest.raises(UserError, match=r"mine\.toml: not readable as TOML \(.* \(at "):
         read_recipe(str(recipe))
 
 

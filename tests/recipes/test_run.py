@@ -116,7 +116,7 @@ def test_a_run_of_an_older_version_goes_on(
     [
         ('speech.test=[{corpus="nowhere"}]', "'nowhere': neither a folder nor a known corpus"),
         ('speech.dev=[{corpus="fsdd"}]', "'fsdd': no folder .*; set POCKETSCRIBE_CORPORA"),
-        ('speech.test=[{corpus="synthetic", where={age="9"}}]', "no utterance matches"),
+        ('speech.test.0.where={age="9"}', "no utterance matches"),
         ('speech.train=[{corpus="librispeech"}]', "'librispeech': no folder"),
     ],
 )

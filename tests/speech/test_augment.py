@@ -33,10 +33,11 @@ def test_none_leaves_features_alone(x: Tensor) -> None:
 
 def test_the_generator_alone_decides_and_the_input_stays(x: Tensor) -> None:
     before = x.clone()
-    first = augment(x, AugmentConfig(), rng(1))
+    everything = AugmentConfig(noise_share=1.0, silence_share=1.0, telephone_share=1.0)
+    first = augment(x, everything, rng(1))
     torch.manual_seed(99)
-    assert torch.equal(augment(x, AugmentConfig(), rng(1)), first)
-    assert not torch.equal(augment(x, AugmentConfig(), rng(2))[:50], first[:50])
+    assert torch.equal(augment(x, everything, rng(1)), first)
+    assert not torch.equal(augment(x, everything, rng(2))[:50], first[:50])
     assert torch.equal(x, before)
 
 
@@ -97,6 +98,24 @@ def test_noise_never_lowers_and_is_as_far_below_as_asked(x: Tensor) -> None:
     near, far = torch.stack(added).view(2, 50).median(dim=1).values / power
     # The colour and ripple of the noise move its level by some decibels.
     assert 10 ** (-1) / 3 < near < 3 * 10 ** (-1) and 10 ** (-3) / 3 < far < 3 * 10 ** (-3)
+
+
+def test_the_telephone_ends_between_3400_and_4000_hertz(x: Tensor) -> None:
+    bands = set()
+    for seed in range(100):
+        y = augment(x, only(telephone_share=1.0), rng(seed))
+        band = int((y != FLOOR).any(dim=0).sum())
+        assert torch.equal(y[:, :band], x[:, :band]) and (y[:, band:] == FLOOR).all()
+        bands.add(band)
+    low, high = (1127 * math.log1p(hertz / 700) for hertz in (20, SAMPLE_RATE / 2 - 400))
+    edges = [
+        (1127 * math.log1p(hertz / 700) - low) / (high - low) * (MELS + 1) for hertz in (3400, 4000)
+    ]
+    assert bands == set(range(int(edges[0]), int(edges[1]) + 1))
+    heard = [
+        torch.equal(augment(x[:9], only(telephone_share=0.5), rng(s)), x[:9]) for s in range(99)
+    ]
+    assert 35 < sum(heard) < 64
 
 
 def test_silence_comes_first_and_not_for_longer_than_asked(x: Tensor) -> None:
