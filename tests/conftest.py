@@ -8,7 +8,10 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+from talkative import talkative as talkative_model
 from tiny import TINY_RECIPE, run_here
+
+from pocketscribe.models.saved import save_model
 
 torch.set_num_threads(2)
 
@@ -54,6 +57,12 @@ def _traces_without_shape_checks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.onnx, "export", export)
         yield
+
+
+@pytest.fixture(scope="session")
+def talkative(made_once: Callable[..., Path]) -> Path:
+    """A model that emits many different labels, in a file."""
+    return made_once("talkative.safetensors", lambda path: save_model(path, talkative_model()))
 
 
 @pytest.fixture(scope="session")

@@ -224,8 +224,8 @@ RECIPES = {  # what is wrong with a recipe file, and what is said about it
     TINY_RECIPE + "sed = 1": "unknown key 'stage.0.sed'; did you mean 'seed'?",
     TINY_RECIPE + "from = 'first'": "'first' is no earlier stage (earlier: none)",
     TINY_RECIPE.replace("width = 16", "width = 18"): "must be a multiple of 2 x heads",
-    TINY_RECIPE.replace("synthetic", "fsdd"): "'kind' belongs to corpus = 'synthetic' alone",
-    TINY_RECIPE.replace('"synthetic", kind', '"gone", where = {}, split'): "neither a folder nor a",
+    TINY_RECIPE.replace("synthetic", "fsdd"): "'count' belongs to corpus = 'synthetic' alone",
+    TINY_RECIPE.replace("test = [{", 'test = [{ corpus = "gone" }, {'): "neither a folder nor a",
     TINY_RECIPE + TINY_RECIPE[TINY_RECIPE.index("[[stage]]") :]: "two stages are named 'float'",
 }
 
@@ -287,7 +287,7 @@ def test_a_recipe_is_sized_untrained(
 
 
 def test_audio_of_any_format_and_rate(
-    tiny_run: Path,
+    talkative: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -302,10 +302,11 @@ def test_audio_of_any_format_and_rate(
     soundfile.write(tmp_path / "e.ogg", samples, 16000)
     texts = []
     for name in ("a.wav", "b.flac", "c.wav", "d.wav", "e.ogg"):
-        assert run(monkeypatch, "transcribe", tiny_run, tmp_path / name, "--json") == 0
+        assert run(monkeypatch, "transcribe", talkative, tmp_path / name, "--json") == 0
         texts.append(json.loads(capsys.readouterr().out)["text"])
     assert texts[0] == texts[1] == texts[2]
-    assert run(monkeypatch, "transcribe", tiny_run, tmp_path / "a.wav") == 0
+    assert all(len(text) > 3 for text in texts), "the test must compare something"
+    assert run(monkeypatch, "transcribe", talkative, tmp_path / "a.wav") == 0
     assert capsys.readouterr().out == f"{texts[0]}\n"
 
 

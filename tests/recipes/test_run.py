@@ -153,9 +153,6 @@ def test_kill_minus_9_and_again(recipe: Path, tiny_run: Path, prepared_beside: C
     assert step_of(state) >= 4
     run_here(recipe, folder)
     assert_equal(load_file(folder / MODEL), load_file(tiny_run / MODEL))
-    scores = [read_json(f / "results.json")["scores"] for f in (folder, tiny_run)]
-    hypotheses = [[r["hypotheses"] for r in s.values()] for s in scores]
-    assert hypotheses[0] == hypotheses[1]
 
 
 def test_two_processes_learn_what_one_learns(recipe: Path, tiny_run: Path) -> None:
@@ -179,7 +176,7 @@ def test_two_processes_learn_what_one_learns(recipe: Path, tiny_run: Path) -> No
     one, two = load_file(tiny_run / MODEL), load_file(folder / MODEL)
     assert one.keys() == two.keys()
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)
     cards = [load_model(f / MODEL).card for f in (tiny_run, folder)]
     for key in ("steps", "audio_hours_heard", "trained_on"):
         assert cards[0][key] == cards[1][key]

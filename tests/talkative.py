@@ -1,0 +1,62 @@
+"""A tiny model that nobody trained, yet speaks up at speech and is silent in silence."""
+
+from itertools import count
+
+import numpy as np
+import torch
+
+from pocketscribe.decoding.offline import decode
+from pocketscribe.models import ChunkConfig, ConformerConfig, ModelConfig, Recogniser
+from pocketscribe.models.saved import Saved
+from pocketscribe.speech.features import SAMPLE_RATE, fbank
+from pocketscribe.speech.synthetic import SyntheticSpeech
+from pocketscribe.speech.units import Units, UnitsConfig
+
+CHUNK = 4  # encoder frames: 160 ms
+
+
+def digits() -> list[np.ndarray]:
+    """Spoken digits, 0.8 s to 3 s each."""
+    return [u.samples for u in SyntheticSpeech(kind="digits", count=6, split="dev").utterances()]
+
+
+def characters() -> Units:
+    words = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE"
+    return Units.learn([words], UnitsConfig(kind="char"))
+
+
+def talkative() -> Saved:
+    """The first random transducer that emits many different labels at speech alone."""
+    units = characters()
+    heard = torch.from_numpy(fbank(np.concatenate(digits())))
+    noise = np.random.default_rng(0).standard_normal(2 * SAMPLE_RATE, np.float32)
+    silences = [torch.from_numpy(fbank(loudness * noise)) for loudness in (0.0, 1e-3)]
+    for seed in count(10):
+        model = tiny_model("transducer", units, seed)
+        model.mean.copy_(heard.mean(0))
+        model.inverse_std.copy_(1 / heard.std(0))
+        with torch.no_grad():  # decisions that are clear, and blank where nothing else is
+            model.joiner.out.weight.stored.mul_(12)
+            model.joiner.encoder.weight.stored.mul_(2)
+            model.joiner.out.bias[0] = 8.0
+        chunking = model.config.chunks.streaming
+        said, *quiet = (decode(model, [x], chunking)[0].labels for x in (heard, *silences))
+        if len(set(said)) > 6 and all(len(labels) < 3 for labels in quiet):
+            return Saved(model, units.to_json(), {"recipe": "none"})
+    raise AssertionError
+
+
+def tiny_model(head: str, units: Units, seed: int) -> Recogniser:
+    torch.manual_seed(seed)
+    config = ModelConfig(
+        encoder=ConformerConfig(width=16, layers=1, heads=2, kernel=4),
+        head=head,
+        chunks=ChunkConfig(sizes=("full", CHUNK, 8), left=8),
+        predictor=16,
+        joiner=16,
+        subsampling=8,
+    )
+    model = Recogniser(config, len(units)).eval()
+    block = model.encoder.blocks[0]  # two layers with one weight: to be stored once
+    block.ffn2.up.weight.stored.data.copy_(block.ffn1.up.weight.stored)
+    return model
