@@ -1,10 +1,11 @@
 """The command line, as a user meets it: exit codes, one line for bad input, documented JSON."""
 
 import json
-import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -69,14 +70,38 @@ def speech(tmp_path: Path) -> Path:
     return folder
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """Runs `pocketscribe ARGUMENTS` in this process; returns its exit code."""
-    monkeypatch.setattr(sys, "argv", ["pocketscribe", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """Runs `pocketscribe ARGUMENTS` in this process."""
+
+    def run(*arguments: str | Path) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["pocketscribe", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return Ended(code, *capsys.readouterr())
+
+    return run
+
+
+Call = Callable[..., Ended]
+
+
+def check_refused(ended: Ended, said: str) -> None:
+    assert ended.code == 2
+    assert said in ended.err
+    assert ended.err.startswith("pocketscribe: ") and ended.err.count("\n") == 1
+    assert "Traceback" not in ended.out + ended.err
 
 
 @pytest.mark.parametrize(
@@ -127,35 +152,25 @@ def test_bad_input_is_one_line_and_exit_code_2(
     speech: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    call: Call,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     ctc = model.with_name("ctc.safetensors")
     places = {"MODEL": model, "CTC": ctc, "SPEECH": speech, "OUT": tmp_path / "out"}
     named = [str(places[a]) if a in places else a.replace("SPEECH", str(speech)) for a in arguments]
-    before = {p for p in tmp_path.rglob("*") if p.suffix != ".0"}
-    assert run(monkeypatch, *named) == 2
-    captured = capsys.readouterr()
-    assert said in captured.err
-    assert captured.err.startswith("pocketscribe: ")
-    assert captured.err.count("\n") == 1
-    assert "Traceback" not in captured.out + captured.err
-    left = {p for p in tmp_path.rglob("*") if p.is_file()} - before
-    assert [p for p in left if "tfevents" not in p.name] == []
+    before = set(tmp_path.rglob("*"))
+    check_refused(call(*named), said)
+    assert set(tmp_path.rglob("*")) == before, "nothing is left half-written"
 
 
 def test_evaluate_writes_the_documented_keys(
-    model: Path,
-    speech: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    model: Path, speech: Path, tmp_path: Path, call: Call
 ) -> None:
     scores = tmp_path / "scores.json"
     for streaming in ([], ["--streaming"]):
-        code = run(monkeypatch, "evaluate", model, "--corpus", speech, *streaming, "--json", scores)
-        assert code == 0
+        ended = call("evaluate", model, "--corpus", speech, *streaming, "--json", scores)
+        assert ended.code == 0 and "WER" in ended.out
         found = json.loads(scores.read_text())
         assert found.keys() >= EVALUATE_KEYS
         assert found["utterances"] == 2
@@ -163,35 +178,22 @@ def test_evaluate_writes_the_documented_keys(
         assert found["unreadable"] == 1
         assert found["bytes"] == model.stat().st_size
         assert found["streaming"] == bool(streaming)
-        assert "WER" in capsys.readouterr().out
 
 
-def test_transcribe_prints_one_object_a_file(
-    model: Path,
-    speech: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert run(monkeypatch, "transcribe", model, speech / "a.wav", speech / "b.flac", "--json") == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+def test_transcribe_prints_one_object_a_file(talkative: Path, speech: Path, call: Call) -> None:
+    ended = call("transcribe", talkative, speech / "a.wav", speech / "b.flac", "--json")
+    lines = [json.loads(line) for line in ended.out.splitlines()]
     assert [line["path"] for line in lines] == [str(speech / "a.wav"), str(speech / "b.flac")]
     for line in lines:
         assert line.keys() == {"path", "text", "tokens", "timestamps"}
-        assert len(line["tokens"]) == len(line["timestamps"])
+        assert len(line["tokens"]) == len(line["timestamps"]) > 0
 
 
-def test_size_equals_the_exported_file(
-    model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_size_equals_the_exported_file(model: Path, tmp_path: Path, call: Call) -> None:
     out = tmp_path / "half.safetensors"
-    assert run(monkeypatch, "export", model, "--to", "safetensors", "--out", out) == 0
-    capsys.readouterr()
-    assert run(monkeypatch, "size", out, "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found.keys() >= {
+    assert call("export", model, "--to", "safetensors", "--out", out).code == 0
+    found = json.loads(call("size", out, "--json").out)
+    assert found.keys() == {
         "bytes",
         "bits_per_weight",
         "parameters_stored",
@@ -201,20 +203,14 @@ def test_size_equals_the_exported_file(
     assert found["bytes"] == out.stat().st_size == sum(found["parts"].values())
 
 
-def test_prepare_counts_and_lists_what_is_bad(
-    speech: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_prepare_counts_and_lists_what_is_bad(speech: Path, tmp_path: Path, call: Call) -> None:
     """One of three is bad, more than the share that is let pass: refused, but listed."""
-    assert run(monkeypatch, "prepare", speech, "--out", tmp_path / "prepared") == 2
-    assert "1 of 3 items are bad" in capsys.readouterr().err
-    [listed] = (tmp_path / "prepared").glob("*.bad.tsv")
+    check_refused(call("prepare", speech, "--out", tmp_path / "out"), "1 of 3 items are bad")
+    [listed] = (tmp_path / "out").iterdir()
     assert "c.wav: not readable as audio" in listed.read_text()
     (speech / "c.wav").unlink()
-    assert run(monkeypatch, "prepare", speech, "--out", tmp_path / "prepared") == 0
-    assert "2 utterances" in capsys.readouterr().out
+    ended = call("prepare", speech, "--out", tmp_path / "out")
+    assert ended.code == 0 and "2 utterances" in ended.out
 
 
 RECIPES = {  # what is wrong with a recipe file, and what is said about it
@@ -232,66 +228,43 @@ RECIPES = {  # what is wrong with a recipe file, and what is said about it
 
 @pytest.mark.parametrize("text", RECIPES)
 def test_a_wrong_recipe_file_is_one_line_and_leaves_nothing(
-    text: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wrong.toml").write_text(text)
-    assert run(monkeypatch, "run", "wrong.toml") == 2
-    captured = capsys.readouterr()
-    assert RECIPES[text] in captured.err
-    assert captured.err.startswith("pocketscribe: ") and captured.err.count("\n") == 1
-    assert captured.out.strip() == ""
+    ended = call("run", "wrong.toml")
+    check_refused(ended, RECIPES[text])
+    assert ended.out.strip() == ""
     assert [p.name for p in tmp_path.rglob("*")] == ["wrong.toml"]
 
 
-def test_a_folder_of_another_run_is_refused(
-    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_of_another_run_is_refused(tiny_run: Path, call: Call) -> None:
     recipe = tiny_run.with_name("tiny.toml")
-    code = run(monkeypatch, "run", recipe, "--out", tiny_run, "--set", "model.joiner=8")
-    assert code == 2
-    assert "holds a run with another [model]; choose another --out" in capsys.readouterr().err
+    ended = call("run", recipe, "--out", tiny_run, "--set", "model.joiner=8")
+    check_refused(ended, "holds a run with another [model]; choose another --out")
 
 
-def test_a_finished_run_ends_with_its_table_again(
-    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch, "run", tiny_run.with_name("tiny.toml"), "--out", tiny_run) == 0
-    out = capsys.readouterr().out
-    assert "synthetic dev" in out and "synthetic test" in out and "WER [95% CI]" in out
+def test_a_finished_run_ends_with_its_table_again(tiny_run: Path, call: Call) -> None:
+    ended = call("run", tiny_run.with_name("tiny.toml"), "--out", tiny_run)
+    assert ended.code == 0
+    for shown in ("WER [95% CI]", "synthetic dev", "synthetic test"):
+        assert shown in ended.out
 
 
 def test_a_run_is_evaluated_sized_and_reported(
-    tiny_run: Path,
-    speech: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tiny_run: Path, speech: Path, tmp_path: Path, call: Call
 ) -> None:
-    assert run(monkeypatch, "evaluate", tiny_run, "--corpus", speech) == 0
-    assert "4 words in 2 utterances" in capsys.readouterr().out
-    assert run(monkeypatch, "size", tiny_run) == 0
-    assert "encoder.blocks.0" in capsys.readouterr().out
-    assert run(monkeypatch, "report", tiny_run, "--out", tmp_path / "report") == 0
+    assert "4 words in 2 utterances" in call("evaluate", tiny_run, "--corpus", speech).out
+    assert "encoder.blocks.0" in call("size", tiny_run).out
+    assert call("report", tiny_run, "--out", tmp_path / "report").code == 0
     assert {p.suffix for p in (tmp_path / "report").iterdir()} == {".json", ".md", ".png"}
 
 
-def test_a_recipe_is_sized_untrained(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(monkeypatch, "size", "quickstart") == 0
-    assert "counted with 30 units; the transcripts decide" in capsys.readouterr().out
+def test_a_recipe_is_sized_untrained(call: Call) -> None:
+    assert "counted with 30 units; the transcripts decide" in call("size", "quickstart").out
 
 
-def test_audio_of_any_format_and_rate(
-    talkative: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_audio_of_any_format_and_rate(talkative: Path, tmp_path: Path, call: Call) -> None:
     [said] = SyntheticSpeech(kind="digits", count=1, split="dev", seed=2).utterances()
     samples = np.round(said.samples * 32768) / 32768  # what 16 bits hold
     stereo = np.stack([samples, np.zeros_like(samples)], axis=1)
@@ -302,12 +275,11 @@ def test_audio_of_any_format_and_rate(
     soundfile.write(tmp_path / "e.ogg", samples, 16000)
     texts = []
     for name in ("a.wav", "b.flac", "c.wav", "d.wav", "e.ogg"):
-        assert run(monkeypatch, "transcribe", talkative, tmp_path / name, "--json") == 0
-        texts.append(json.loads(capsys.readouterr().out)["text"])
+        ended = call("transcribe", talkative, tmp_path / name, "--json")
+        texts.append(json.loads(ended.out)["text"])
     assert texts[0] == texts[1] == texts[2]
     assert all(len(text) > 3 for text in texts), "the test must compare something"
-    assert run(monkeypatch, "transcribe", talkative, tmp_path / "a.wav") == 0
-    assert capsys.readouterr().out == f"{texts[0]}\n"
+    assert call("transcribe", talkative, tmp_path / "a.wav").out == f"{texts[0]}\n"
 
 
 def test_a_process_of_its_own() -> None:
@@ -319,5 +291,6 @@ def test_a_process_of_its_own() -> None:
         text=True,
         check=False,
     )
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert re.fullmatch(r"pocketscribe: nowhere: neither a model nor a recipe .*\n", ended.stderr)
+    check_refused(
+        Ended(ended.returncode, ended.stdout, ended.stderr), "nowhere: neither a model nor"
+    )
