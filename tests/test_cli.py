@@ -275,9 +275,11 @@ def test_audio_of_any_format_and_rate(talkative: Path, tmp_path: Path, call: Cal
     texts = []
     for name in ("a.wav", "b.flac", "c.wav", "d.wav", "e.ogg"):
         ended = call("transcribe", talkative, tmp_path / name, "--json")
+        assert ended.code == 0
         texts.append(json.loads(ended.out)["text"])
+    # What another rate or a lossy format does to an untrained model's text is anyone's guess.
     assert texts[0] == texts[1] == texts[2]
-    assert all(len(text) > 3 for text in texts), "the test must compare something"
+    assert len(texts[0]) > 3, "the test must compare something"
     assert call("transcribe", talkative, tmp_path / "a.wav").out == f"{texts[0]}\n"
 
 
