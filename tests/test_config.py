@@ -209,7 +209,7 @@ def test_shipped_recipes_are_sound(name: str) -> None:
         ("speech.train=2026-01-02", 'speech.train = "2026-01-02": input should be a valid array'),
         (
             'model.weights=[{match="*", rnak=3}]',
-            "unknown key 'model.weights.0.rnak'; did you mean 'rank'? (allowed here: match, rank)",
+            "unknown key 'model.weights.0.rnak'; did you mean 'rank'? (allowed here: across, ",
         ),
     ],
 )

@@ -12,15 +12,18 @@ from pocketscribe.files import read_json, replacing, write_json, write_text
 
 
 def results_table(results: dict[str, Any]) -> Table:
-    """One row a scored part, with a row below for each of its groups."""
+    """One section a model, one row a scored part, with a row below for each of its groups."""
     table = Table("data", "WER [95% CI]", "words", "RTF", title=results["recipe"])
-    for first in list(results["scores"].values())[:1]:  # a recipe may score on nothing
-        size = f"{first['parameters_stored'] / 1e6:.2f}M parameters, {first['bytes'] / 1e6:.1f} MB"
-        table.title = f"{results['recipe']}: {size}"
-    for title, result in results["scores"].items():
-        table.add_row(title, str(summary(result)), str(result["words"]), f"{result['rtf']:.3f}")
-        for name, group in result["groups"].items():
-            table.add_row(f"  {name}", str(summary(group)), str(group["words"]), "")
+    for stage, model in results["models"].items():
+        for first in list(model["scores"].values())[:1]:  # a recipe may score on nothing
+            size = f"{first['parameters_stored'] / 1e6:.2f}M parameters"
+            table.add_section()
+            table.add_row(f"{stage}: {size}, {first['bytes'] / 1e6:.2f} MB", "", "", "")
+        for title, result in model["scores"].items():
+            row = str(summary(result)), str(result["words"]), f"{result['rtf']:.3f}"
+            table.add_row(f"  {title}", *row)
+            for name, group in result["groups"].items():
+                table.add_row(f"    {name}", str(summary(group)), str(group["words"]), "")
     return table
 
 
@@ -82,9 +85,10 @@ def _rows(run: Path) -> list[dict[str, Any]]:
     results = read_json(path)
     rows = []
     try:
-        for title, result in results["scores"].items():
-            kept = {k: v for k, v in result.items() if k != "hypotheses"}
-            rows.append({"run": run.name, "recipe": results["recipe"], "data": title, **kept})
+        for stage, model in results["models"].items():
+            for title, result in model["scores"].items():
+                kept = {k: v for k, v in result.items() if k != "hypotheses"}
+                rows.append({"run": run.name, "model": stage, "data": title, **kept})
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: not the results of a run") from None
     return rows
@@ -93,18 +97,18 @@ def _rows(run: Path) -> list[dict[str, Any]]:
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Rows of `write_report` as a Markdown table."""
     lines = [
-        "| run | data | WER [95% CI] | words | parameters | bytes | RTF | delay |",
-        "|---|---|---|---|---|---|---|---|",
+        "| run | model | data | WER [95% CI] | words | parameters | bytes | RTF | delay |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         delay = "" if row["emission_delay"] is None else f"{row['emission_delay']:+.2f} s"
         lines.append(
-            f"| {row['run']} | {row['data']} | {summary(row)} | {row['words']} "
+            f"| {row['run']} | {row['model']} | {row['data']} | {summary(row)} | {row['words']} "
             f"| {row['parameters_stored'] / 1e6:.2f}M | {row['bytes']:,} "
             f"| {row['rtf']:.4f} | {delay} |"
         )
         for name, group in row["groups"].items():
-            lines.append(f"| | {name} | {summary(group)} | {group['words']} | | | | |")
+            lines.append(f"| | | {name} | {summary(group)} | {group['words']} | | | | |")
     return "\n".join(lines) + "\n"
 
 
@@ -122,7 +126,12 @@ def _plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
         low, high = row["wer"] - row["ci_low"], row["ci_high"] - row["wer"]
         spread = [[100 * max(low, 0)], [100 * max(high, 0)]]
         axes.errorbar(
-            row["bytes"] / 1e6, 100 * row["wer"], yerr=spread, fmt="o", capsize=4, label=row["run"]
+            row["bytes"] / 1e6,
+            100 * row["wer"],
+            yerr=spread,
+            fmt="o",
+            capsize=4,
+            label=f"{row['run']} {row['model']}",
         )
     axes.set(xlabel="MB", ylabel="WER, % (95% interval)", title=title)
     axes.set_ylim(bottom=0)

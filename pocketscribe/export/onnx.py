@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pocketscribe.errors import UserError
 from pocketscribe.export.graph import FlatGraph, JoinerGraph, PredictorGraph, StreamingGraph
 from pocketscribe.files import replacing
-from pocketscribe.models import Chunking, Recogniser, deployed_parameters
+from pocketscribe.models import Chunking, Recogniser, stored_parameters, virtual_parameters
 from pocketscribe.models.predictor import CONTEXT
 from pocketscribe.models.saved import Saved
 from pocketscribe.speech.units import Units
@@ -99,7 +99,8 @@ def _ours(saved: Saved, graph: StreamingGraph) -> dict[str, Any]:
         "frames": graph.frames,
         "states": graph.state_shapes,
         "units": saved.units,
-        "parameters": sum(p.numel() for p in deployed_parameters(saved.model).values()),
+        "parameters_stored": stored_parameters(saved.model),
+        "parameters_virtual": virtual_parameters(saved.model),
         "card": saved.card,
     }
 

@@ -33,7 +33,8 @@ class OnnxRuntime:
         self.card = about["card"]
         self.chunk = about["frames"] // FACTOR
         self.shapes: dict[str, list[int]] = about["states"]
-        self.parameters_stored = self.parameters_virtual = about["parameters"]
+        self.parameters_stored = about["parameters_stored"]
+        self.parameters_virtual = about["parameters_virtual"]
         self.bytes = folder_bytes(folder)
         if about["head"] == "transducer":
             self.decoder = session(folder / "decoder.onnx", threads)

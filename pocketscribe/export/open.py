@@ -17,7 +17,7 @@ from pocketscribe.decoding.streaming import (
 from pocketscribe.errors import UserError
 from pocketscribe.evaluation.runtime import Runtime
 from pocketscribe.files import read_json
-from pocketscribe.models import Chunking, Recogniser, deployed_parameters
+from pocketscribe.models import Chunking, Recogniser, stored_parameters, virtual_parameters
 from pocketscribe.models.saved import load_model
 from pocketscribe.speech.features import fbank
 from pocketscribe.speech.units import Units
@@ -33,8 +33,8 @@ class TorchRuntime:
         self.card = saved.card
         self.chunking = choose_chunking(self.model, chunk)
         self.bytes = path.stat().st_size
-        self.parameters_stored = sum(p.numel() for p in deployed_parameters(self.model).values())
-        self.parameters_virtual = self.parameters_stored
+        self.parameters_stored = stored_parameters(self.model)
+        self.parameters_virtual = virtual_parameters(self.model)
 
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool) -> list[Transcript]:
         if streaming:

@@ -29,7 +29,8 @@ class SherpaRuntime:
             raise UserError(f"{tokens}: missing or damaged; export the model again")
         self.card = about["card"]
         self.chunk = about["frames"] // FACTOR
-        self.parameters_stored = self.parameters_virtual = about["parameters"]
+        self.parameters_stored = about["parameters_stored"]
+        self.parameters_virtual = about["parameters_virtual"]
         self.bytes = folder_bytes(folder)
         self.recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
             tokens=str(tokens),

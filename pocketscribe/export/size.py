@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import safe_open
 
 from pocketscribe.export.open import model_file, open_model
-from pocketscribe.models import Recogniser, deployed_parameters
+from pocketscribe.models import Recogniser, stored_parameters, virtual_parameters
 from pocketscribe.models.saved import load_model, tensors
 
 FLOAT32_BYTES = 4
@@ -16,7 +16,10 @@ FLOAT32_BYTES = 4
 def size_of_file(path: Path) -> dict[str, Any]:
     """The documented keys of `size --json`: bytes, bits_per_weight, parameters_…, parts.
 
-    `parts` maps a module, "header" or a file to its bytes; their sum is `bytes`.
+    `parts` maps a module, "header" or a file to its bytes; their sum is `bytes`. Of a model whose
+    modules are known (not of ONNX files) there is more: "tensors" lists each stored tensor with its
+    shape and the layers that it serves; "state_bytes" is what one stream remembers between chunks,
+    "layers" how many layers share it.
 
     Raises:
         UserError: there is no model.
@@ -26,7 +29,7 @@ def size_of_file(path: Path) -> dict[str, Any]:
         from pocketscribe.export.onnx_runtime import device_files
 
         parts = {p.name: p.stat().st_size for p in device_files(path)}
-        return _summary(parts, runtime.parameters_stored)
+        return _summary(parts, runtime.parameters_stored, runtime.parameters_virtual)
     return _of_tensors(model_file(path))
 
 
@@ -37,12 +40,11 @@ def size_of_model(model: Recogniser) -> dict[str, Any]:
         if not name.startswith("auxiliary."):
             part = _part(name)
             parts[part] = parts.get(part, 0) + FLOAT32_BYTES * tensor.numel()
-    return _summary(parts, sum(p.numel() for p in deployed_parameters(model).values()))
+    return _described(parts, model)
 
 
 def _of_tensors(path: Path) -> dict[str, Any]:
     """A safetensors file by the modules of its tensors; what remains is its header."""
-    stored = sum(p.numel() for p in deployed_parameters(load_model(path).model).values())
     parts: dict[str, int] = {}
     with safe_open(path, "pt") as file:
         for name in file.keys():  # noqa: SIM118
@@ -51,7 +53,7 @@ def _of_tensors(path: Path) -> dict[str, Any]:
             part = _part(name)
             parts[part] = parts.get(part, 0) + width * prod(piece.get_shape())
     parts["header"] = path.stat().st_size - sum(parts.values())
-    return _summary(parts, stored)
+    return _described(parts, load_model(path).model)
 
 
 def _part(name: str) -> str:
@@ -62,12 +64,31 @@ def _part(name: str) -> str:
     return "normalisation" if name in ("mean", "inverse_std") else pieces[0]
 
 
-def _summary(parts: dict[str, int], parameters: int) -> dict[str, Any]:
+def _described(parts: dict[str, int], model: Recogniser) -> dict[str, Any]:
+    """With the table that resolves all sharing, and the memory that sharing does not save."""
+    tensors: dict[int, dict[str, Any]] = {}
+    for name, use in model.weights.uses.items():
+        for weight in (use.weight, use.factor):
+            if weight is not None:
+                shape = list(weight.stored.shape)
+                row = {"tensor": weight.key, "shape": shape, "serves": []}
+                tensors.setdefault(id(weight), row)["serves"].append(name)
+    left = model.config.chunks.streaming.left
+    state = model.initial_state(1, left).values()
+    return {
+        **_summary(parts, stored_parameters(model), virtual_parameters(model)),
+        "tensors": list(tensors.values()),
+        "layers": model.config.encoder.layers,
+        "state_bytes": sum(FLOAT32_BYTES * t.numel() for t in state),
+    }
+
+
+def _summary(parts: dict[str, int], stored: int, virtual: int) -> dict[str, Any]:
     total = sum(parts.values())
     return {
         "bytes": total,
-        "bits_per_weight": round(8 * total / parameters, 3),
-        "parameters_stored": parameters,
-        "parameters_virtual": parameters,
+        "bits_per_weight": round(8 * total / stored, 3),
+        "parameters_stored": stored,
+        "parameters_virtual": virtual,
         "parts": parts,
     }

@@ -8,6 +8,9 @@ from pocketscribe.models.recogniser import (
     ModelConfig,
     Recogniser,
     deployed_parameters,
+    start_from,
+    stored_parameters,
+    virtual_parameters,
 )
 
 __all__ = [
@@ -20,4 +23,7 @@ __all__ = [
     "Recogniser",
     "State",
     "deployed_parameters",
+    "start_from",
+    "stored_parameters",
+    "virtual_parameters",
 ]

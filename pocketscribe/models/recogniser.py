@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pocketscribe.config import Config
@@ -17,7 +17,7 @@ from pocketscribe.models.conformer import Conformer, ConformerConfig, State
 from pocketscribe.models.joiner import Joiner
 from pocketscribe.models.predictor import Predictor
 from pocketscribe.models.subsampling import FACTOR, PAST, Subsampling
-from pocketscribe.weights import Rule, Weights
+from pocketscribe.weights import Rule, Sharing, Weights, convert
 
 MELS = 80
 BLANK = 0
@@ -29,6 +29,7 @@ class ModelConfig(Config):
     Attributes:
         predictor, joiner: widths; unused by a CTC head.
         subsampling: channels between the two subsampling convolutions.
+        sharing: which of the encoder's weights are one stored tensor.
         weights: rules, first match wins: which weights are stored how.
     """
 
@@ -38,7 +39,13 @@ class ModelConfig(Config):
     predictor: int = Field(default=256, gt=0)
     joiner: int = Field(default=256, gt=0)
     subsampling: int = Field(default=128, gt=0)
+    sharing: Sharing = Sharing()
     weights: tuple[Rule, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelConfig":
+        self.sharing.check(self.encoder.layers)
+        return self
 
 
 class Recogniser(nn.Module):
@@ -55,7 +62,7 @@ class Recogniser(nn.Module):
         super().__init__()
         self.config = config
         self.vocabulary = vocabulary
-        weights = Weights(config.weights)
+        weights = self.weights = Weights(config.weights, config.sharing, config.encoder.layers)
         width = config.encoder.width
         self.register_buffer("mean", torch.zeros(MELS))
         self.register_buffer("inverse_std", torch.ones(MELS))
@@ -72,6 +79,7 @@ class Recogniser(nn.Module):
             self.auxiliary["simple_predictor"] = nn.Linear(config.predictor, vocabulary)
         else:
             self.ctc = weights.linear("ctc", width, vocabulary)
+        weights.check()
 
     def encode(
         self, features: Float[Tensor, "B T F"], frames: Int[Tensor, " B"], chunking: Chunking
@@ -111,6 +119,37 @@ class Recogniser(nn.Module):
         return like.new_zeros(batch, PAST, MELS)
 
 
+@torch.no_grad()
+def start_from(model: Recogniser, source: Recogniser) -> None:
+    """Fills a model with a trained one's weights, converted to the model's own sharing and rank.
+
+    Raises:
+        UserError: the two differ in more than how weights are stored.
+    """
+    if model.config == source.config:
+        model.load_state_dict(source.state_dict())
+        return
+    convert(source.weights, model.weights)
+    stored = {id(weight.stored) for weight in model.weights.stored.values()}
+    theirs = dict(source.state_dict())
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if id(tensor) not in stored and name in theirs:
+            tensor.copy_(theirs[name])
+
+
 def deployed_parameters(model: Recogniser) -> dict[str, nn.Parameter]:
     """Name -> stored tensor of all that ships: shared ones once, training's heads not at all."""
     return {n: p for n, p in model.named_parameters() if not n.startswith("auxiliary.")}
+
+
+def stored_parameters(model: Recogniser) -> int:
+    """Numbers that a device holds."""
+    return sum(p.numel() for p in deployed_parameters(model).values())
+
+
+def virtual_parameters(model: Recogniser) -> int:
+    """Numbers of the same model were every layer's matrix its own and whole."""
+    uses = model.weights.uses.values()
+    held = {id(w): w.stored.numel() for u in uses for w in (u.weight, u.factor) if w is not None}
+    whole = sum(use.shape[0] * use.shape[1] for use in uses)
+    return stored_parameters(model) - sum(held.values()) + whole

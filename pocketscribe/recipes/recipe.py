@@ -6,11 +6,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, model_validator
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
-from pocketscribe.models import ModelConfig
+from pocketscribe.models import ModelConfig, Recogniser
 from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.speech.units import UnitsConfig
 from pocketscribe.training.loop import TrainingConfig
@@ -43,23 +44,32 @@ class SpeechConfig(Config):
 
 
 class TrainStage(TrainingConfig):
-    """Trains the recipe's model, from scratch or from an earlier stage's weights.
+    """Trains a model, from scratch or from an earlier stage's weights.
 
     Attributes:
-        from_: the earlier stage (written `from` in TOML) whose weights to start from.
+        from_: the earlier stage (written `from` in TOML) whose model and weights to start from.
+        model: changes to that stage's model, or to the recipe's where there is no `from`: keys as
+            in [model]. Trained weights are converted to a new sharing or rank.
         train: corpora of this stage alone, in place of speech.train.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     kind: Literal["train"] = "train"
     from_: str | None = Field(default=None, alias="from")
+    model: dict[str, Any] = Field(default_factory=dict)
     train: tuple[CorpusConfig, ...] | None = None
 
 
 class EvaluateConfig(Config):
-    """How the last stage's model is scored: by beam search of this width (1 is greedy)."""
+    """How models are scored.
+
+    Attributes:
+        beam: width of the beam search; 1 is greedy.
+        stages: whose models are scored and shipped: the last one's, or every one's.
+    """
 
     beam: int = Field(default=1, ge=1)
+    stages: Literal["last", "all"] = "last"
 
 
 class Recipe(Config):
@@ -85,6 +95,25 @@ class Recipe(Config):
                 )
             seen.append(stage.name)
         return self
+
+    def model_of(self, name: str, source: str = "") -> ModelConfig:
+        """The model that a stage leaves; errors name `source`.
+
+        Raises:
+            UserError: the stage's changes make no model.
+        """
+        stage = next(stage for stage in self.stage if stage.name == name)
+        start = self.model if stage.from_ is None else self.model_of(stage.from_)
+        if not stage.model:
+            return start
+        changed = _merged(start.model_dump(mode="json"), stage.model)
+        return ModelConfig.read(changed, f"{source}stage {name!r}: model")
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The stages whose models are scored, the last one among them."""
+        names = tuple(stage.name for stage in self.stage)
+        return names if self.evaluate.stages == "all" else names[-1:]
 
     @property
     def corpora(self) -> tuple[CorpusConfig, ...]:
@@ -123,7 +152,25 @@ def read_recipe(recipe: str, changes: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path}: not readable as TOML ({error})") from None
     for change in changes:
         _change(data, change)
-    return Recipe.read({"name": path.stem, **data}, path.name)
+    read = Recipe.read({"name": path.stem, **data}, path.name)
+    for stage in read.stage:
+        config = read.model_of(stage.name, f"{path.name}: ")
+        try:
+            with torch.device("meta"):  # names and shapes, no numbers: sharing must fit the model
+                Recogniser(config, vocabulary=30)
+        except UserError as error:
+            raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
+    return read
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`old` with the values of `new`, table by table."""
+    tables = {
+        key: _merged(old[key], value)
+        for key, value in new.items()
+        if isinstance(value, dict) and isinstance(old.get(key), dict)
+    }
+    return {**old, **new, **tables}
 
 
 def _change(data: dict[str, Any], change: str) -> None:

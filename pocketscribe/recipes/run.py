@@ -23,7 +23,7 @@ from pocketscribe.evaluation.report import results_table
 from pocketscribe.evaluation.wer import score, word_error_rate
 from pocketscribe.export.open import TorchRuntime
 from pocketscribe.files import read_json, write_json
-from pocketscribe.models import Recogniser, deployed_parameters
+from pocketscribe.models import Recogniser, start_from, stored_parameters
 from pocketscribe.models.saved import Saved, load_model, save_model
 from pocketscribe.recipes.recipe import Recipe, TrainStage
 from pocketscribe.speech.batches import (
@@ -123,9 +123,9 @@ class Run:
             self._list_refused(usable, folder)
         fabric = make_fabric(stage.precision, folder)
         fabric.seed_everything(stage.seed, verbose=False)
-        model = Recogniser(self.recipe.model, len(units))
+        model = Recogniser(self.recipe.model_of(stage.name), len(units))
         if stage.from_ is not None:
-            model = load_model(self._model_file(stage.from_)).model
+            start_from(model, load_model(self._model_file(stage.from_)).model)
         else:
             mean, std = feature_statistics(usable)
             model.mean.copy_(mean)
@@ -182,7 +182,6 @@ class Run:
     ) -> dict[str, Any]:
         """What this model is, for the artefact's header and for people."""
         progress = training.progress
-        deployed = deployed_parameters(training.model)
         return {
             "recipe": self.recipe.name,
             "stage": stage.name,
@@ -199,31 +198,43 @@ class Run:
             "steps": progress.step,
             "skipped_steps": progress.skipped,
             "wall_minutes": round(progress.wall_seconds / 60, 1),
-            "parameters": sum(p.numel() for p in deployed.values()),
+            "parameters": stored_parameters(training.model),
             "seed": stage.seed,
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
             "made": time.strftime("%Y-%m-%d", time.gmtime()),
         }
 
     def _score(self, bar: Progress) -> dict[str, Any]:
-        """Ships the last stage's model and scores that file on each dev and test part, once."""
-        shipped = self.folder / f"{self.recipe.name}.safetensors"
-        if not shipped.is_file():
-            last = load_model(self._model_file(self.recipe.stage[-1].name))
-            save_model(shipped, last, half=True)
+        """Ships the scored stages' models, and scores those files on each dev and test part, once.
+
+        The results map a stage to its file's name, its chunking and its scores.
+        """
         path, beam = self.folder / "results.json", self.recipe.evaluate.beam
-        results: dict[str, Any] = {"recipe": self.recipe.name, "beam": beam, "scores": {}}
+        results: dict[str, Any] = {"recipe": self.recipe.name, "beam": beam, "models": {}}
         if path.is_file() and (old := read_json(path)).get("beam", beam) == beam:
             results = old
-        runtime = TorchRuntime(shipped, beam)
-        results["chunk"] = str(runtime.chunking)
-        for corpus in (*self.recipe.speech.dev, *self.recipe.speech.test):
-            if corpus.title not in results["scores"]:
-                task = bar.add_task(f"score {corpus.title}", total=None)
-                results["scores"][corpus.title] = evaluate(runtime, corpus, self.root)
-                bar.remove_task(task)
-                write_json(path, results)
+        for stage in self.recipe.scored:
+            shipped = self._ship(stage)
+            runtime = TorchRuntime(shipped, beam)
+            model = results["models"].setdefault(
+                stage, {"file": shipped.name, "chunk": str(runtime.chunking), "scores": {}}
+            )
+            for corpus in (*self.recipe.speech.dev, *self.recipe.speech.test):
+                if corpus.title not in model["scores"]:
+                    task = bar.add_task(f"score {stage} on {corpus.title}", total=None)
+                    model["scores"][corpus.title] = evaluate(runtime, corpus, self.root)
+                    bar.remove_task(task)
+                    write_json(path, results)
         return results
+
+    def _ship(self, stage: str) -> Path:
+        """The file that a stage's model ships in; the last stage's goes by the recipe's name."""
+        last = stage == self.recipe.stage[-1].name
+        name = self.recipe.name if last else f"{self.recipe.name}-{stage}"
+        shipped = self.folder / f"{name}.safetensors"
+        if not shipped.is_file():
+            save_model(shipped, load_model(self._model_file(stage)), half=True)
+        return shipped
 
 
 def _key(corpus: CorpusConfig) -> str:

@@ -1,8 +1,23 @@
 """A weight is a small pipeline: what a layer multiplies by is computed from what is stored."""
 
+from pocketscribe.weights.convert import convert
 from pocketscribe.weights.layers import Conv1d, Embedding, Linear
+from pocketscribe.weights.sharing import Share, Sharing
 from pocketscribe.weights.spec import Rule, WeightSpec, resolve
-from pocketscribe.weights.store import Weights
+from pocketscribe.weights.store import Use, Weights
 from pocketscribe.weights.weight import Weight
 
-__all__ = ["Conv1d", "Embedding", "Linear", "Rule", "Weight", "WeightSpec", "Weights", "resolve"]
+__all__ = [
+    "Conv1d",
+    "Embedding",
+    "Linear",
+    "Rule",
+    "Share",
+    "Sharing",
+    "Use",
+    "Weight",
+    "WeightSpec",
+    "Weights",
+    "convert",
+    "resolve",
+]

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pocketscribe.weights.weight import Weight
+from pocketscribe.weights.weight import Transposed, Weight
 
 
 def _bias(width: int | None) -> nn.Parameter | None:
@@ -17,19 +17,38 @@ def _bias(width: int | None) -> nn.Parameter | None:
 
 
 class Linear(nn.Module):
-    """`y = W x + b`, with W one stored matrix or two low-rank factors multiplied by in turn."""
+    """`y = s * (W x) + b`, with W one stored matrix or two low-rank factors multiplied by in turn.
 
-    def __init__(self, weight: Weight, bias: int | None, factor: Weight | None = None) -> None:
-        """`weight` is `[O, I]`; with `factor` `[R, I]` it is `[O, R]`. `bias` is O, or None."""
+    The scale s `[O]` is there only where the spec asks for one. It multiplies the output, not the
+    matrix, which may be shared and would have to be stored again for each layer.
+    """
+
+    def __init__(
+        self,
+        weight: Weight | Transposed,
+        bias: int | None,
+        factor: Weight | Transposed | None = None,
+        scale: int | None = None,
+    ) -> None:
+        """`weight` is `[O, I]`; with `factor` `[R, I]` it is `[O, R]`; `bias`, `scale` O or None."""
         super().__init__()
         self.weight = weight
         self.factor = factor
+        self.scale = nn.Parameter(torch.ones(scale)) if scale else None
         self.bias = _bias(bias)
 
     def forward(self, x: Float[Tensor, "*B I"]) -> Float[Tensor, "*B O"]:
         if self.factor is not None:
             x = F.linear(x, self.factor())
-        return F.linear(x, self.weight(), self.bias)
+        if self.scale is None:
+            return F.linear(x, self.weight(), self.bias)
+        y = F.linear(x, self.weight()) * self.scale
+        return y if self.bias is None else y + self.bias
+
+    def matrix(self) -> Float[Tensor, "O I"]:
+        """The map without its bias, as one matrix."""
+        matrix = self.weight() if self.factor is None else self.weight() @ self.factor()
+        return matrix if self.scale is None else matrix * self.scale.unsqueeze(1)
 
 
 class Embedding(nn.Module):

@@ -1,59 +1,185 @@
 """Where layers come from: a model asks for a layer by name and never touches a weight itself."""
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import ceil
 
 import torch
 
 from pocketscribe.errors import UserError
 from pocketscribe.weights.layers import Conv1d, Embedding, Linear
+from pocketscribe.weights.sharing import Key, Sharing, names
 from pocketscribe.weights.spec import Rule, WeightSpec, resolve
-from pocketscribe.weights.weight import Weight
+from pocketscribe.weights.weight import Transposed, Weight
+
+UNIT_VARIANCE = 3**-0.5  # of the inputs' sum: half of it reaches the output's variance
 
 
 class Weights:
     """Hands out layers by name, each built on the stored tensors that its spec asks for.
 
-    Two names with equal keys get the same `Weight` object: that is all there is to sharing.
+    Two weights whose keys are equal get the same `Weight` object: that is all there is to sharing,
+    in training as in every file.
     """
 
-    def __init__(self, rules: Sequence[Rule] = ()) -> None:
+    def __init__(
+        self, rules: Sequence[Rule] = (), sharing: Sharing | None = None, layers: int = 1
+    ) -> None:
+        """`layers` is how many a stack of layers has."""
         self.rules = tuple(rules)
+        self.sharing = sharing or Sharing()
+        self.layers = layers
         self.stored: dict[str, Weight] = {}
+        self.uses: dict[str, Use] = {}
 
     def linear(self, name: str, fan_in: int, out: int, *, bias: bool = True) -> Linear:
-        """A linear map (pointwise convolutions are linear maps)."""
-        spec = resolve(name, self.rules)
+        """A linear map (pointwise convolutions are linear maps).
+
+        Raises:
+            UserError: it is to share a tensor of another shape.
+        """
+        spec, key = self._asked(name)
+        scale = out if spec.scale else None
         if spec.rank is None:
-            return Linear(self._weight(name, out, fan_in), out if bias else None)
-        return self._low_rank(name, fan_in, out, spec, bias)
+            weight = self._weight(str(key), out, fan_in, name, key.transposed)
+            self.uses[name] = Use(key, (out, fan_in), spec, weight)
+            return Linear(_read(weight, key), out if bias else None, None, scale)
+        u, v = self._factors(name, key, fan_in, out, spec)
+        self.uses[name] = Use(key, (out, fan_in), spec, u, v)
+        left, right = (v, u) if key.transposed else (u, v)
+        return Linear(_read(left, key), out if bias else None, _read(right, key), scale)
 
     def embedding(self, name: str, count: int, width: int) -> Embedding:
         # Unit variance whatever the width: rows are looked up, not summed over.
-        return Embedding(self._weight(name, count, width, init_scale=width**0.5))
+        return Embedding(self._plain(name, count, width, init_scale=width**0.5))
 
     def depthwise(self, name: str, channels: int, kernel: int, *, bias: bool = True) -> Conv1d:
-        return Conv1d(self._weight(name, channels, kernel), channels if bias else None)
+        return Conv1d(self._plain(name, channels, kernel), channels if bias else None)
 
-    def _low_rank(self, name: str, fan_in: int, out: int, spec: WeightSpec, bias: bool) -> Linear:
-        """Balanced factors U√S and √S V of a full draw, so that training starts where it would."""
+    def check(self) -> None:
+        """To be called when all layers exist.
+
+        Raises:
+            UserError: sharing or a rule names what no layer is called.
+        """
+        inside = sorted({use.key.inside for use in self.uses.values()} | self._insides())
+        for module in self.sharing.modules:
+            if not any(names(name, module) for name in inside):
+                raise UserError(
+                    f"model.sharing: no module is named {module!r} (there are: {', '.join(inside)})"
+                )
+        for rule in self.rules:
+            if not any(fnmatchcase(name, rule.match) for name in self.uses):
+                raise UserError(
+                    f"model.weights: match = {rule.match!r} fits no weight "
+                    f"(they are called {', '.join(list(self.uses)[:3])}, …)"
+                )
+            self._warn_of_useless_rank(rule)
+
+    def _warn_of_useless_rank(self, rule: Rule) -> None:
+        """Says from which rank downwards a rule's factors, as they are shared, save anything."""
+        if rule.rank is None:
+            return
+        uses = [u for n, u in self.uses.items() if _first(n, self.rules) is rule and u.factor]
+        factors = {id(w): w for u in uses for w in (u.weight, u.factor) if w is not None}
+        stored = sum(w.stored.numel() for w in factors.values())
+        whole = sum({str(u.key): u.shape[0] * u.shape[1] for u in uses}.values())
+        if uses and stored >= whole:
+            least = ceil(whole * rule.rank / stored) - 1
+            warnings.warn(
+                f"model.weights: rank {rule.rank} for {rule.match!r} stores {stored:,} numbers, "
+                f"plain matrices {whole:,}; a rank saves up to {least}",
+                stacklevel=2,
+            )
+
+    def _insides(self) -> set[str]:
+        """Names within a layer before any tie, for whoever ties all of a module away."""
+        free = Sharing()
+        return {free.key(name, self.layers).inside for name in self.uses}
+
+    def _asked(self, name: str) -> tuple[WeightSpec, Key]:
+        return resolve(name, self.rules), self.sharing.key(name, self.layers)
+
+    def _plain(self, name: str, out: int, fan_in: int, init_scale: float = UNIT_VARIANCE) -> Weight:
+        """What is neither factored nor scaled: tables and kernels; transposing one is refused."""
+        spec, key = self._asked(name)
+        if key.transposed:
+            raise UserError(f"{name}: only a linear map can be used transposed")
+        weight = self._weight(str(key), out, fan_in, name, init_scale=init_scale)
+        self.uses[name] = Use(key, (out, fan_in), spec, weight)
+        return weight
+
+    def _factors(
+        self, name: str, key: Key, fan_in: int, out: int, spec: WeightSpec
+    ) -> tuple[Weight, Weight]:
+        """Balanced factors U√S, √S V of a full draw, so that training starts where it would.
+
+        A layer that finds one factor made by another layer draws the other factor alone, as large
+        as the first one's: independent draws have no directions in common, so that the subspace of
+        one draw serves all as well as that of their concatenation (papers.md, S1).
+        """
         assert spec.rank is not None
+        if key.transposed:
+            fan_in, out = out, fan_in
         rank = min(spec.rank, fan_in, out)
-        full = Weight("", out, fan_in, init_scale=3**-0.5).stored.detach()
-        u, s, v = torch.linalg.svd(full, full_matrices=False)
-        left = self._weight(f"{name}.u", out, rank)
-        right = self._weight(f"{name}.v", rank, fan_in)
-        with torch.no_grad():
-            left.stored.copy_(u[:, :rank] * s[:rank].sqrt())
-            right.stored.copy_(s[:rank].sqrt().unsqueeze(1) * v[:rank])
-        return Linear(left, out if bias else None, right)
+        u_key, v_key = (
+            key.factor(which, (spec.across or "all") if which == spec.share_factor else None)
+            for which in ("u", "v")
+        )
+        new_u, new_v = u_key not in self.stored, v_key not in self.stored
+        full = Weight("", out, fan_in, UNIT_VARIANCE).stored.detach() if new_u or new_v else None
+        u = self._weight(u_key, out, rank, name)
+        v = self._weight(v_key, rank, fan_in, name)
+        if full is not None:
+            left, s, right = torch.linalg.svd(full, full_matrices=False)
+            root = s[:rank].sqrt()
+            with torch.no_grad():
+                if new_u:
+                    u.stored.copy_(left[:, :rank] * root)
+                if new_v:
+                    v.stored.copy_(root.unsqueeze(1) * right[:rank])
+        return u, v
 
-    def _weight(self, name: str, out: int, fan_in: int, init_scale: float = 3**-0.5) -> Weight:
-        weight = self.stored.get(name)
+    def _weight(
+        self,
+        key: str,
+        out: int,
+        fan_in: int,
+        name: str,
+        transposed: bool = False,
+        init_scale: float = UNIT_VARIANCE,
+    ) -> Weight:
+        shape = (fan_in, out) if transposed else (out, fan_in)
+        weight = self.stored.get(key)
         if weight is None:
-            weight = self.stored[name] = Weight(name, out, fan_in, init_scale)
-        elif tuple(weight.stored.shape) != (out, fan_in):
+            weight = self.stored[key] = Weight(key, *shape, init_scale)
+        elif tuple(weight.stored.shape) != shape:
             raise UserError(
-                f"{name}: cannot share a stored {tuple(weight.stored.shape)} tensor with a "
-                f"{(out, fan_in)} one: tie only weights of one shape"
+                f"{name}: cannot share the stored {tuple(weight.stored.shape)} tensor {key} as "
+                f"{shape}: tie only weights of one shape"
             )
         return weight
+
+
+@dataclass(frozen=True)
+class Use:
+    """One layer's use of stored tensors: `factor` is V where `weight` is U.
+
+    `shape` is the layer's `[out, fan_in]`, whichever way round the tensor is stored.
+    """
+
+    key: Key
+    shape: tuple[int, int]
+    spec: WeightSpec
+    weight: Weight
+    factor: Weight | None = None
+
+
+def _read(weight: Weight, key: Key) -> Weight | Transposed:
+    return Transposed(weight) if key.transposed else weight
+
+
+def _first(name: str, rules: Sequence[Rule]) -> Rule | None:
+    return next((rule for rule in rules if fnmatchcase(name, rule.match)), None)

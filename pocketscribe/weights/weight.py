@@ -25,3 +25,14 @@ class Weight(nn.Module):
 
     def forward(self) -> Float[Tensor, "out fan_in"]:
         return self.stored
+
+
+class Transposed(nn.Module):
+    """A stored matrix read the other way round: `[fan_in, out]`."""
+
+    def __init__(self, weight: Weight) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self) -> Float[Tensor, "fan_in out"]:
+        return self.weight().T

@@ -50,8 +50,12 @@ def result(**changes: Any) -> dict[str, Any]:
 
 def run_folder(folder: Path, **scores: dict[str, Any]) -> Path:
     folder.mkdir(parents=True)
-    (folder / "results.json").write_text(json.dumps({"recipe": "digits", "scores": scores}))
+    (folder / "results.json").write_text(json.dumps(results(**scores)))
     return folder
+
+
+def results(**scores: dict[str, Any]) -> dict[str, Any]:
+    return {"recipe": "digits", "models": {"float": {"scores": scores}}}
 
 
 def shown(renderable: RenderableType) -> str:
@@ -61,12 +65,10 @@ def shown(renderable: RenderableType) -> str:
 
 
 def test_results_table_has_a_row_a_part_and_a_group() -> None:
-    table = results_table(
-        {"recipe": "digits", "scores": {"fsdd test": result(), "other": result(groups={})}}
-    )
+    table = results_table(results(**{"fsdd test": result(), "other": result(groups={})}))
     text = shown(table)
-    assert "digits: 4.87M parameters, 19.5 MB" in text
-    assert table.row_count == 3
+    assert "digits" in text and "float: 4.87M parameters, 19.48 MB" in text
+    assert table.row_count == 4
     rows = [line for line in text.splitlines() if "%" in line and "WER" not in line]
     assert "fsdd test" in rows[0] and "12.30% [10.00%, 15.00%]" in rows[0] and "0.012" in rows[0]
     assert "  child" in rows[1] and "40.00%" in rows[1] and "300" in rows[1]
@@ -74,7 +76,7 @@ def test_results_table_has_a_row_a_part_and_a_group() -> None:
 
 
 def test_a_recipe_that_scores_on_nothing_still_ends_with_a_table() -> None:
-    table = results_table({"recipe": "digits", "scores": {}})
+    table = results_table(results())
     assert table.row_count == 0 and "digits" in shown(table)
 
 
@@ -106,13 +108,14 @@ def test_size_table_adds_up() -> None:
 
 
 def test_markdown_is_a_table_of_as_many_cells_everywhere() -> None:
-    row = {"run": "a", "recipe": "digits", "data": "fsdd test", **result()}
+    row = {"run": "a", "model": "float", "data": "fsdd test", **result()}
     lines = markdown([row, {**row, "emission_delay": None, "groups": {}}]).splitlines()
-    assert len(lines) == 5 and {line.count("|") for line in lines} == {9}
+    assert len(lines) == 5 and {line.count("|") for line in lines} == {10}
     assert lines[2] == (
-        "| a | fsdd test | 12.30% [10.00%, 15.00%] | 1000 | 4.87M | 19,480,000 | 0.0123 | +0.24 s |"
+        "| a | float | fsdd test | 12.30% [10.00%, 15.00%] | 1000 | 4.87M | 19,480,000 | 0.0123 "
+        "| +0.24 s |"
     )
-    assert lines[3].startswith("| | child | 40.00%")
+    assert lines[3].startswith("| | | child | 40.00%")
     assert lines[4].endswith("| 0.0123 |  |")
 
 
@@ -147,7 +150,7 @@ def test_an_interval_beside_its_point_is_no_obstacle(tmp_path: Path) -> None:
     assert len(write_report([run], tmp_path / "out")) == 3
 
 
-@pytest.mark.parametrize("content", ["[]", '{"scores": {"a": 3}}', '{"scores": []}', "{}"])
+@pytest.mark.parametrize("content", ["[]", '{"models": {"a": 3}}', '{"models": []}', "{}"])
 def test_what_is_no_result(tmp_path: Path, content: str) -> None:
     fine = run_folder(tmp_path / "fine", part=result())
     run = tmp_path / "run"

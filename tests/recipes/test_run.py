@@ -37,8 +37,9 @@ def test_a_finished_run(tiny_run: Path) -> None:
     }
     results = read_json(tiny_run / "results.json")
     assert results["recipe"] == "tiny"
-    assert list(results["scores"]) == ["synthetic dev", "synthetic test"]
-    for result in results["scores"].values():
+    [model] = results["models"].values()
+    assert list(model["scores"]) == ["synthetic dev", "synthetic test"]
+    for result in model["scores"].values():
         assert result["utterances"] == 3 and len(result["hypotheses"]) == 3
         assert 0 <= result["ci_low"] <= result["wer"] <= result["ci_high"]
         assert result["bytes"] == (tiny_run / "tiny.safetensors").stat().st_size
@@ -71,7 +72,7 @@ def test_only_what_is_new_is_scored(
 
     def evaluate(runtime: object, corpus: object, root: Path | None) -> dict[str, object]:
         scored.append(corpus.title)
-        return read_json(tiny_run / "results.json")["scores"]["synthetic test"]
+        return read_json(tiny_run / "results.json")["models"]["float"]["scores"]["synthetic test"]
 
     monkeypatch.setattr("pocketscribe.recipes.run.evaluate", evaluate)
     recipe = tiny_run.with_name("tiny.toml")

@@ -112,7 +112,7 @@ def test_one_name_shares_both_low_rank_factors() -> None:
 def test_sharing_two_shapes_is_refused() -> None:
     weights = Weights()
     weights.linear("a", 6, 5)
-    with pytest.raises(UserError, match=r"a: cannot share a stored \(5, 6\) .* \(6, 5\)"):
+    with pytest.raises(UserError, match=r"a: cannot share the stored \(5, 6\) .* \(6, 5\)"):
         weights.linear("a", 5, 6)
 
 

@@ -1,0 +1,254 @@
+"""Every level of sharing equals a plain model that was given the same numbers again and again.
+
+The reference is brute force: a model without any sharing, each of whose matrices is filled with
+what the shared model multiplies by. Outputs must agree, and the gradient of a shared tensor must be
+the sum of the gradients of its copies.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from pocketscribe.errors import UserError
+from pocketscribe.models import (
+    Chunking,
+    ModelConfig,
+    Recogniser,
+    start_from,
+    stored_parameters,
+    virtual_parameters,
+)
+from pocketscribe.weights import Rule, Sharing, Weights, convert
+from pocketscribe.weights.convert import matrix_of
+
+BLOCKS = {"blocks": 2, "order": "cyclic"}
+CONSECUTIVE = {"blocks": 2, "order": "consecutive"}
+SHARE = {"share": [{"modules": ["ffn1", "convolution.out"], "across": "all"}]}
+GROUPS = {"share": [{"modules": ["attention"], "across": 2}, {"modules": ["ffn1"]}]}
+TIE = {"tie": [["ffn1", "ffn2"], ["attention.key", "attention.value"]]}
+FLIPPED = {"tie": [["ffn1.up", "ffn1.down^T", "ffn2.up", "ffn2.down^T"]]}
+RANK = [{"match": "*.attention.*", "rank": 3}, {"match": "*.ffn?.*", "rank": 5, "scale": True}]
+SHARED_U = [{"match": "encoder.*", "rank": 4, "share_factor": "u", "across": 2}]
+SHARED_V = [{"match": "encoder.*", "rank": 4, "share_factor": "v"}]
+
+CASES: dict[str, tuple[dict[str, Any], Sequence[dict[str, Any]]]] = {
+    "blocks": (BLOCKS, ()),
+    "consecutive": (CONSECUTIVE, ()),
+    "share": (SHARE, ()),
+    "groups": (GROUPS, ()),
+    "tie": (TIE, ()),
+    "transposed": (FLIPPED, ()),
+    "rank": ({}, RANK),
+    "shared u": ({}, SHARED_U),
+    "shared v": ({}, SHARED_V),
+    "transposed factors": (FLIPPED, SHARED_U),
+    "all four": ({**BLOCKS, **SHARE, **TIE}, SHARED_U),
+    "all four, consecutive": ({**CONSECUTIVE, **GROUPS, **TIE}, SHARED_V),
+}
+
+
+def config(sharing: dict[str, Any], weights: Sequence[dict[str, Any]] = ()) -> ModelConfig:
+    data = {
+        "encoder": {"width": 16, "layers": 4, "heads": 2, "kernel": 4, "dropout": 0.0},
+        "predictor": 16,
+        "joiner": 16,
+        "subsampling": 8,
+        "sharing": sharing,
+        "weights": weights,
+    }
+    return ModelConfig.read(data, "test")
+
+
+def model(sharing: dict[str, Any], weights: Sequence[dict[str, Any]] = ()) -> Recogniser:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ranks that save nothing at this size
+        return Recogniser(config(sharing, weights), 12)
+
+
+def scrambled(shared: Recogniser) -> Recogniser:
+    """With scales that do something."""
+    with torch.no_grad():
+        for name, parameter in shared.named_parameters():
+            if name.endswith(".scale"):
+                parameter.uniform_(0.5, 1.5)
+    return shared
+
+
+def unshared(shared: Recogniser) -> Recogniser:
+    """A model without sharing or rank that computes the same."""
+    plain = model({})
+    tensors = dict(shared.named_parameters(remove_duplicate=False))
+    layers = dict(shared.named_modules(remove_duplicate=False))
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            layer, _, leaf = name.removesuffix(".stored").rpartition(".")
+            if leaf == "weight" and hasattr(layers[layer], "matrix"):
+                parameter.copy_(layers[layer].matrix())
+            else:
+                parameter.copy_(tensors[name])
+    return plain
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_a_model_without_sharing(case: str) -> None:
+    shared = scrambled(model(*CASES[case]))
+    plain = unshared(shared)
+    x, frames = torch.randn(2, 64, 80), torch.tensor([64, 48])
+    outputs = []
+    for each in (shared, plain):
+        y, lengths = each.encode(x, frames, Chunking(4, 8))
+        valid = torch.arange(y.shape[1]) < lengths[:, None]
+        outputs.append(y * valid.unsqueeze(-1))
+        outputs[-1].square().sum().backward()
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
+    assert stored_parameters(shared) < stored_parameters(plain)
+    # Gradients of stored matrices: the sum over the layers that use them.
+    layers = dict(plain.named_modules())
+    for weight in {id(u.weight): u.weight for u in shared.weights.uses.values()}.values():
+        uses = {n: u for n, u in shared.weights.uses.items() if u.weight is weight}
+        if any(u.factor is not None or u.spec.scale for u in uses.values()):
+            continue
+        copies = [
+            g.T if use.key.transposed else g
+            for name, use in uses.items()
+            if (g := layers[name].weight.stored.grad) is not None
+        ]
+        if copies:
+            expected = torch.stack(copies).sum(0)
+            torch.testing.assert_close(weight.stored.grad, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_counts(case: str) -> None:
+    """Stored is what is held; virtual is the plain model, and the scales that it has not."""
+    shared = model(*CASES[case])
+    scales = sum(p.numel() for n, p in shared.named_parameters() if n.endswith(".scale"))
+    assert virtual_parameters(shared) == stored_parameters(model({})) + scales
+    named = [n for n, _ in shared.named_parameters() if not n.startswith("auxiliary.")]
+    assert stored_parameters(shared) == sum(shared.get_parameter(n).numel() for n in named)
+
+
+def test_twelve_layers_of_four_blocks_hold_four() -> None:
+    def held(layers: int, sharing: dict[str, Any]) -> int:
+        data = {"encoder": {"width": 32, "layers": layers, "heads": 2}, "sharing": sharing}
+        recogniser = Recogniser(ModelConfig.read(data, "test"), 12)
+        weights = {id(p): p.numel() for p in recogniser.encoder.parameters() if p.ndim > 1}
+        return sum(weights.values())
+
+    assert held(12, {"blocks": 4}) == held(4, {}) == held(12, {}) // 3
+
+
+def test_the_map_in_words() -> None:
+    def layer(sharing: dict[str, Any], name: str) -> str:
+        return str(Sharing(**sharing).key(name, 12))
+
+    assert layer({"blocks": 4}, "e.b.7.ffn1.up") == "e.b.3.ffn1.up"
+    assert layer({"blocks": 4, "order": "consecutive"}, "e.b.7.ffn1.up") == "e.b.2.ffn1.up"
+    share = Sharing.read({"share": [{"modules": ["ffn1"], "across": 3}]}, "x")
+    assert str(share.key("e.b.7.ffn1.up", 12)) == "e.b.6.ffn1.up"
+    assert str(share.key("e.b.7.ffn10.up", 12)) == "e.b.7.ffn10.up", "a name, not a prefix"
+    tie = Sharing.read({"tie": [["a.key", "a.value"], ["up", "down^T"]]}, "x")
+    assert str(tie.key("e.b.7.a.value", 12)) == "e.b.7.a.key"
+    assert str(tie.key("e.b.7.down", 12)) == "e.b.7.up"
+    assert tie.key("e.b.7.down", 12).transposed and not tie.key("e.b.7.up", 12).transposed
+    assert str(Sharing(blocks=2).key("joiner.out", 12)) == "joiner.out", "in no stack of layers"
+
+
+def test_norms_biases_and_scales_are_each_layers_own() -> None:
+    shared = model({"blocks": 1}, [{"match": "encoder.*", "scale": True}])
+    private = {
+        suffix: {id(p) for n, p in shared.encoder.named_parameters() if n.endswith(suffix)}
+        for suffix in ("norm.weight", "up.bias", "up.scale")
+    }
+    assert {k: len(v) for k, v in private.items()} == {
+        "norm.weight": 4 * 6,
+        "up.bias": 4 * 2,
+        "up.scale": 4 * 2,
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_converting_a_shared_model_to_its_own_sharing_changes_nothing(case: str) -> None:
+    """The mean of equal matrices is that matrix, and of rank r its SVD at rank r."""
+    source, target = model(*CASES[case]), model(*CASES[case])
+    with torch.no_grad():
+        for parameter in target.parameters():
+            parameter.zero_()
+    convert(source.weights, target.weights)
+    for name, use in target.weights.uses.items():
+        expected = matrix_of(source.weights.uses[name])
+        torch.testing.assert_close(matrix_of(use), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_conversion_is_the_mean_and_the_best_low_rank_fit() -> None:
+    source = model({})
+    target = model({"blocks": 2}, [{"match": "*.ffn1.*", "rank": 3, "share_factor": "u"}])
+    start_from(target, source)
+
+    def trained(layer: int, module: str) -> torch.Tensor:
+        return source.weights.uses[f"encoder.blocks.{layer}.{module}"].weight.stored.detach()
+
+    mean = (trained(1, "attention.key") + trained(3, "attention.key")) / 2
+    use = target.weights.uses["encoder.blocks.3.attention.key"]
+    torch.testing.assert_close(use.weight.stored.detach(), mean)
+    # One U for both blocks: no other rank-3 pair of maps with one U is nearer.
+    side = torch.cat([(trained(b, "ffn1.up") + trained(b + 2, "ffn1.up")) / 2 for b in (0, 1)], 1)
+    u, s, v = torch.linalg.svd(side, full_matrices=False)
+    best = (u[:, :3] * s[:3]) @ v[:3]
+    found = [matrix_of(target.weights.uses[f"encoder.blocks.{b}.ffn1.up"]) for b in (0, 1)]
+    torch.testing.assert_close(torch.cat(found, 1), best, rtol=1e-4, atol=1e-5)
+    # What is nobody's matrix came along: norms, biases, training's heads.
+    name = "encoder.blocks.3.ffn1.up.bias"
+    torch.testing.assert_close(target.get_parameter(name), source.get_parameter(name))
+
+
+@pytest.mark.parametrize("rank", [4, 9])
+def test_factors_are_balanced_and_as_large_as_the_full_draw(rank: int) -> None:
+    spec = Rule(match="*", rank=rank, share_factor="u")
+    weights = Weights([spec], layers=6)
+    layers = [weights.linear(f"e.{i}.up", 24, 40) for i in range(6)]
+    assert len({id(layer.weight) for layer in layers}) == 1
+    assert len({id(layer.factor) for layer in layers}) == 6
+    for layer in layers:
+        assert layer.factor is not None
+        v = layer.factor().detach()
+        gram = v @ v.T
+        assert torch.allclose(gram, torch.diag(gram.diag()), atol=1e-5), "rows of √S V"
+    sizes = torch.tensor([layer.matrix().detach().norm() for layer in layers])
+    assert (sizes / sizes[0] - 1).abs().max() < 0.25
+
+
+def refused(sharing: dict[str, Any], weights: Sequence[dict[str, Any]], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Recogniser(config(sharing, weights), 12)
+
+
+def test_refusals() -> None:
+    refused({"tie": [["ffn1.up", "attention.out"]]}, (), r"attention\.out: cannot share the stored")
+    refused({"share": [{"modules": ["ffn3"]}]}, (), r"no module is named 'ffn3' \(there are: atten")
+    refused({"tie": [["ffn1", "fnn2"]]}, (), "no module is named 'fnn2'")
+    refused({}, [{"match": "decoder.*", "rank": 2}], r"match = 'decoder\.\*' fits no weight")
+    refused({"tie": [["ffn1"]]}, (), r"tie = \['ffn1'\]: a tie has two members or more")
+    refused({"tie": [["ffn1.up^T", "ffn1.down"]]}, (), "comes first and so is stored as it is")
+    refused({"blocks": 3}, (), r"sharing\.blocks = 3 must divide encoder\.layers = 4")
+    refused({}, [{"match": "*", "share_factor": "u"}], "share_factor = 'u' needs a rank")
+    refused({}, [{"match": "*", "rank": 2, "across": 2}], "across needs share_factor")
+    weights = Weights((), Sharing.read({"tie": [["a", "b^T"]]}, "x"))
+    with pytest.raises(UserError, match="only a linear map"):
+        weights.depthwise("e.0.b", 3, 4)
+
+
+def test_a_rank_that_saves_nothing_is_warned_of_with_the_break_even() -> None:
+    """A 16 x 64 matrix: 1,024 numbers; rank r has 80 r: up to 12 saves."""
+    with pytest.warns(UserWarning, match=r"rank 13 .* 8,320 numbers, plain matrices 8,192; .* 12$"):
+        Recogniser(config({}, [{"match": "*.ffn?.up", "rank": 13}]), 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Recogniser(config({}, [{"match": "*.ffn?.up", "rank": 12}]), 12)
+        # One U for all four layers: 16 r + 4 x 64 r / ... saves at higher ranks too.
+        rule = {"match": "*.ffn?.up", "rank": 14, "share_factor": "u"}
+        Recogniser(config({}, [rule]), 12)
