@@ -56,6 +56,12 @@ def size_table(found: dict[str, Any]) -> Table:
     table.add_row("all", f"{found['bytes']:,}", f"{found['bits_per_weight']} bits a parameter")
     table.add_row("parameters stored", f"{found['parameters_stored']:,}", "")
     table.add_row("parameters virtual", f"{found['parameters_virtual']:,}", "")
+    if "state_bytes" in found:
+        share = found["state_bytes"] / found["layers"]
+        table.add_row("a stream's state", f"{found['state_bytes']:,}", f"{share:,.0f} a layer")
+    for name, model in found.get("models", {}).items():
+        stored, virtual = model["parameters_stored"], model["parameters_virtual"]
+        table.add_row(f"stage {name}", f"{stored:,}", f"{virtual:,} virtual")
     return table
 
 

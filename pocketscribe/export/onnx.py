@@ -50,7 +50,8 @@ def export_onnx(saved: Saved, chunking: Chunking, out: Path, *, sherpa: bool, in
     with replacing(out) as folder:
         folder.mkdir()
         for name, proto in found.items():
-            onnx.save(_quantised(proto) if int8 else proto, folder / f"{name}.onnx")
+            proto = _quantised(_each_once(proto)) if int8 else _each_once(proto, transposes=True)
+            onnx.save(proto, folder / f"{name}.onnx")
         tokens = tokens_text(Units.from_json(saved.units))
         (folder / "tokens.txt").write_text(tokens, encoding="utf-8")
 
@@ -158,6 +159,39 @@ def _traced(
         del noted.metadata_props[:]
     for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=str(value))
+    return proto
+
+
+def _each_once(proto: onnx.ModelProto, *, transposes: bool = False) -> onnx.ModelProto:
+    """Stores equal tensors once: the exporter writes a shared one again wherever it folds it.
+
+    With `transposes` also a matrix that is another one's transpose. Not before `_quantised`, which
+    only sees matrices that are stored as they are used: in int8 such a matrix is there twice, each
+    with the scales of its own output channels.
+    """
+    graph = proto.graph
+    kept: dict[tuple[Any, ...], str] = {}
+    other_name: dict[str, str] = {}
+    flips: list[onnx.NodeProto] = []
+    for tensor in list(graph.initializer):
+        array = onnx.numpy_helper.to_array(tensor)
+        key = (tensor.data_type, array.shape, array.tobytes())
+        flipped = (tensor.data_type, array.T.shape, array.T.tobytes())
+        if key in kept:
+            other_name[tensor.name] = kept[key]
+        elif transposes and array.ndim == 2 and array.size > 1 and flipped in kept:
+            source = kept[flipped]
+            flips.append(onnx.helper.make_node("Transpose", [source], [tensor.name], perm=[1, 0]))
+            kept[key] = tensor.name
+        else:
+            kept[key] = tensor.name
+            continue
+        graph.initializer.remove(tensor)
+    for node in graph.node:
+        node.input[:] = [other_name.get(name, name) for name in node.input]
+    nodes = [*flips, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
     return proto
 
 

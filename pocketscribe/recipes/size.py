@@ -5,8 +5,8 @@ from typing import Any
 
 from pocketscribe.errors import UserError
 from pocketscribe.export.size import size_of_file, size_of_model
-from pocketscribe.models import Recogniser
-from pocketscribe.recipes.recipe import read_recipe, shipped
+from pocketscribe.models import Recogniser, stored_parameters, virtual_parameters
+from pocketscribe.recipes.recipe import Recipe, read_recipe, shipped
 
 ENGLISH = 30  # A–Z, apostrophe, word mark, blank, unknown
 
@@ -19,13 +19,28 @@ def size(model: str) -> dict[str, Any]:
     """
     path = Path(model)
     if path.suffix == ".toml" or (not path.exists() and model in shipped()):
-        recipe = read_recipe(model)
-        if recipe.speech.units.kind != "char":
-            return size_of_model(Recogniser(recipe.model, recipe.speech.units.size))
-        found = size_of_model(Recogniser(recipe.model, ENGLISH))
-        return {**found, "note": f"counted with {ENGLISH} units; the transcripts decide"}
+        return _of_recipe(read_recipe(model))
     if not path.exists():
         raise UserError(
             f"{model}: neither a model nor a recipe (shipped recipes: {', '.join(shipped())})"
         )
     return size_of_file(path)
+
+
+def _of_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Of the last stage's model; "models" has the parameters of every stage's, where they differ."""
+    learnt = recipe.speech.units.kind == "char"
+    units = ENGLISH if learnt else recipe.speech.units.size
+    models = {s.name: Recogniser(recipe.model_of(s.name), units) for s in recipe.stage}
+    found = size_of_model(list(models.values())[-1])
+    if len({model.config.model_dump_json() for model in models.values()}) > 1:
+        found["models"] = {
+            name: {
+                "parameters_stored": stored_parameters(model),
+                "parameters_virtual": virtual_parameters(model),
+            }
+            for name, model in models.items()
+        }
+    if learnt:
+        found["note"] = f"counted with {units} units; the transcripts decide"
+    return found

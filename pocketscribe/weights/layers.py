@@ -30,7 +30,7 @@ class Linear(nn.Module):
         factor: Weight | Transposed | None = None,
         scale: int | None = None,
     ) -> None:
-        """`weight` is `[O, I]`; with `factor` `[R, I]` it is `[O, R]`; `bias`, `scale` O or None."""
+        """`weight` is `[O, I]`; with `factor` `[R, I]`, `[O, R]`. `bias`, `scale`: O or None."""
         super().__init__()
         self.weight = weight
         self.factor = factor
