@@ -2,13 +2,14 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from pocketscribe.errors import UserError
+from pocketscribe.errors import UserError, UserHint
 from pocketscribe.files import write_json
 
 app = typer.Typer(
@@ -179,8 +180,19 @@ def report(
         print(path)
 
 
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object
+) -> None:
+    """Hints as one line each; anything else is some library talking to its developers."""
+    if issubclass(category, UserHint):
+        print(f"pocketscribe: hint: {message}", file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno), end="", file=sys.stderr)
+
+
 def main() -> None:
     """Entry point: bad input ends with one line and exit code 2, never a traceback."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except UserError as error:

@@ -28,7 +28,7 @@ def size(model: str) -> dict[str, Any]:
 
 
 def _of_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Of the last stage's model; "models" has the parameters of every stage's, where they differ."""
+    """Of the last stage's model; "models" has every stage's parameters where they differ."""
     learnt = recipe.speech.units.kind == "char"
     units = ENGLISH if learnt else recipe.speech.units.size
     models = {s.name: Recogniser(recipe.model_of(s.name), units) for s in recipe.stage}

@@ -8,7 +8,7 @@ from math import ceil
 
 import torch
 
-from pocketscribe.errors import UserError
+from pocketscribe.errors import UserError, UserHint
 from pocketscribe.weights.layers import Conv1d, Embedding, Linear
 from pocketscribe.weights.sharing import Key, Sharing, names
 from pocketscribe.weights.spec import Rule, WeightSpec, resolve
@@ -91,6 +91,7 @@ class Weights:
             warnings.warn(
                 f"model.weights: rank {rule.rank} for {rule.match!r} stores {stored:,} numbers, "
                 f"plain matrices {whole:,}; a rank saves up to {least}",
+                UserHint,
                 stacklevel=2,
             )
 

@@ -1,5 +1,6 @@
 """A run goes on where it was killed, runs nothing twice, and is the same in several processes."""
 
+import re
 import signal
 import subprocess
 import time
@@ -81,6 +82,59 @@ def test_only_what_is_new_is_scored(
     assert scored == ["fsdd test"]
     run_here(recipe, folder, more, "evaluate.beam=2")  # another way of scoring: all anew
     assert scored == ["fsdd test", "synthetic dev", "synthetic test", "fsdd test"]
+
+
+def test_stages_with_models_of_their_own(
+    tiny_run: Path, tmp_path: Path, prepared_beside: Callable
+) -> None:
+    """A second stage starts from the first one's weights, shared; a third is smaller and new."""
+    recipe = tmp_path / "two.toml"
+    stage = "audio_hours = 0.01\nbatch_seconds = 10\nvalidations = 0\n"
+    text = (
+        TINY_RECIPE.replace("layers = 1", "layers = 2")
+        + f"""
+[[stage]]
+name = "shared"
+from = "float"
+model = {{ sharing = {{ blocks = 1 }} }}
+{stage}
+[[stage]]
+name = "thin"
+model = {{ encoder = {{ width = 8 }} }}
+{stage}
+[evaluate]
+stages = "all"
+"""
+    )
+    recipe.write_text(text.replace("audio_hours = 0.06", "audio_hours = 0.01"), encoding="utf-8")
+    folder = prepared_beside(recipe) / "run"
+    results = run_here(recipe, folder)
+    assert list(results["models"]) == ["float", "shared", "thin"]
+    stored = {
+        name: model["scores"]["synthetic test"]["parameters_stored"]
+        for name, model in results["models"].items()
+    }
+    assert stored["thin"] < stored["shared"] < stored["float"]
+    files = {model["file"] for model in results["models"].values()}
+    assert files == {"two-float.safetensors", "two-shared.safetensors", "two.safetensors"}
+    for model in results["models"].values():
+        size = (folder / model["file"]).stat().st_size
+        assert model["scores"]["synthetic test"]["bytes"] == size
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("{ encoder = { widht = 8 } }", "stage 'float': model: unknown key 'encoder.widht'"),
+        ("{ sharing = { blocks = 3 } }", "sharing.blocks = 3 must divide encoder.layers = 1"),
+        ('{ sharing = { share = [{ modules = ["ffn3"] }] } }', "no module is named 'ffn3'"),
+        ('{ weights = [{ match = "ffn3", rank = 2 }] }', "match = 'ffn3' fits no weight"),
+    ],
+)
+def test_a_stage_without_a_possible_model_is_refused(recipe: Path, change: str, line: str) -> None:
+    with pytest.raises(UserError, match=rf"^tiny\.toml: .*{re.escape(line)}"):
+        run_here(recipe, recipe.parent / "run", f"stage.0.model={change}")
+    assert not (recipe.parent / "run").exists()
 
 
 @pytest.mark.parametrize(
