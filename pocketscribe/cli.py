@@ -181,7 +181,12 @@ def report(
 
 
 def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: str | None = None,
 ) -> None:
     """Hints as one line each; anything else is some library talking to its developers."""
     if issubclass(category, UserHint):

@@ -17,7 +17,7 @@ from pocketscribe.models.conformer import Conformer, ConformerConfig, State
 from pocketscribe.models.joiner import Joiner
 from pocketscribe.models.predictor import Predictor
 from pocketscribe.models.subsampling import FACTOR, PAST, Subsampling
-from pocketscribe.weights import Rule, Sharing, Weights, convert
+from pocketscribe.weights import FormatRule, Rule, Sharing, Weights, convert
 
 MELS = 80
 BLANK = 0
@@ -30,7 +30,8 @@ class ModelConfig(Config):
         predictor, joiner: widths; unused by a CTC head.
         subsampling: channels between the two subsampling convolutions.
         sharing: which of the encoder's weights are one stored tensor.
-        weights: rules, first match wins: which weights are stored how.
+        weights: rules, first match wins: which weights are stored as what tensors.
+        formats: rules, first match wins: in what bits and sparsity those tensors ship.
     """
 
     encoder: ConformerConfig = ConformerConfig()
@@ -41,6 +42,7 @@ class ModelConfig(Config):
     subsampling: int = Field(default=128, gt=0)
     sharing: Sharing = Sharing()
     weights: tuple[Rule, ...] = ()
+    formats: tuple[FormatRule, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
@@ -62,7 +64,9 @@ class Recogniser(nn.Module):
         super().__init__()
         self.config = config
         self.vocabulary = vocabulary
-        weights = self.weights = Weights(config.weights, config.sharing, config.encoder.layers)
+        weights = self.weights = Weights(
+            config.weights, config.sharing, config.encoder.layers, config.formats
+        )
         width = config.encoder.width
         self.register_buffer("mean", torch.zeros(MELS))
         self.register_buffer("inverse_std", torch.ones(MELS))

@@ -1,6 +1,7 @@
 """A weight is a small pipeline: what a layer multiplies by is computed from what is stored."""
 
 from pocketscribe.weights.convert import convert
+from pocketscribe.weights.format import Format, FormatRule
 from pocketscribe.weights.layers import Conv1d, Embedding, Linear
 from pocketscribe.weights.sharing import Share, Sharing
 from pocketscribe.weights.spec import Rule, WeightSpec, resolve
@@ -10,6 +11,8 @@ from pocketscribe.weights.weight import Weight
 __all__ = [
     "Conv1d",
     "Embedding",
+    "Format",
+    "FormatRule",
     "Linear",
     "Rule",
     "Share",

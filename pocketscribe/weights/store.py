@@ -9,6 +9,7 @@ from math import ceil
 import torch
 
 from pocketscribe.errors import UserError, UserHint
+from pocketscribe.weights.format import FormatRule, format_of
 from pocketscribe.weights.layers import Conv1d, Embedding, Linear
 from pocketscribe.weights.sharing import Key, Sharing, names
 from pocketscribe.weights.spec import Rule, WeightSpec, resolve
@@ -25,10 +26,15 @@ class Weights:
     """
 
     def __init__(
-        self, rules: Sequence[Rule] = (), sharing: Sharing | None = None, layers: int = 1
+        self,
+        rules: Sequence[Rule] = (),
+        sharing: Sharing | None = None,
+        layers: int = 1,
+        formats: Sequence[FormatRule] = (),
     ) -> None:
         """`layers` is how many a stack of layers has."""
         self.rules = tuple(rules)
+        self.formats = tuple(formats)
         self.sharing = sharing or Sharing()
         self.layers = layers
         self.stored: dict[str, Weight] = {}
@@ -77,6 +83,9 @@ class Weights:
                     f"(they are called {', '.join(list(self.uses)[:3])}, …)"
                 )
             self._warn_of_useless_rank(rule)
+        for rule in self.formats:
+            if not any(fnmatchcase(name, rule.match) for name in self.uses):
+                raise UserError(f"model.formats: match = {rule.match!r} fits no weight")
 
     def _warn_of_useless_rank(self, rule: Rule) -> None:
         """Says from which rank downwards a rule's factors, as they are shared, save anything."""
@@ -153,9 +162,15 @@ class Weights:
         init_scale: float = UNIT_VARIANCE,
     ) -> Weight:
         shape = (fan_in, out) if transposed else (out, fan_in)
+        format = format_of(name, self.formats)
         weight = self.stored.get(key)
         if weight is None:
-            weight = self.stored[key] = Weight(key, *shape, init_scale)
+            weight = self.stored[key] = Weight(key, *shape, init_scale, format)
+        elif weight.format != format:
+            raise UserError(
+                f"{name}: shares the stored tensor {key}, but model.formats gives the two "
+                "different formats; one tensor ships in one format"
+            )
         elif tuple(weight.stored.shape) != shape:
             raise UserError(
                 f"{name}: cannot share the stored {tuple(weight.stored.shape)} tensor {key} as "

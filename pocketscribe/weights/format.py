@@ -1,0 +1,67 @@
+"""In what form a stored tensor ships: bits, blocks and N:M sparsity, chosen by rules over names."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pocketscribe.config import Config
+from pocketscribe.weights.quantise import Grid
+from pocketscribe.weights.sparsity import parse
+
+
+class Format(Config):
+    """How one stored tensor is pruned, then quantised (arXiv 2312.08553); nothing of it is float.
+
+    Attributes:
+        bits: of each value that is kept; None keeps floats.
+        symmetric: a grid around zero; otherwise one between the extremes, which uses all levels.
+        block: weights along fan-in that share a scale; None is a whole output channel.
+        clip: "max" spans the largest weight; "search" finds the span with the least squared error.
+        sparsity: "2:4" keeps the two largest of every four weights along fan-in.
+    """
+
+    bits: Literal[8, 4, 2] | None = None
+    symmetric: bool = True
+    block: int | None = Field(default=None, ge=8)
+    clip: Literal["max", "search"] = "max"
+    sparsity: str | None = None
+
+    @field_validator("sparsity")
+    @classmethod
+    def _check_sparsity(cls, sparsity: str | None) -> str | None:
+        if sparsity is not None:
+            parse(sparsity)
+        return sparsity
+
+    @model_validator(mode="after")
+    def _check(self) -> "Format":
+        if self.bits is None and (not self.symmetric or self.block or self.clip != "max"):
+            raise ValueError("symmetric, block and clip say how to quantise: give bits too")
+        return self
+
+    @property
+    def grid(self) -> Grid | None:
+        if self.bits is None:
+            return None
+        return Grid(self.bits, self.symmetric, self.block, self.clip == "search")
+
+    @property
+    def pattern(self) -> tuple[int, int] | None:
+        """(N, M), or None where all weights stay."""
+        return None if self.sparsity is None else parse(self.sparsity)
+
+
+class FormatRule(Format):
+    """A format for every weight whose name matches the pattern (`*` crosses dots)."""
+
+    match: str
+
+    def format(self) -> Format:
+        return Format(**self.model_dump(exclude={"match"}))
+
+
+def format_of(name: str, rules: Sequence[FormatRule]) -> Format:
+    """The format of the weight `name`: the first rule that matches wins, else plain floats."""
+    return next((rule.format() for rule in rules if fnmatchcase(name, rule.match)), Format())

@@ -1,0 +1,170 @@
+"""A formatted tensor in its true bits, laid out to be multiplied from.
+
+Each row is an output channel and starts at a whole byte. In it lie, in order of fan-in:
+
+    values    of each kept weight, its integer less the grid's smallest one, in `bits` bits
+    patterns  of each group of M weights, which N of them are kept: the number of that choice among
+              all C(M, N), in the fewest bits that hold every such number
+    scale     one float16 a block
+    low       one float16 a block, where the grid is not symmetric
+
+Bits fill a byte from its lowest one up. Choices are numbered in lexicographic order of the kept
+places: of 2:4, 0 is {0, 1} and 5 is {2, 3}. Numbering them jointly takes 3 bits for a group of 2:4
+and 2 for 1:4, where N places of their own (2 + 2 bits, and 2) or a mask (4 and 4) take no less; a
+decoder turns a number into places by a table of C(M, N) rows.
+
+Dimensions: O outputs, I fan-in, G groups of M.
+"""
+
+from functools import cache
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pocketscribe.weights.format import Format
+from pocketscribe.weights.quantise import Quantised, quantise
+from pocketscribe.weights.sparsity import group_mask
+
+Parts = dict[str, np.ndarray]
+Shape = tuple[int, int]
+
+
+def pack(weight: Float[Tensor, "O I"], format: Format) -> Parts:
+    """The parts of a tensor, by their names above; without bits the values are float16."""
+    weight = weight.detach().cpu().float()
+    parts: Parts = {}
+    kept = None
+    if format.pattern is not None:
+        kept = group_mask(weight, *format.pattern)
+        numbers = _numbers(*format.pattern)[_as_mask_word(kept.numpy())]
+        parts["patterns"] = _to_bits(numbers, pattern_bits(*format.pattern))
+        weight = weight * kept.flatten(1)[:, : weight.shape[1]]
+    if format.grid is None:
+        parts["values"] = _chosen(weight.numpy(), kept).astype(np.float16)
+        return parts
+    found = quantise(weight, format.grid)
+    codes = found.codes.numpy() - format.grid.levels[0]
+    parts["values"] = _to_bits(_chosen(codes, kept), format.grid.bits)
+    parts["scale"] = found.scale.numpy()
+    if found.low is not None:
+        parts["low"] = found.low.numpy()
+    return parts
+
+
+def unpack(parts: Parts, shape: Shape, format: Format) -> Float[Tensor, "O I"]:
+    """What `pack` packed, as a layer multiplies by it.
+
+    Raises:
+        ValueError: a part is missing, or has another type or size than the format says.
+    """
+    expected = layout(shape, format)
+    for name, (dtype, size) in expected.items():
+        part = parts.get(name)
+        if part is None or part.dtype != dtype or part.shape != size:
+            raise ValueError(f"{name} is not {np.dtype(dtype).name} {size}")
+    kept = None
+    if format.pattern is not None:
+        n, m = format.pattern
+        numbers = _from_bits(parts["patterns"], pattern_bits(n, m), -(-shape[1] // m))
+        table = _choices(n, m)
+        if numbers.max(initial=0) >= len(table):
+            raise ValueError("patterns holds a number that no choice has")
+        kept = torch.from_numpy(table[numbers])
+    count = shape[1] if kept is None else kept.shape[1] * format.pattern[0]  # type: ignore[index]
+    if format.grid is None:
+        return torch.from_numpy(_spread(parts["values"].astype(np.float32), kept, shape))
+    codes = _from_bits(parts["values"], format.grid.bits, count) + format.grid.levels[0]
+    low = torch.from_numpy(parts["low"]) if "low" in expected else None
+    spread = torch.from_numpy(_spread(codes.astype(np.int16), kept, shape))
+    block = format.grid.block or shape[1]
+    weight = Quantised(spread, torch.from_numpy(parts["scale"]), low, block).weight()
+    if kept is not None and low is not None:
+        weight = weight * kept.flatten(1)[:, : shape[1]]
+    return weight
+
+
+def layout(shape: Shape, format: Format) -> dict[str, tuple[type, Shape]]:
+    """Type and shape of every part: all that size accounting needs, without any weight."""
+    out, fan_in = shape
+    parts: dict[str, tuple[type, Shape]] = {}
+    count = fan_in
+    if format.pattern is not None:
+        n, m = format.pattern
+        groups = -(-fan_in // m)
+        count = groups * n
+        parts["patterns"] = (np.uint8, (out, _bytes(groups * pattern_bits(n, m))))
+    if format.grid is None:
+        return {**parts, "values": (np.float16, (out, count))}
+    parts["values"] = (np.uint8, (out, _bytes(count * format.grid.bits)))
+    blocks = (out, -(-fan_in // (format.grid.block or fan_in)))
+    parts["scale"] = (np.float16, blocks)
+    if not format.grid.symmetric:
+        parts["low"] = (np.float16, blocks)
+    return parts
+
+
+def pattern_bits(n: int, m: int) -> int:
+    """Bits of a choice's number."""
+    return (comb(m, n) - 1).bit_length()
+
+
+def _bytes(bits: int) -> int:
+    return -(-bits // 8)
+
+
+@cache
+def _choices(n: int, m: int) -> Bool[np.ndarray, "C M"]:
+    """Every choice's kept places, by its number."""
+    table = np.zeros((comb(m, n), m), bool)
+    for number, places in enumerate(combinations(range(m), n)):
+        table[number, list(places)] = True
+    return table
+
+
+@cache
+def _numbers(n: int, m: int) -> Int[np.ndarray, " W"]:
+    """The choice's number, by its mask read as a binary word; -1 where the word is no choice."""
+    numbers = np.full(2**m, -1)
+    numbers[_as_mask_word(_choices(n, m))] = np.arange(comb(m, n))
+    return numbers
+
+
+def _as_mask_word(kept: Bool[np.ndarray, "*B M"]) -> Int[np.ndarray, "*B"]:
+    return (kept << np.arange(kept.shape[-1])).sum(-1)
+
+
+def _chosen(
+    rows: Float[np.ndarray, "O I"] | Int[np.ndarray, "O I"], kept: Bool[Tensor, "O G M"] | None
+) -> np.ndarray:
+    """The kept ones of every row, in order; what fills up a last group counts as zero weights."""
+    if kept is None:
+        return rows
+    mask = kept.flatten(1).numpy()
+    # A filler's integer means nothing: it is cut off again.
+    filled = np.pad(rows, ((0, 0), (0, mask.shape[1] - rows.shape[1])))
+    return filled[mask].reshape(len(rows), -1)
+
+
+def _spread(values: np.ndarray, kept: Bool[Tensor, "O G M"] | None, shape: Shape) -> np.ndarray:
+    """Kept values back in their places, zeros elsewhere."""
+    if kept is None:
+        return values
+    mask = kept.flatten(1).numpy()
+    full = np.zeros(mask.shape, values.dtype)
+    full[mask] = values.ravel()
+    return full[:, : shape[1]]
+
+
+def _to_bits(numbers: Int[np.ndarray, "O N"], width: int) -> np.ndarray:
+    """Rows of unsigned numbers, `width` bits each, lowest bit first, rows at whole bytes."""
+    bits = (numbers[..., None] >> np.arange(width)) & 1
+    return np.packbits(bits.reshape(len(numbers), -1).astype(np.uint8), axis=1, bitorder="little")
+
+
+def _from_bits(packed: np.ndarray, width: int, count: int) -> Int[np.ndarray, "O N"]:
+    bits = np.unpackbits(packed, axis=1, count=count * width, bitorder="little")
+    return (bits.reshape(len(packed), count, width).astype(np.int64) << np.arange(width)).sum(-1)

@@ -1,0 +1,181 @@
+"""Masks, grids and packed bits, against definitions written out plainly."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from pocketscribe.weights.format import Format, FormatRule, format_of
+from pocketscribe.weights.packing import layout, pack, pattern_bits, unpack
+from pocketscribe.weights.quantise import Grid, fake_quantise, quantise
+from pocketscribe.weights.sparsity import mask
+from pocketscribe.weights.weight import Weight
+
+GRIDS = [
+    Grid(b, s, k, c)
+    for b, s, k, c in product((8, 4, 2), (True, False), (None, 8, 32), (False, True))
+]
+PATTERNS = (None, "2:4", "1:4", "3:8", "8:16", "1:2")
+
+
+def drawn(out: int = 6, fan_in: int = 64, seed: int = 0) -> torch.Tensor:
+    return torch.randn(out, fan_in, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 4), (3, 8), (15, 16), (1, 2)])
+@pytest.mark.parametrize("fan_in", [64, 61])
+def test_exactly_n_of_m_and_the_largest(n: int, m: int, fan_in: int) -> None:
+    weight = drawn(fan_in=fan_in)
+    kept = mask(weight, n, m)
+    for row, chosen in zip(weight.abs(), kept, strict=True):
+        for start in range(0, fan_in, m):
+            group, picks = row[start : start + m], chosen[start : start + m]
+            if len(group) == m:
+                assert picks.sum() == n
+            assert picks.sum() == min(n, len(group))
+            if not picks.all():
+                assert group[picks].min() >= group[~picks].max()
+
+
+def test_of_equal_weights_the_first_stay() -> None:
+    assert mask(torch.ones(1, 8), 2, 4).tolist() == [[True, True, False, False] * 2]
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_every_weight_goes_to_its_nearest_level(grid: Grid) -> None:
+    weight = drawn(fan_in=61)
+    found = quantise(weight, grid)
+    bottom, top = grid.levels
+    assert found.codes.min() >= bottom and found.codes.max() <= top
+    value = found.weight()
+    block = grid.block or 61
+    for i, j in product(range(6), range(0, 61, 7)):
+        scale = found.scale[i, j // block].float()
+        low = 0.0 if found.low is None else found.low[i, j // block].float()
+        levels = scale * torch.arange(bottom, top + 1) + low
+        nearest = (levels - weight[i, j]).abs().min()
+        assert (value[i, j] - weight[i, j]).abs() <= nearest + 1e-6
+
+
+def test_relative_errors_are_those_that_are_known() -> None:
+    """papers.md, S2, for Gaussian weights."""
+    weight = drawn(512, 512)
+
+    def error(*grid: object) -> float:
+        return float(
+            (fake_quantise(weight, Grid(*grid)) - weight).square().sum() / weight.square().sum()
+        )
+
+    assert error(4) == pytest.approx(0.018, abs=0.001)
+    assert error(2) == pytest.approx(0.71, abs=0.01)
+    assert error(2, False) == pytest.approx(0.35, abs=0.01)
+    assert error(2, False, 128) == pytest.approx(0.25, abs=0.01)
+    assert error(2, False, 64) == pytest.approx(0.20, abs=0.01)
+    assert error(2, False, 32) == pytest.approx(0.155, abs=0.005)
+    assert error(2, True, None, True) < 0.2, "a searched clip"
+    pruned = weight * mask(weight, 2, 4)
+    assert float((pruned - weight).square().sum() / weight.square().sum()) == pytest.approx(
+        0.13, abs=0.01
+    )
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_gradients_pass_and_the_value_is_exact(grid: Grid) -> None:
+    weight = drawn().requires_grad_()
+    found = fake_quantise(weight, grid)
+    assert torch.equal(found, quantise(weight, grid).weight())
+    (found * torch.arange(64.0)).sum().backward()
+    assert torch.equal(weight.grad, torch.arange(64.0).expand(6, 64))
+
+
+@pytest.mark.parametrize("sparsity", PATTERNS)
+@pytest.mark.parametrize("grid", [None, *GRIDS], ids=str)
+@pytest.mark.parametrize("fan_in", [64, 61, 3])
+def test_packed_bits_give_back_what_training_multiplied_by(
+    sparsity: str | None, grid: Grid | None, fan_in: int
+) -> None:
+    quantised = (
+        {}
+        if grid is None
+        else {
+            "bits": grid.bits,
+            "symmetric": grid.symmetric,
+            "block": grid.block,
+            "clip": "search" if grid.search else "max",
+        }
+    )
+    format = Format(**quantised, sparsity=sparsity)
+    weight = Weight("", 6, fan_in, 1.0, format)
+    with torch.no_grad():
+        weight.stored.copy_(drawn(fan_in=fan_in).half())
+    parts = pack(weight.stored, format)
+    assert torch.equal(unpack(parts, (6, fan_in), format), weight().detach())
+    assert {k: (v.dtype, v.shape) for k, v in parts.items()} == layout((6, fan_in), format)
+
+
+def test_bits_a_weight() -> None:
+    """papers.md, S2; jointly numbered patterns take less than two bits a place."""
+
+    def bits(bits: int, sparsity: str | None) -> float:
+        parts = layout((1, 1024), Format(bits=bits, sparsity=sparsity))
+        return sum(8 * np.prod(parts[p][1]) for p in ("values", "patterns") if p in parts) / 1024
+
+    assert [bits(b, None) for b in (8, 4, 2)] == [8, 4, 2]
+    assert [bits(b, "2:4") for b in (8, 4, 2)] == [4.75, 2.75, 1.75]
+    assert [bits(b, "1:4") for b in (8, 4, 2)] == [2.5, 1.5, 1]
+    assert (pattern_bits(2, 4), pattern_bits(1, 4), pattern_bits(8, 16)) == (3, 2, 14)
+
+
+def test_layout_to_the_bit() -> None:
+    """Two groups of 2:4 at 4 bits, by hand: {0, 3} is choice 2, {1, 2} is choice 3."""
+    weight = torch.tensor([[7.0, 0, 0, -7, 0, 1, 2, 0]])
+    parts = pack(weight, Format(bits=4, sparsity="2:4"))
+    assert parts["patterns"].tolist() == [[2 | 3 << 3]]
+    assert parts["values"].tolist() == [[14 | 0 << 4, 8 | 9 << 4]]
+    assert parts["scale"].tolist() == [[1.0]]
+
+
+def test_damaged_parts_are_refused() -> None:
+    format = Format(bits=4, sparsity="2:4")
+    parts = pack(drawn(), format)
+    for name in parts:
+        with pytest.raises(ValueError, match=name):
+            unpack({k: v for k, v in parts.items() if k != name}, (6, 64), format)
+        with pytest.raises(ValueError, match=name):
+            unpack({**parts, name: parts[name][:, 1:]}, (6, 64), format)
+    with pytest.raises(ValueError, match="no choice has"):
+        unpack({**parts, "patterns": np.full_like(parts["patterns"], 255)}, (6, 64), format)
+
+
+@pytest.mark.parametrize("sparsity", ["4:4", "0:4", "1:17", "x", "2-4"])
+def test_impossible_patterns_are_refused(sparsity: str) -> None:
+    with pytest.raises(ValueError, match="write N:M with 1 <= N < M <= 16"):
+        Format(sparsity=sparsity)
+
+
+def test_first_rule_wins_and_no_rule_is_floats() -> None:
+    rules = [FormatRule(match="*.depthwise", bits=8), FormatRule(match="*", bits=4)]
+    assert format_of("a.depthwise", rules) == Format(bits=8)
+    assert format_of("a.up", rules) == Format(bits=4)
+    assert format_of("a.up", rules[:1]) == Format()
+
+
+def test_masked_gradients_and_gradients_that_pass() -> None:
+    weight = Weight("", 2, 8, 1.0, Format(sparsity="2:4"))
+    weight().sum().backward()
+    kept = weight.mask()
+    assert torch.equal(weight.stored.grad, kept.float())
+    weight.stored.grad, weight.prune_gradient = None, "straight_through"
+    y = weight()
+    y.sum().backward()
+    assert torch.equal(weight.stored.grad, torch.ones(2, 8)) and torch.equal(y != 0, kept)
+
+
+def test_the_cache_follows_the_weights() -> None:
+    weight = Weight("", 2, 8, 1.0, Format(bits=4))
+    with torch.no_grad():
+        first = weight()
+        assert weight() is first
+        weight.stored.mul_(2)
+        torch.testing.assert_close(weight(), 2 * first, rtol=1e-3, atol=0)
