@@ -199,6 +199,9 @@ def test_size_equals_the_exported_file(model: Path, tmp_path: Path, call: Call) 
         "parameters_stored",
         "parameters_virtual",
         "parts",
+        "tensors",
+        "layers",
+        "state_bytes",
     }
     assert found["bytes"] == out.stat().st_size == sum(found["parts"].values())
 

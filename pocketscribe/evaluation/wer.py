@@ -55,16 +55,19 @@ def score(id: str, speaker: str, reference: str, hypothesis: str) -> Scored:
 
 
 def word_error_rate(scored: Sequence[Scored], seed: int = 0) -> WordErrorRate:
-    """Pools errors over utterances; resamples whole speakers (utterances where they are unknown).
+    """Pools errors over utterances; resamples whole speakers.
 
     Utterances of one speaker fail together, so drawing utterances would make the interval too
-    narrow. With a single unit to draw the interval is the point itself.
+    narrow. They are drawn where speakers are unknown, and where there is but one: the interval then
+    speaks of that voice alone.
     """
     if not scored:
         raise ValueError("no utterances to score")
+    lone = len({s.speaker for s in scored}) == 1
     units: dict[str, list[int]] = {}
     for s in scored:
-        pooled = units.setdefault(s.speaker or f"utterance {s.id}", [0, 0])
+        drawn = f"utterance {s.id}" if lone or not s.speaker else s.speaker
+        pooled = units.setdefault(drawn, [0, 0])
         pooled[0] += s.errors
         pooled[1] += s.words
     errors, words = np.array(list(units.values()), dtype=np.float64).T

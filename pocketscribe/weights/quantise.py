@@ -75,8 +75,9 @@ def quantise(weight: Float[Tensor, "O I"], grid: Grid) -> Quantised:
             other = _error(blocks, *tried, grid)
             better = other < error
             error = torch.where(better, other, error)
-            best = tuple(
-                torch.where(better, new, old) for new, old in zip(tried, best, strict=True)
+            best = (
+                torch.where(better, tried[0], best[0]),
+                torch.where(better, tried[1], best[1]),
             )
     scale, offset = best
     codes = _codes(blocks, scale, offset, grid).flatten(1)[:, : weight.shape[1]]

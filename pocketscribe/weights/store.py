@@ -83,9 +83,9 @@ class Weights:
                     f"(they are called {', '.join(list(self.uses)[:3])}, …)"
                 )
             self._warn_of_useless_rank(rule)
-        for rule in self.formats:
-            if not any(fnmatchcase(name, rule.match) for name in self.uses):
-                raise UserError(f"model.formats: match = {rule.match!r} fits no weight")
+        for given in self.formats:
+            if not any(fnmatchcase(name, given.match) for name in self.uses):
+                raise UserError(f"model.formats: match = {given.match!r} fits no weight")
 
     def _warn_of_useless_rank(self, rule: Rule) -> None:
         """Says from which rank downwards a rule's factors, as they are shared, save anything."""

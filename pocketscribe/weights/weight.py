@@ -63,7 +63,8 @@ class Weight(nn.Module):
         return mask(self.stored, *self.pattern)
 
     def _formatted(self) -> Float[Tensor, "out fan_in"]:
-        weight, kept = self.stored, self.mask()
+        weight: Tensor = self.stored
+        kept = self.mask()
         if kept is not None:
             weight = weight * kept
         if (grid := self.format.grid) is not None:

@@ -88,9 +88,11 @@ def test_unknown_speakers_are_not_one_speaker() -> None:
     assert rate.ci_low < rate.wer < rate.ci_high
 
 
-def test_a_single_speaker_has_no_interval() -> None:
-    rate = word_error_rate([utterance("a", 10, i) for i in range(5)])
-    assert rate.ci_low == rate.ci_high == rate.wer == pytest.approx(10 / 50)
+def test_of_a_single_speaker_utterances_are_drawn() -> None:
+    alone = [utterance("one", 10, i % 4, str(i)) for i in range(40)]
+    unknown = [utterance("", s.words, s.errors, s.id) for s in alone]
+    assert word_error_rate(alone) == word_error_rate(unknown)
+    assert word_error_rate(alone).ci_low < word_error_rate(alone).wer
 
 
 def test_same_seed_same_interval() -> None:
