@@ -1,9 +1,11 @@
 """Training losses. Each takes padded batches with lengths and returns one number per utterance."""
 
 from pocketscribe.losses.ctc import ctc_loss
+from pocketscribe.losses.distillation import frame_distillation, lattice_distillation
 from pocketscribe.losses.pruned import (
     PrunedLosses,
     PrunedTransducerLoss,
+    joiner_logits,
     pruned_loss,
     pruned_scales,
     pruning_bounds,
@@ -22,6 +24,9 @@ __all__ = [
     "PrunedTransducerLoss",
     "ctc_loss",
     "emission_log_probs",
+    "frame_distillation",
+    "joiner_logits",
+    "lattice_distillation",
     "lattice_posterior",
     "lattice_score",
     "pruned_loss",

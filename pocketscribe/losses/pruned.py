@@ -158,11 +158,12 @@ def pruned_loss(
 
 
 class PrunedLosses(NamedTuple):
-    """Per utterance, in nats; `windows` are the contexts that each frame's joiner starts from."""
+    """Per utterance, in nats; `logits` are the joiner's at `contexts`, the windows' places."""
 
     simple: Float[Tensor, " B"]
     pruned: Float[Tensor, " B"]
-    windows: Int[Tensor, "B T"]
+    contexts: Int[Tensor, "B T S"]
+    logits: Float[Tensor, "B T S V"]
 
 
 @dataclass(frozen=True)
@@ -206,19 +207,22 @@ class PrunedTransducerLoss:
         width = min(self.width, predictor.shape[1])
         windows = pruning_bounds(blank_occupancy, label_occupancy, frames, labels, width)
         contexts = window_contexts(windows, width)
-        logits = joiner(
-            encoder[:, :, None].expand(-1, -1, width, -1), _pick_contexts(predictor, contexts)
-        )
+        logits = joiner_logits(joiner, encoder, predictor, contexts)
         pruned = pruned_loss(logits, windows, targets, frames, labels, self.blank_id, self.fastemit)
-        return PrunedLosses(-score, pruned, windows)
+        return PrunedLosses(-score, pruned, contexts, logits)
 
 
-def _pick_contexts(
-    predictor: Float[Tensor, "B U1 J"], contexts: Int[Tensor, "B T S"]
-) -> Float[Tensor, "B T S J"]:
+def joiner_logits(
+    joiner: Callable[[Tensor, Tensor], Tensor],
+    encoder: Float[Tensor, "B T J"],
+    predictor: Float[Tensor, "B U1 J"],
+    contexts: Int[Tensor, "B T S"],
+) -> Float[Tensor, "B T S V"]:
+    """The joiner at the given contexts of every frame, and nowhere else."""
     batch, nodes, _ = predictor.shape
     offset = torch.arange(batch, device=contexts.device)[:, None, None] * nodes
-    return F.embedding(contexts + offset, predictor.flatten(0, 1))
+    picked = F.embedding(contexts + offset, predictor.flatten(0, 1))
+    return joiner(encoder[:, :, None].expand(-1, -1, contexts.shape[2], -1), picked)
 
 
 def pruned_scales(progress: float) -> tuple[float, float]:

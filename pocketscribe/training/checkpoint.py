@@ -46,6 +46,9 @@ def save_checkpoint(
         save_file(_contiguous(tensors(model)), beside / "model.safetensors")
         save_file(_contiguous(average), beside / "average.safetensors")
         save_file(_contiguous(plain), beside / "optimiser.safetensors")
+        masks = {k: w.fixed_mask for k, w in model.weights.stored.items()}
+        fixed = {k: mask for k, mask in masks.items() if mask is not None}
+        save_file(_contiguous(fixed), beside / "masks.safetensors")
         write_json(
             beside / "state.json",
             {"progress": vars(progress), "groups": state["param_groups"], "numbers": numbers},
@@ -64,6 +67,9 @@ def load_checkpoint(
         state = read_json(folder / "state.json")
         fill(model, load_file(folder / "model.safetensors"), str(folder))
         average = load_file(folder / "average.safetensors")
+        for key, mask in load_file(folder / "masks.safetensors").items():
+            weight = model.weights.stored[key]
+            weight.fixed_mask = mask.to(weight.stored.device)
         per_parameter: dict[int, dict[str, Any]] = {}
         everything = {**load_file(folder / "optimiser.safetensors"), **state["numbers"]}
         for key, value in everything.items():

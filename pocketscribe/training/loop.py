@@ -31,7 +31,7 @@ from pocketscribe.training.checkpoint import (
     save_checkpoint,
     update_average,
 )
-from pocketscribe.training.objectives import LossConfig, Plain, StepContext, draw_chunking
+from pocketscribe.training.objectives import LossConfig, Objective, StepContext, draw_chunking
 from pocketscribe.training.optimisers import OptimiserConfig, build_optimiser, lr_factor
 
 AVERAGE_EVERY = 10  # steps between two snapshots of the average
@@ -103,7 +103,7 @@ class Training:
         self,
         fabric: Fabric,
         model: Recogniser,
-        objective: Plain,
+        objective: Objective,
         config: TrainingConfig,
         folder: Path,
         validate: Callable[[Recogniser], dict[str, float]],
@@ -112,6 +112,7 @@ class Training:
         self.fabric, self.config, self.validate = fabric, config, validate
         self.folder = folder / "checkpoint"
         self.model = model
+        self.raw_objective = objective
         self.raw_optimiser = build_optimiser(config.optimiser, objective.named_parameters())
         self.objective, self.optimiser = fabric.setup(objective, self.raw_optimiser)
         self.progress = Progress()
@@ -168,8 +169,10 @@ class Training:
             epochs=progress.audio_seconds / corpus_seconds,
             progress=progress.audio_seconds / (3600 * config.audio_hours),
         )
+        lr = config.optimiser.base_lr * factor
         for group in self.raw_optimiser.param_groups:
-            group["lr"] = config.optimiser.base_lr * factor
+            group["lr"] = lr
+        self.raw_objective.begin(progress.audio_seconds / (3600 * config.audio_hours))
         chunking = draw_chunking(self.model.config.chunks.chunkings, config.seed, progress.step)
         # Dropout follows from the step, and differs between processes.
         torch.manual_seed(
@@ -192,6 +195,7 @@ class Training:
         if not self._update():
             progress.skipped += 1
             return None
+        self.raw_objective.updated(lr)
         done = progress.audio_seconds / (3600 * config.audio_hours)
         if done >= 1 - config.average_share and progress.step % AVERAGE_EVERY == 0:
             progress.averaged += 1
@@ -235,7 +239,11 @@ class Training:
         bar.update(task, completed=progress.audio_seconds, description=line)
         if not bar.console.is_terminal and progress.step % LOG_FILE_EVERY == 0:
             bar.console.print(line, highlight=False)
-        learning = {"lr": self.raw_optimiser.param_groups[0]["lr"], "skipped": progress.skipped}
+        learning = {
+            "lr": self.raw_optimiser.param_groups[0]["lr"],
+            "skipped": progress.skipped,
+            **self.raw_objective.measures(),
+        }
         self.fabric.log_dict(
             {**{f"train/{k}": v for k, v in losses.items()}, **learning}, step=progress.step
         )

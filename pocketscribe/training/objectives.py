@@ -1,18 +1,29 @@
-"""What a training step computes. A stage picks one; distilled and sandwich steps will stand beside.
+"""What a training step computes. A stage picks one; a sandwich step will stand beside.
 
 Dimensions: B batch, S encoder frames, V vocabulary.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
 from pocketscribe.config import Config
-from pocketscribe.losses import PrunedTransducerLoss, ctc_loss, pruned_scales, transducer_loss
+from pocketscribe.losses import (
+    PrunedLosses,
+    PrunedTransducerLoss,
+    ctc_loss,
+    frame_distillation,
+    joiner_logits,
+    lattice_distillation,
+    pruned_scales,
+    transducer_loss,
+)
 from pocketscribe.models import BLANK, Chunking, Recogniser
 from pocketscribe.speech.batches import Batch
+from pocketscribe.training.masks import MaskConfig, Masks
 
 
 class LossConfig(Config):
@@ -42,13 +53,38 @@ class StepContext(NamedTuple):
     chunking: Chunking
 
 
-class Objective(Protocol):
+class Outputs(NamedTuple):
+    """What a model said of a batch, and how wrong that was.
+
+    Attributes:
+        losses: nats, summed over this process' utterances; "loss" is the weighted sum.
+        pruned: the transducer's losses and logits in the windows; None for "full" and CTC.
+    """
+
+    losses: dict[str, Tensor]
+    frames: Int[Tensor, " B"]
+    ctc_logits: Float[Tensor, "B S V"] | None
+    pruned: PrunedLosses | None
+
+
+class Objective(nn.Module):
     """A module over the model(s): calling it gives the named losses, summed over the batch."""
 
-    def __call__(self, batch: Batch, context: StepContext) -> dict[str, Tensor]: ...
+    def forward(self, batch: Batch, context: StepContext) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def begin(self, done: float) -> None:
+        """Called before each step with the share of the stage that is behind it."""
+
+    def updated(self, lr: float) -> None:
+        """Called after each of the optimiser's steps with its learning rate."""
+
+    def measures(self) -> dict[str, float]:
+        """More for the log, asked for now and then."""
+        return {}
 
 
-class Plain(nn.Module):
+class Plain(Objective):
     """The model's own loss on transcripts: transducer with auxiliary CTC, or CTC alone."""
 
     def __init__(self, model: Recogniser, config: LossConfig) -> None:
@@ -59,21 +95,26 @@ class Plain(nn.Module):
 
     def forward(self, batch: Batch, context: StepContext) -> dict[str, Tensor]:
         """Losses in nats, summed over this process' utterances; "loss" is the weighted sum."""
+        return detached(self.outputs(batch, context).losses)
+
+    def outputs(self, batch: Batch, context: StepContext) -> Outputs:
         model = self.model
         encoded, frames = model.encode(batch.features, batch.frames, context.chunking)
         if model.config.head == "ctc":
-            ctc = ctc_loss(model.ctc_logits(encoded), batch.targets, frames, batch.labels)
-            return {"loss": ctc.sum(), "ctc": ctc.sum().detach()}
-        losses = self._transducer(encoded, frames, batch, context.step)
+            logits = model.ctc_logits(encoded)
+            ctc = ctc_loss(logits, batch.targets, frames, batch.labels).sum()
+            return Outputs({"loss": ctc, "ctc": ctc}, frames, logits, None)
+        losses, pruned = self._transducer(encoded, frames, batch, context.step)
+        logits = None
         if self.config.ctc:
             logits = model.ctc_logits(encoded)
             losses["ctc"] = ctc_loss(logits, batch.targets, frames, batch.labels).sum()
             losses["loss"] = losses["loss"] + self.config.ctc * losses["ctc"]
-        return {name: x if name == "loss" else x.detach() for name, x in losses.items()}
+        return Outputs(losses, frames, logits, pruned)
 
     def _transducer(
         self, encoded: Tensor, frames: Tensor, batch: Batch, step: int
-    ) -> dict[str, Tensor]:
+    ) -> tuple[dict[str, Tensor], PrunedLosses | None]:
         model, joiner = self.model, self.model.joiner
         predicted = model.predictor(batch.targets)
         encoder, predictor = joiner.encoder(encoded), joiner.predictor(predicted)
@@ -82,7 +123,7 @@ class Plain(nn.Module):
             loss = transducer_loss(
                 logits, batch.targets, frames, batch.labels, BLANK, self.config.fastemit
             ).sum()
-            return {"loss": loss, "transducer": loss}
+            return {"loss": loss, "transducer": loss}, None
         losses = self.pruned(
             model.auxiliary["simple_encoder"](encoded),
             model.auxiliary["simple_predictor"](predicted),
@@ -97,7 +138,94 @@ class Plain(nn.Module):
         simple_scale, pruned_scale = pruned_scales(warm)
         simple, pruned = losses.simple.sum(), losses.pruned.sum()
         loss = simple_scale * simple + pruned_scale * pruned
-        return {"loss": loss, "simple": simple, "pruned": pruned}
+        return {"loss": loss, "simple": simple, "pruned": pruned}, losses
+
+
+class DistilConfig(Config):
+    """What a fine-tuned model also learns from its teacher.
+
+    Attributes:
+        lattice: weight of the collapsed divergence on the transducer's windows, a frame's mean.
+        ctc: weight of the divergence of the CTC heads, a frame.
+    """
+
+    lattice: float = Field(default=1.0, ge=0)
+    ctc: float = Field(default=1.0, ge=0)
+
+
+class FineTuned(Objective):
+    """A model under formats, on transcripts and on what its float teacher says of the same batch.
+
+    Quantisation needs nothing here: a formatted weight is quantised wherever it is used.
+    """
+
+    def __init__(
+        self, plain: Plain, teacher: Recogniser | None, distil: DistilConfig, masks: MaskConfig
+    ) -> None:
+        """`teacher` None learns from transcripts alone."""
+        super().__init__()
+        self.plain, self.distil = plain, distil
+        self.teacher = teacher.requires_grad_(False) if teacher is not None else None
+        self.masks = Masks(plain.model.weights.stored, masks)
+
+    def train(self, mode: bool = True) -> "FineTuned":
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def forward(self, batch: Batch, context: StepContext) -> dict[str, Tensor]:
+        """The plain losses, and with a teacher "distilled", which is weighted into "loss"."""
+        outputs = self.plain.outputs(batch, context)
+        losses = outputs.losses
+        if self.teacher is not None:
+            losses["distilled"] = self._distilled(self.teacher, batch, context, outputs)
+            losses["loss"] = losses["loss"] + losses["distilled"]
+        return detached(losses)
+
+    def _distilled(
+        self, teacher: Recogniser, batch: Batch, context: StepContext, outputs: Outputs
+    ) -> Tensor:
+        found = batch.features.new_zeros(())
+        with torch.no_grad():
+            encoded, _ = teacher.encode(batch.features, batch.frames, context.chunking)
+        if outputs.ctc_logits is not None:
+            with torch.no_grad():
+                logits = teacher.ctc_logits(encoded)
+            each = frame_distillation(logits, outputs.ctc_logits, outputs.frames)
+            found = found + self.distil.ctc * each.sum()
+        if outputs.pruned is not None:
+            with torch.no_grad():
+                logits = joiner_logits(
+                    teacher.joiner,
+                    teacher.joiner.encoder(encoded),
+                    teacher.joiner.predictor(teacher.predictor(batch.targets)),
+                    outputs.pruned.contexts,
+                )
+            each = lattice_distillation(
+                logits,
+                outputs.pruned.logits,
+                outputs.pruned.contexts,
+                batch.targets,
+                outputs.frames,
+                batch.labels,
+            )
+            found = found + self.distil.lattice * each.sum()
+        return found
+
+    def begin(self, done: float) -> None:
+        self.masks.begin(done)
+
+    def updated(self, lr: float) -> None:
+        self.masks.updated(lr)
+
+    def measures(self) -> dict[str, float]:
+        return {"flipped": self.masks.flipped()} if self.masks.sparse else {}
+
+
+def detached(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All but "loss" for the log alone."""
+    return {name: x if name == "loss" else x.detach() for name, x in losses.items()}
 
 
 def draw_chunking(chunkings: tuple[Chunking, ...], seed: int, step: int) -> Chunking:

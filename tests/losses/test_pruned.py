@@ -233,7 +233,7 @@ def test_padding_changes_nothing_and_gets_no_gradient() -> None:
     expected, losses = (model.losses(loss) for model in (small, large))
     torch.testing.assert_close(losses.simple, expected.simple)
     torch.testing.assert_close(losses.pruned, expected.pruned)
-    assert (losses.windows[:, :TIME] == expected.windows).all()
+    assert (losses.contexts[:, :TIME] == expected.contexts).all()
     (losses.simple + losses.pruned).sum().backward()
     for sizes, padded in zip(lengths, large.inputs, strict=True):
         assert padded.grad is not None
