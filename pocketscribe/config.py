@@ -92,7 +92,12 @@ def _step(node: Any, part: int | str) -> list[Any]:
     fields = _annotations(node)
     if part in fields:
         return _members(fields[str(part)])
-    tags = [tag for kind in fields.values() for tag in typing.get_args(kind)]
+    tags = [
+        tag
+        for name, kind in fields.items()
+        for value in typing.get_args(kind)
+        for tag in (value, f"{name}={value}")
+    ]
     return [node] if part in tags else []  # an index was unwrapped with its field
 
 

@@ -7,10 +7,12 @@ from typing import Any
 from safetensors import safe_open
 
 from pocketscribe.export.open import model_file, open_model
-from pocketscribe.models import Recogniser, stored_parameters, virtual_parameters
-from pocketscribe.models.saved import load_model, tensors
+from pocketscribe.models import Recogniser, stored_parameters, tensors, virtual_parameters
+from pocketscribe.models.packed import expected_layout
+from pocketscribe.models.saved import load_model
 
 FLOAT32_BYTES = 4
+BYTES = {"F32": FLOAT32_BYTES, "F16": 2, "U8": 1}
 
 
 def size_of_file(path: Path) -> dict[str, Any]:
@@ -34,26 +36,39 @@ def size_of_file(path: Path) -> dict[str, Any]:
 
 
 def size_of_model(model: Recogniser) -> dict[str, Any]:
-    """The same of a model that is in no file yet, in float32 and without a header."""
-    parts: dict[str, int] = {}
-    for name, tensor in tensors(model).items():
-        if not name.startswith("auxiliary."):
-            part = _part(name)
-            parts[part] = parts.get(part, 0) + FLOAT32_BYTES * tensor.numel()
-    return _described(parts, model)
+    """The same of a model that is in no file yet, without a header.
+
+    Under formats it is counted as its packed file will be, to the byte; else in float32.
+    """
+    if model.config.formats:
+        laid = expected_layout(model).items()
+        sizes = {name: dtype.itemsize * prod(shape) for name, (dtype, shape) in laid}
+    else:
+        sizes = {
+            name: FLOAT32_BYTES * tensor.numel()
+            for name, tensor in tensors(model).items()
+            if not name.startswith("auxiliary.")
+        }
+    return _described(_by_part(sizes), model)
 
 
 def _of_tensors(path: Path) -> dict[str, Any]:
     """A safetensors file by the modules of its tensors; what remains is its header."""
-    parts: dict[str, int] = {}
+    sizes = {}
     with safe_open(path, "pt") as file:
         for name in file.keys():  # noqa: SIM118
             piece = file.get_slice(name)
-            width = {"F32": 4, "F16": 2, "I64": 8}[piece.get_dtype()]
-            part = _part(name)
-            parts[part] = parts.get(part, 0) + width * prod(piece.get_shape())
+            sizes[name] = BYTES[piece.get_dtype()] * prod(piece.get_shape())
+    parts = _by_part(sizes)
     parts["header"] = path.stat().st_size - sum(parts.values())
     return _described(parts, load_model(path).model)
+
+
+def _by_part(sizes: dict[str, int]) -> dict[str, int]:
+    parts: dict[str, int] = {}
+    for name, count in sizes.items():
+        parts[_part(name)] = parts.get(_part(name), 0) + count
+    return parts
 
 
 def _part(name: str) -> str:

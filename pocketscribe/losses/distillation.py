@@ -1,8 +1,8 @@
 """Learning from another recogniser's probabilities.
 
-A transducer's lattice is collapsed to three classes a node, next label, blank and rest (Panchapagesan
-et al. 2020, "Efficient knowledge distillation for RNN-transducer models", arXiv 2011.06110), here in
-the windows of the pruned loss, so that nothing of size B T U V is made.
+A transducer's lattice is collapsed to three classes a node, next label, blank and rest
+(Panchapagesan et al. 2020, "Efficient knowledge distillation for RNN-transducer models", arXiv
+2011.06110), here in the windows of the pruned loss, so that nothing of size B T U V is made.
 
 Dimensions: B batch, T encoder frames, S window, V text units.
 """
@@ -12,9 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-LEAST = (
-    1e-6  # probability below which the rest is taken for nothing: its logarithm must not explode
-)
+LEAST = 1e-6  # of the rest's probability: its logarithm must not explode
 
 
 def collapsed(

@@ -10,6 +10,7 @@ from pocketscribe.models.recogniser import (
     deployed_parameters,
     start_from,
     stored_parameters,
+    tensors,
     virtual_parameters,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "deployed_parameters",
     "start_from",
     "stored_parameters",
+    "tensors",
     "virtual_parameters",
 ]

@@ -130,7 +130,7 @@ def start_from(model: Recogniser, source: Recogniser) -> None:
     Raises:
         UserError: the two differ in more than how weights are stored.
     """
-    if model.config == source.config:
+    if model.config.model_copy(update={"formats": source.config.formats}) == source.config:
         model.load_state_dict(source.state_dict())
         return
     convert(source.weights, model.weights)
@@ -139,6 +139,11 @@ def start_from(model: Recogniser, source: Recogniser) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if id(tensor) not in stored and name in theirs:
             tensor.copy_(theirs[name])
+
+
+def tensors(model: Recogniser) -> dict[str, Tensor]:
+    """Name -> parameter or buffer, each stored tensor once under its first name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def deployed_parameters(model: Recogniser) -> dict[str, nn.Parameter]:

@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from torch import Tensor
 
 from pocketscribe.errors import UserError
 from pocketscribe.files import replacing
-from pocketscribe.models.recogniser import ModelConfig, Recogniser
+from pocketscribe.models import packed
+from pocketscribe.models.recogniser import ModelConfig, Recogniser, tensors
 
 FORMAT = "pocketscribe-model-1"
 
@@ -39,33 +41,53 @@ def save_model(path: Path, saved: Saved, *, half: bool = False) -> None:
     names = tensors(saved.model)
     if half:
         names = {n: t.half() for n, t in names.items() if not n.startswith("auxiliary.")}
-    header = {
-        "format": FORMAT,
+    header = _header(saved, FORMAT)
+    with replacing(path) as beside:
+        save_file({n: t.detach().cpu().contiguous() for n, t in names.items()}, beside, header)
+
+
+def save_packed(path: Path, saved: Saved) -> None:
+    """Writes a recogniser under formats as a `.pocket` file (`models.packed`)."""
+    arrays = packed.to_arrays(saved.model)
+    header = _header(saved, packed.FORMAT)
+    header["digest"] = packed.digest(arrays, header)
+    with replacing(path) as beside:
+        save_arrays(arrays, beside, header)
+
+
+def _header(saved: Saved, format: str) -> dict[str, str]:
+    return {
+        "format": format,
         "config": saved.model.config.model_dump_json(),
         "vocabulary": str(saved.model.vocabulary),
         "units": saved.units,
         "card": json.dumps(saved.card),
     }
-    with replacing(path) as beside:
-        save_file({n: t.detach().cpu().contiguous() for n, t in names.items()}, beside, header)
 
 
 def load_model(path: Path) -> Saved:
-    """Reads a recogniser back, in float32 and ready to evaluate.
+    """Reads a recogniser back, packed or not, in float32 and ready to evaluate.
 
     Raises:
-        UserError: the file is missing, truncated, not ours, or does not fit its own config.
+        UserError: the file is missing, truncated, altered, not ours, of another version, or does
+            not fit its own config.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such model file")
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "np") as file:
             header = file.metadata() or {}
-            found = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: numpy has no such type
         raise UserError(f"{path}: not a readable model file ({error})") from None
-    if header.get("format") != FORMAT:
-        raise UserError(f"{path}: format {header.get('format')!r}; this version reads {FORMAT!r}")
+    if header.get("format") not in (FORMAT, packed.FORMAT):
+        raise UserError(
+            f"{path}: format {header.get('format')!r}; "
+            f"this version reads {FORMAT!r} and {packed.FORMAT!r}"
+        )
+    small = header["format"] == packed.FORMAT
+    if small and header.get("digest") != packed.digest(found, header):
+        raise UserError(f"{path}: altered since it was written (digest); get or export it again")
     try:
         config = ModelConfig.read(json.loads(header["config"]), str(path))
         model = Recogniser(config, int(header["vocabulary"]))
@@ -73,13 +95,11 @@ def load_model(path: Path) -> Saved:
         units = header["units"]
     except (KeyError, ValueError, RuntimeError) as error:  # torch's, for an impossible size
         raise UserError(f"{path}: its header is damaged ({error})") from None
-    fill(model, found, str(path))
+    if small:
+        packed.from_arrays(model, found, str(path))
+    else:
+        fill(model, {n: torch.from_numpy(a).float() for n, a in found.items()}, str(path))
     return Saved(model.eval(), units, card)
-
-
-def tensors(model: Recogniser) -> dict[str, Tensor]:
-    """Name -> parameter or buffer, each stored tensor once under its first name."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def fill(model: Recogniser, found: dict[str, Tensor], source: str) -> None:

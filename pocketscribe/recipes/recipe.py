@@ -1,13 +1,14 @@
 """A recipe is a list of stages: what is trained on what, in one TOML file."""
 
+import json
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
@@ -15,6 +16,9 @@ from pocketscribe.models import ModelConfig, Recogniser
 from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.speech.units import UnitsConfig
 from pocketscribe.training.loop import TrainingConfig
+from pocketscribe.training.masks import MaskConfig
+from pocketscribe.training.objectives import DistilConfig
+from pocketscribe.weights import FormatRule
 
 
 class SpeechConfig(Config):
@@ -43,8 +47,8 @@ class SpeechConfig(Config):
         return self
 
 
-class TrainStage(TrainingConfig):
-    """Trains a model, from scratch or from an earlier stage's weights.
+class StageConfig(TrainingConfig):
+    """What every stage has: each leaves one model, from scratch or from an earlier stage's weights.
 
     Attributes:
         from_: the earlier stage (written `from` in TOML) whose model and weights to start from.
@@ -54,10 +58,56 @@ class TrainStage(TrainingConfig):
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
-    kind: Literal["train"] = "train"
     from_: str | None = Field(default=None, alias="from")
     model: dict[str, Any] = Field(default_factory=dict)
     train: tuple[CorpusConfig, ...] | None = None
+
+
+class TrainStage(StageConfig):
+    """Trains a model on transcripts."""
+
+    kind: Literal["train"] = "train"
+
+
+class FinetuneStage(StageConfig):
+    """Brings a trained model into formats of few bits and N:M sparsity (arXiv 2312.08553).
+
+    Attributes:
+        audio_hours: 0 converts and trains nothing: post-training quantisation, the baseline.
+        weights: rules, first match wins: in what format each weight ships.
+        teacher: the stage to distil from; the one in `from` if not given, none if false.
+        distil: how much the teacher counts.
+        masks: when N:M masks are taken, and what gradient the weights get that they leave out.
+        sampled_bits: widths that take turns with the formats' own, so that one master weight
+            serves them all: later stages of no hours take them out of it.
+    """
+
+    kind: Literal["finetune"]
+    audio_hours: float = Field(ge=0)
+    weights: tuple[FormatRule, ...] = Field(min_length=1)
+    teacher: str | Literal[False] | None = None
+    distil: DistilConfig = DistilConfig()
+    masks: MaskConfig = MaskConfig()
+    sampled_bits: tuple[Literal[8, 4], ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> "FinetuneStage":
+        if self.from_ is None:
+            raise ValueError("a fine-tuning needs from: the stage whose model it goes on with")
+        return self
+
+
+def _kind(stage: Any) -> str:
+    """The tag of a stage's kind; it looks like no key, so that errors can tell the two apart."""
+    kind = stage.get("kind", "train") if isinstance(stage, dict) else stage.kind
+    return f"kind={kind}"
+
+
+KINDS = ("train", "finetune")
+Stage = Annotated[
+    Annotated[TrainStage, Tag("kind=train")] | Annotated[FinetuneStage, Tag("kind=finetune")],
+    Discriminator(_kind),
+]
 
 
 class EvaluateConfig(Config):
@@ -78,8 +128,20 @@ class Recipe(Config):
     name: str
     speech: SpeechConfig
     model: ModelConfig = ModelConfig()
-    stage: tuple[TrainStage, ...] = Field(min_length=1)
+    stage: tuple[Stage, ...] = Field(min_length=1)
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @classmethod
+    def read(cls, data: Any, source: str) -> "Recipe":
+        """As any config; an unknown kind of stage is told here, where no kind could be named."""
+        stages = data.get("stage") if isinstance(data, dict) else None
+        for index, stage in enumerate(stages if isinstance(stages, list) else ()):
+            if isinstance(stage, dict) and (kind := stage.get("kind", "train")) not in KINDS:
+                given, allowed = json.dumps(kind, default=str), " or ".join(map(repr, KINDS))
+                raise UserError(
+                    f"{source}: stage.{index}.kind = {given}: input should be {allowed}"
+                )
+        return super().read(data, source)
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
@@ -87,12 +149,13 @@ class Recipe(Config):
         for stage in self.stage:
             if stage.name in seen:
                 raise ValueError(f"two stages are named {stage.name!r}; names must differ")
-            if stage.from_ is not None and stage.from_ not in seen:
-                earlier = ", ".join(seen) or "none"
-                raise ValueError(
-                    f"stage {stage.name!r}: from = {stage.from_!r} is no earlier stage "
-                    f"(earlier: {earlier})"
-                )
+            named = {"from": stage.from_, "teacher": teacher_of(stage)}
+            for key, name in named.items():
+                if name is not None and name not in seen:
+                    raise ValueError(
+                        f"stage {stage.name!r}: {key} = {name!r} is no earlier stage "
+                        f"(earlier: {', '.join(seen) or 'none'})"
+                    )
             seen.append(stage.name)
         return self
 
@@ -103,11 +166,13 @@ class Recipe(Config):
             UserError: the stage's changes make no model.
         """
         stage = next(stage for stage in self.stage if stage.name == name)
-        start = self.model if stage.from_ is None else self.model_of(stage.from_)
-        if not stage.model:
-            return start
-        changed = _merged(start.model_dump(mode="json"), stage.model)
-        return ModelConfig.read(changed, f"{source}stage {name!r}: model")
+        model = self.model if stage.from_ is None else self.model_of(stage.from_)
+        if stage.model:
+            changed = _merged(model.model_dump(mode="json"), stage.model)
+            model = ModelConfig.read(changed, f"{source}stage {name!r}: model")
+        if isinstance(stage, FinetuneStage):
+            model = model.model_copy(update={"formats": stage.weights})
+        return model
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -124,6 +189,13 @@ class Recipe(Config):
             if part not in found:
                 found.append(part)
         return tuple(found)
+
+
+def teacher_of(stage: StageConfig) -> str | None:
+    """The stage whose model teaches this one, if any."""
+    if not isinstance(stage, FinetuneStage) or stage.teacher is False or not stage.audio_hours:
+        return None
+    return stage.teacher or stage.from_
 
 
 def shipped() -> dict[str, Path]:

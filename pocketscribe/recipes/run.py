@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress as Bar
 
 from pocketscribe.decoding.offline import decode
 from pocketscribe.errors import UserError
@@ -24,8 +24,8 @@ from pocketscribe.evaluation.wer import score, word_error_rate
 from pocketscribe.export.open import TorchRuntime
 from pocketscribe.files import read_json, write_json
 from pocketscribe.models import Recogniser, start_from, stored_parameters
-from pocketscribe.models.saved import Saved, load_model, save_model
-from pocketscribe.recipes.recipe import Recipe, TrainStage
+from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
+from pocketscribe.recipes.recipe import FinetuneStage, Recipe, StageConfig, teacher_of
 from pocketscribe.speech.batches import (
     Trainable,
     TrainingBatches,
@@ -35,8 +35,10 @@ from pocketscribe.speech.batches import (
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
 from pocketscribe.speech.prepare import Prepared, prepare, progress_bar
 from pocketscribe.speech.units import Units
+from pocketscribe.training.checkpoint import Progress
 from pocketscribe.training.loop import Training, make_fabric
-from pocketscribe.training.objectives import Plain
+from pocketscribe.training.masks import settle
+from pocketscribe.training.objectives import FineTuned, Objective, Plain
 
 VALIDATION_UTTERANCES = 100  # of each dev part, during training
 
@@ -92,13 +94,13 @@ class Run:
     def _model_file(self, stage: str) -> Path:
         return self.folder / stage / "model.safetensors"
 
-    def _prepare_all(self, bar: Progress) -> dict[str, Prepared]:
+    def _prepare_all(self, bar: Bar) -> dict[str, Prepared]:
         """Every training part of every stage; what is scored later is at least looked for."""
         for corpus in (*self.recipe.speech.dev, *self.recipe.speech.test):
             next(items(corpus, locate(corpus, self.root)))
         return {_key(corpus): self._prepare(corpus, bar) for corpus in self.recipe.corpora}
 
-    def _prepare(self, corpus: CorpusConfig, bar: Progress) -> Prepared:
+    def _prepare(self, corpus: CorpusConfig, bar: Bar) -> Prepared:
         out, share = self.folder.parent / "prepared", self.recipe.speech.bad_share
         with self.fabric.rank_zero_first():
             return prepare(corpus, self.root, out, bad_share=share, progress=bar)
@@ -113,7 +115,7 @@ class Run:
             write_json(path, {"symbols": units.symbols(), "model": units.to_json()})
             return units
 
-    def _train(self, stage: TrainStage, parts: dict[str, Prepared], bar: Progress) -> None:
+    def _train(self, stage: StageConfig, parts: dict[str, Prepared], bar: Bar) -> None:
         folder = self.folder / stage.name
         units = self._units(parts.values())
         chosen = stage.train or self.recipe.speech.train
@@ -139,13 +141,27 @@ class Run:
             rank=fabric.global_rank,
             processes=fabric.world_size,
         )
-        validate = self._validation(units, bar)
-        training = Training(fabric, model, Plain(model, stage.loss), stage, folder, validate)
-        training.run(batches, bar, sum(u.seconds for u in usable))
+        progress = Progress()
+        if stage.audio_hours:
+            validate, objective = self._validation(units, bar), self._objective(stage, model)
+            training = Training(fabric, model, objective, stage, folder, validate)
+            training.run(batches, bar, sum(u.seconds for u in usable))
+            progress = training.progress
+        if isinstance(stage, FinetuneStage):
+            settle(model)
         if fabric.is_global_zero:
-            card = self._card(stage, usable, training)
+            card = self._card(stage, model, usable, progress)
             save_model(self._model_file(stage.name), Saved(model, units.to_json(), card))
         fabric.barrier()
+
+    def _objective(self, stage: StageConfig, model: Recogniser) -> Objective:
+        """What the stage's steps compute."""
+        plain = Plain(model, stage.loss)
+        if not isinstance(stage, FinetuneStage):
+            return plain
+        name = teacher_of(stage)
+        teacher = None if name is None else load_model(self._model_file(name)).model
+        return FineTuned(plain, teacher, stage.distil, stage.masks, stage.sampled_bits)
 
     def _list_refused(self, usable: Sequence[Trainable], folder: Path) -> None:
         refused = {u.prepared.config.title: dict(u.refused) for u in usable if u.refused}
@@ -156,7 +172,7 @@ class Run:
             )
             write_json(folder / "refused.json", refused)
 
-    def _validation(self, units: Units, bar: Progress) -> Callable[[Recogniser], dict[str, float]]:
+    def _validation(self, units: Units, bar: Bar) -> Callable[[Recogniser], dict[str, float]]:
         """Greedy WER of the first utterances of each dev part, under the streaming chunking."""
         sets = {}
         for corpus in self.recipe.speech.dev:
@@ -178,10 +194,9 @@ class Run:
         return validate
 
     def _card(
-        self, stage: TrainStage, usable: Sequence[Trainable], training: Training
+        self, stage: StageConfig, model: Recogniser, usable: Sequence[Trainable], progress: Progress
     ) -> dict[str, Any]:
         """What this model is, for the artefact's header and for people."""
-        progress = training.progress
         return {
             "recipe": self.recipe.name,
             "stage": stage.name,
@@ -198,13 +213,13 @@ class Run:
             "steps": progress.step,
             "skipped_steps": progress.skipped,
             "wall_minutes": round(progress.wall_seconds / 60, 1),
-            "parameters": stored_parameters(training.model),
+            "parameters": stored_parameters(model),
             "seed": stage.seed,
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
             "made": time.strftime("%Y-%m-%d", time.gmtime()),
         }
 
-    def _score(self, bar: Progress) -> dict[str, Any]:
+    def _score(self, bar: Bar) -> dict[str, Any]:
         """Ships the scored stages' models, and scores those files on each dev and test part, once.
 
         The results map a stage to its file's name, its chunking and its scores.
@@ -231,9 +246,14 @@ class Run:
         """The file that a stage's model ships in; the last stage's goes by the recipe's name."""
         last = stage == self.recipe.stage[-1].name
         name = self.recipe.name if last else f"{self.recipe.name}-{stage}"
-        shipped = self.folder / f"{name}.safetensors"
+        packed = bool(self.recipe.model_of(stage).formats)
+        shipped = self.folder / f"{name}.{'pocket' if packed else 'safetensors'}"
         if not shipped.is_file():
-            save_model(shipped, load_model(self._model_file(stage)), half=True)
+            saved = load_model(self._model_file(stage))
+            if packed:
+                save_packed(shipped, saved)
+            else:
+                save_model(shipped, saved, half=True)
         return shipped
 
 

@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 
 from pocketscribe.errors import UserError
 from pocketscribe.files import read_json, replacing, write_json
-from pocketscribe.models.recogniser import Recogniser
-from pocketscribe.models.saved import fill, tensors
+from pocketscribe.models import Recogniser, tensors
+from pocketscribe.models.saved import fill
 
 
 @dataclass
@@ -22,6 +22,7 @@ class Progress:
 
     step: int = 0
     audio_seconds: float = 0.0
+    before_seconds: float = 0.0  # audio_seconds before the last step
     skipped: int = 0  # steps whose gradient was not finite
     averaged: int = 0  # snapshots in the running average of weights
     wall_seconds: float = 0.0

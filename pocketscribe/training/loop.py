@@ -172,7 +172,9 @@ class Training:
         lr = config.optimiser.base_lr * factor
         for group in self.raw_optimiser.param_groups:
             group["lr"] = lr
-        self.raw_objective.begin(progress.audio_seconds / (3600 * config.audio_hours))
+        goal = 3600 * config.audio_hours
+        self.raw_objective.begin(progress.audio_seconds / goal, progress.before_seconds / goal)
+        progress.before_seconds = progress.audio_seconds
         chunking = draw_chunking(self.model.config.chunks.chunkings, config.seed, progress.step)
         # Dropout follows from the step, and differs between processes.
         torch.manual_seed(

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pocketscribe.config import Config
+from pocketscribe.models import Recogniser, tensors
 from pocketscribe.weights import Weight
 
 WARM, RAISED, FROZEN = 0.1, 1 / 3, 2 / 3  # shares of a stage where the schedule turns
@@ -44,13 +45,12 @@ class Masks:
         self.sparse = {k: w for k, w in weights.items() if w.format.pattern is not None}
         self.config = config
         self._seen: dict[str, Tensor] = {}
-        self._shot = -1
         for weight in self.sparse.values():
             weight.prune_gradient = "masked" if config.gradient == "masked" else "straight_through"
 
     @torch.no_grad()
-    def begin(self, done: float) -> None:
-        """Before each step; `done` is the share of the stage that is behind it."""
+    def begin(self, done: float, before: float) -> None:
+        """Before each step; shares of the stage that are behind it, and behind the step before."""
         update = self.config.update
         if update == "schedule":
             for weight in self.sparse.values():
@@ -60,9 +60,7 @@ class Masks:
         elif update == "one_shot":
             self._fix(again=False)
         elif update == "few_shots":
-            shot = min(int(done / FROZEN * self.config.shots), self.config.shots - 1)
-            self._fix(again=shot != self._shot and self._shot >= 0)
-            self._shot = shot
+            self._fix(again=self._shot(done) != self._shot(before))
 
     @torch.no_grad()
     def updated(self, lr: float) -> None:
@@ -86,6 +84,9 @@ class Masks:
             self._seen[key] = kept
         return changed / total if total else 0.0
 
+    def _shot(self, done: float) -> int:
+        return min(int(done / FROZEN * self.config.shots), self.config.shots - 1)
+
     def _fix(self, *, again: bool) -> None:
         for weight in self.sparse.values():
             if weight.fixed_mask is None or again:
@@ -103,14 +104,20 @@ def scheduled(done: float, pattern: tuple[int, int] | None) -> tuple[int, int] |
 
 
 @torch.no_grad()
-def settle_formats(weights: Mapping[str, Weight]) -> None:
-    """Ends a training under formats: what the masks leave out becomes zero for good.
+def settle(model: Recogniser) -> None:
+    """Ends a training under formats: the model becomes what its packed file will hold.
 
-    From here on the masks follow from the magnitudes, as a file's reader will take them.
+    What the masks leave out is zero for good, so that masks follow from the magnitudes again, and
+    what ships as float16 is float16 from here on.
     """
-    for weight in weights.values():
-        kept = weight.mask() if weight.fixed_mask is not None else None
-        weight.fixed_mask, weight.pattern = None, weight.format.pattern
+    quantised = []
+    for weight in model.weights.stored.values():
+        kept, weight.fixed_mask, weight.pattern = weight.fixed_mask, None, weight.format.pattern
         kept = weight.mask() if kept is None else kept
         if kept is not None:
             weight.stored.mul_(kept)
+        if weight.format.bits is not None:
+            quantised.append(weight.stored)
+    for tensor in tensors(model).values():
+        if not any(tensor is other for other in quantised):
+            tensor.copy_(tensor.half())

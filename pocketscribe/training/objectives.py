@@ -3,6 +3,7 @@
 Dimensions: B batch, S encoder frames, V vocabulary.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from pocketscribe.losses import (
 from pocketscribe.models import BLANK, Chunking, Recogniser
 from pocketscribe.speech.batches import Batch
 from pocketscribe.training.masks import MaskConfig, Masks
+from pocketscribe.weights import at_least
 
 
 class LossConfig(Config):
@@ -73,8 +75,8 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, context: StepContext) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def begin(self, done: float) -> None:
-        """Called before each step with the share of the stage that is behind it."""
+    def begin(self, done: float, before: float) -> None:
+        """Called before each step: shares of the stage behind it, and behind the step before."""
 
     def updated(self, lr: float) -> None:
         """Called after each of the optimiser's steps with its learning rate."""
@@ -105,11 +107,11 @@ class Plain(Objective):
             ctc = ctc_loss(logits, batch.targets, frames, batch.labels).sum()
             return Outputs({"loss": ctc, "ctc": ctc}, frames, logits, None)
         losses, pruned = self._transducer(encoded, frames, batch, context.step)
-        logits = None
-        if self.config.ctc:
-            logits = model.ctc_logits(encoded)
-            losses["ctc"] = ctc_loss(logits, batch.targets, frames, batch.labels).sum()
-            losses["loss"] = losses["loss"] + self.config.ctc * losses["ctc"]
+        if not self.config.ctc:
+            return Outputs(losses, frames, None, pruned)
+        logits = model.ctc_logits(encoded)
+        losses["ctc"] = ctc_loss(logits, batch.targets, frames, batch.labels).sum()
+        losses["loss"] = losses["loss"] + self.config.ctc * losses["ctc"]
         return Outputs(losses, frames, logits, pruned)
 
     def _transducer(
@@ -160,11 +162,17 @@ class FineTuned(Objective):
     """
 
     def __init__(
-        self, plain: Plain, teacher: Recogniser | None, distil: DistilConfig, masks: MaskConfig
+        self,
+        plain: Plain,
+        teacher: Recogniser | None,
+        distil: DistilConfig,
+        masks: MaskConfig,
+        sampled_bits: Sequence[int] = (),
     ) -> None:
-        """`teacher` None learns from transcripts alone."""
+        """`teacher` None learns from transcripts alone; `sampled_bits` take turns with the own."""
         super().__init__()
         self.plain, self.distil = plain, distil
+        self.widths = (0, *sampled_bits)
         self.teacher = teacher.requires_grad_(False) if teacher is not None else None
         self.masks = Masks(plain.model.weights.stored, masks)
 
@@ -176,7 +184,9 @@ class FineTuned(Objective):
 
     def forward(self, batch: Batch, context: StepContext) -> dict[str, Tensor]:
         """The plain losses, and with a teacher "distilled", which is weighted into "loss"."""
-        outputs = self.plain.outputs(batch, context)
+        width = self.widths[context.step % len(self.widths)]
+        with at_least(width, self.plain.model.weights.stored.values()):
+            outputs = self.plain.outputs(batch, context)
         losses = outputs.losses
         if self.teacher is not None:
             losses["distilled"] = self._distilled(self.teacher, batch, context, outputs)
@@ -213,8 +223,8 @@ class FineTuned(Objective):
             found = found + self.distil.lattice * each.sum()
         return found
 
-    def begin(self, done: float) -> None:
-        self.masks.begin(done)
+    def begin(self, done: float, before: float) -> None:
+        self.masks.begin(done, before)
 
     def updated(self, lr: float) -> None:
         self.masks.updated(lr)

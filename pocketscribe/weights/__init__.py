@@ -6,7 +6,7 @@ from pocketscribe.weights.layers import Conv1d, Embedding, Linear
 from pocketscribe.weights.sharing import Share, Sharing
 from pocketscribe.weights.spec import Rule, WeightSpec, resolve
 from pocketscribe.weights.store import Use, Weights
-from pocketscribe.weights.weight import Weight
+from pocketscribe.weights.weight import Weight, at_least
 
 __all__ = [
     "Conv1d",
@@ -21,6 +21,7 @@ __all__ = [
     "Weight",
     "WeightSpec",
     "Weights",
+    "at_least",
     "convert",
     "resolve",
 ]

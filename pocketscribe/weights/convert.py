@@ -54,8 +54,10 @@ def _mean(names: list[str], source: Weights, target: Weights) -> Float[Tensor, "
 
 
 def matrix_of(use: Use) -> Float[Tensor, "O I"]:
-    """What a layer multiplies by, as one matrix, without its private scale."""
-    matrix = use.weight() if use.factor is None else use.weight() @ use.factor()
+    """What is stored for a layer, as one matrix, without its private scale."""
+    matrix: Tensor = use.weight.stored
+    if use.factor is not None:
+        matrix = matrix @ use.factor.stored
     return matrix.T if use.key.transposed else matrix
 
 

@@ -20,6 +20,8 @@ class Format(Config):
         block: weights along fan-in that share a scale; None is a whole output channel.
         clip: "max" spans the largest weight; "search" finds the span with the least squared error.
         sparsity: "2:4" keeps the two largest of every four weights along fan-in.
+        activations: bits of what the matrix is multiplied by, one scale a row, taken as it comes:
+            what integer kernels do. Linear maps alone have it.
     """
 
     bits: Literal[8, 4, 2] | None = None
@@ -27,6 +29,7 @@ class Format(Config):
     block: int | None = Field(default=None, ge=8)
     clip: Literal["max", "search"] = "max"
     sparsity: str | None = None
+    activations: Literal[8] | None = None
 
     @field_validator("sparsity")
     @classmethod
@@ -39,7 +42,14 @@ class Format(Config):
     def _check(self) -> "Format":
         if self.bits is None and (not self.symmetric or self.block or self.clip != "max"):
             raise ValueError("symmetric, block and clip say how to quantise: give bits too")
+        if self.activations is not None and self.bits is None:
+            raise ValueError("activations are integers where weights are: give bits too")
         return self
+
+    @property
+    def plain(self) -> bool:
+        """Whether the matrix ships as floats, all of them."""
+        return self.bits is None and self.sparsity is None
 
     @property
     def grid(self) -> Grid | None:

@@ -8,12 +8,18 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pocketscribe.weights.quantise import fake_quantise_rows
 from pocketscribe.weights.weight import Transposed, Weight
 
 
 def _bias(width: int | None) -> nn.Parameter | None:
     """Small noise: a tensor of zeros has no size for ScaledAdam to take steps in proportion to."""
     return nn.Parameter(torch.empty(width).uniform_(-0.02, 0.02)) if width else None
+
+
+def _activations(x: Tensor, weight: Weight | Transposed) -> Tensor:
+    bits = weight.format.activations
+    return x if bits is None else fake_quantise_rows(x, bits)
 
 
 class Linear(nn.Module):
@@ -39,7 +45,8 @@ class Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*B I"]) -> Float[Tensor, "*B O"]:
         if self.factor is not None:
-            x = F.linear(x, self.factor())
+            x = F.linear(_activations(x, self.factor), self.factor())
+        x = _activations(x, self.weight)
         if self.scale is None:
             return F.linear(x, self.weight(), self.bias)
         y = F.linear(x, self.weight()) * self.scale

@@ -91,6 +91,18 @@ def fake_quantise(weight: Float[Tensor, "O I"], grid: Grid) -> Float[Tensor, "O 
     return quantise(weight, grid).weight() + (weight - weight.detach())
 
 
+def fake_quantise_rows(x: Float[Tensor, "*B I"], bits: int) -> Float[Tensor, "*B I"]:
+    """Activations as a dynamic integer kernel sees them: symmetric, one scale a row.
+
+    Straight-through like weights; nothing is clipped, since the largest sets the scale.
+    """
+    top = 2 ** (bits - 1) - 1
+    with torch.no_grad():
+        scale = x.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny) / top
+        error = (x / scale).round() * scale - x
+    return x + error
+
+
 def _blocks(weight: Float[Tensor, "O I"], size: int) -> Float[Tensor, "O G K"]:
     """Blocks along fan-in; the last one filled up with zeros, which every grid has."""
     return F.pad(weight, (0, -weight.shape[1] % size)).unflatten(1, (-1, size))

@@ -5,6 +5,8 @@
 A slice will stand before the mask; each step is optional and one small module.
 """
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -12,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pocketscribe.weights.format import Format
+from pocketscribe.weights.packing import Parts, unpack
 from pocketscribe.weights.quantise import fake_quantise
 from pocketscribe.weights.sparsity import mask
 
@@ -24,10 +27,12 @@ class Weight(nn.Module):
     fan_in is the axis that a multiplication sums over: masks and sub-channel scales run along it.
 
     Attributes:
-        format: how the matrix is pruned and quantised on its way; plain floats at first.
+        format: how the matrix is pruned and quantised on its way.
         pattern: the N:M in force, which a schedule may raise step by step to the format's.
+        grid: the grid in force, which may be a finer one than the format's for a step.
         fixed_mask: a mask that no longer follows the magnitudes; None takes it anew at each use.
         prune_gradient: whether pruned weights get a gradient: "masked" ones do not.
+        parts: what a file held of it; the matrix then is what they stand for, and ready to use.
     """
 
     def __init__(
@@ -38,14 +43,16 @@ class Weight(nn.Module):
         self.key = key
         self.format = format or Format()
         self.pattern = self.format.pattern
+        self.grid = self.format.grid
         self.prune_gradient: PruneGradient = "masked"
         self.fixed_mask: Bool[Tensor, "out fan_in"] | None = None  # no buffer: it never ships
+        self.parts: Parts | None = None
         bound = init_scale * (3 / fan_in) ** 0.5
         self.stored = nn.Parameter(torch.empty(out, fan_in).uniform_(-bound, bound))
         self._cached: tuple[int, Tensor] | None = None
 
     def forward(self) -> Float[Tensor, "out fan_in"]:
-        if self.format == PLAIN:
+        if self.format.plain or self.parts is not None:
             return self.stored
         if torch.is_grad_enabled():
             self._cached = None
@@ -55,6 +62,17 @@ class Weight(nn.Module):
         if self._cached is None or self._cached[0] != version:
             self._cached = (version, self._formatted())
         return self._cached[1]
+
+    @torch.no_grad()
+    def read(self, parts: Parts) -> None:
+        """Takes the matrix from what `packing.pack` made of it.
+
+        Raises:
+            ValueError: the parts are not those of this shape and format.
+        """
+        out, fan_in = self.stored.shape
+        self.stored.copy_(unpack(parts, (out, fan_in), self.format))
+        self.parts = parts
 
     def mask(self) -> Bool[Tensor, "out fan_in"] | None:
         """What is kept, or None where everything is."""
@@ -67,9 +85,9 @@ class Weight(nn.Module):
         kept = self.mask()
         if kept is not None:
             weight = weight * kept
-        if (grid := self.format.grid) is not None:
-            weight = fake_quantise(weight, grid)
-            if kept is not None and not grid.symmetric:
+        if self.grid is not None:
+            weight = fake_quantise(weight, self.grid)
+            if kept is not None and not self.grid.symmetric:
                 weight = weight * kept  # zero may be between two levels; what is pruned is zero
         if kept is not None and self.prune_gradient == "straight_through":
             weight = weight.detach() + (self.stored - self.stored.detach())
@@ -86,5 +104,20 @@ class Transposed(nn.Module):
     def forward(self) -> Float[Tensor, "fan_in out"]:
         return self.weight().T
 
+    @property
+    def format(self) -> Format:
+        return self.weight.format
 
-PLAIN = Format()
+
+@contextmanager
+def at_least(bits: int, weights: Iterable[Weight]) -> Iterator[None]:
+    """Within, every grid has this many bits or more: one master weight serves several widths."""
+    changed = [w for w in weights if w.grid is not None and w.grid.bits < bits]
+    for weight in changed:
+        assert weight.grid is not None
+        weight.grid = weight.grid._replace(bits=bits)
+    try:
+        yield
+    finally:
+        for weight in changed:
+            weight.grid = weight.format.grid

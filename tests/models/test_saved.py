@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pocketscribe.errors import UserError
-from pocketscribe.models import ConformerConfig, ModelConfig, Recogniser
-from pocketscribe.models.saved import FORMAT, Saved, load_model, save_model, tensors
+from pocketscribe.models import ConformerConfig, ModelConfig, Recogniser, tensors
+from pocketscribe.models.packed import FORMAT as PACKED
+from pocketscribe.models.saved import FORMAT, Saved, load_model, save_model
 from pocketscribe.weights import Rule
 
 UNITS = "dW5pdHM="
@@ -138,7 +139,8 @@ def test_nothing_is_unpickled(path: Path, tmp_path: Path) -> None:
 
 def test_another_format(path: Path) -> None:
     rewrite(path, format="pocketscribe-model-99")
-    assert refusal(path) == f"format 'pocketscribe-model-99'; this version reads {FORMAT!r}"
+    line = f"format 'pocketscribe-model-99'; this version reads {FORMAT!r} and {PACKED!r}"
+    assert refusal(path) == line
     save_file({"x": torch.zeros(1)}, path)
     assert refusal(path).startswith("format None")
 

@@ -18,7 +18,13 @@ from pocketscribe.training.checkpoint import (
 from pocketscribe.training.optimisers import OptimiserConfig, build_optimiser
 
 Tiny = Callable[..., Recogniser]
-FILES = ["average.safetensors", "model.safetensors", "optimiser.safetensors", "state.json"]
+FILES = [
+    "average.safetensors",
+    "masks.safetensors",
+    "model.safetensors",
+    "optimiser.safetensors",
+    "state.json",
+]
 
 
 def stepped(model: Recogniser, kind: str, steps: int) -> Optimizer:

@@ -1,0 +1,102 @@
+"""The packed artefact, `.pocket`: a recogniser in its true bits, to be multiplied from as it lies.
+
+One safetensors file, which may be mapped into memory. It holds, each once:
+
+    KEY.values, KEY.patterns, KEY.scale, KEY.low    the parts of a formatted tensor, as
+                                                    `weights.packing` lays them out, to the bit
+    NAME                                            everything else, as float16
+
+The metadata of its header: format (with the version), config (the model's, formats included: they
+say what parts each tensor has), vocabulary, units, card, and digest: the SHA-256 of all the rest,
+so that an altered file is refused and not misheard.
+"""
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from pocketscribe.errors import UserError
+from pocketscribe.models.recogniser import Recogniser, tensors
+from pocketscribe.weights.packing import layout, pack
+
+FORMAT = "pocketscribe-packed-1"
+Arrays = dict[str, np.ndarray]
+
+
+def to_arrays(model: Recogniser) -> Arrays:
+    """Everything that ships, by its name in the file."""
+    found: Arrays = {}
+    for key, weight in model.weights.stored.items():
+        if not weight.format.plain:
+            parts = weight.parts or pack(weight.stored, weight.format)
+            found |= {f"{key}.{name}": part for name, part in parts.items()}
+    for name, tensor in _floats(model).items():
+        found[name] = tensor.detach().cpu().half().numpy()
+    return found
+
+
+def expected_layout(model: Recogniser) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    """Type and shape of every array, from shapes and formats alone."""
+    found: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+    for key, weight in model.weights.stored.items():
+        if not weight.format.plain:
+            out, fan_in = weight.stored.shape
+            for name, (dtype, shape) in layout((out, fan_in), weight.format).items():
+                found[f"{key}.{name}"] = np.dtype(dtype), shape
+    for name, tensor in _floats(model).items():
+        found[name] = np.dtype(np.float16), tuple(tensor.shape)
+    return found
+
+
+@torch.no_grad()
+def from_arrays(model: Recogniser, found: Arrays, source: str) -> None:
+    """Fills the model with what a file held.
+
+    Raises:
+        UserError: an array is missing, superfluous, or not of its type and shape.
+    """
+    expected = expected_layout(model)
+    for name in sorted(expected.keys() ^ found.keys()):
+        what = "misses" if name in expected else "holds the unknown"
+        raise UserError(f"{source}: {what} {name}; the file does not fit its config")
+    for name, (dtype, shape) in expected.items():
+        if found[name].dtype != dtype or found[name].shape != shape:
+            raise UserError(
+                f"{source}: {name} is {found[name].dtype} {found[name].shape}, "
+                f"its config wants {dtype} {shape}"
+            )
+    for key, weight in model.weights.stored.items():
+        if weight.format.plain:
+            continue
+        out, fan_in = weight.stored.shape
+        names = layout((out, fan_in), weight.format)
+        try:
+            weight.read({name: found[f"{key}.{name}"] for name in names})
+        except ValueError as error:
+            raise UserError(f"{source}: {key}: {error}") from None
+    for name, tensor in _floats(model).items():
+        tensor.copy_(torch.from_numpy(found[name]))
+
+
+def digest(arrays: Arrays, header: Mapping[str, str]) -> str:
+    """SHA-256 over all arrays and all of the header but the digest itself."""
+    found = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    for key, value in sorted(header.items()):
+        if key != "digest":
+            found.update(f"{key} {len(value)}\n{value}\n".encode())
+    return found.hexdigest()
+
+
+def _floats(model: Recogniser) -> dict[str, torch.Tensor]:
+    """What ships without a format, each tensor once: norms, biases, statistics, plain matrices."""
+    formatted = {id(w.stored) for w in model.weights.stored.values() if not w.format.plain}
+    return {
+        name: tensor
+        for name, tensor in tensors(model).items()
+        if id(tensor) not in formatted and not name.startswith("auxiliary.")
+    }
