@@ -4,12 +4,15 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import safe_open
 
 from pocketscribe.export.open import model_file, open_model
 from pocketscribe.models import Recogniser, stored_parameters, tensors, virtual_parameters
 from pocketscribe.models.packed import expected_layout
 from pocketscribe.models.saved import load_model
+from pocketscribe.weights import Weight
+from pocketscribe.weights.packing import layout
 
 FLOAT32_BYTES = 4
 BYTES = {"F32": FLOAT32_BYTES, "F16": 2, "U8": 1}
@@ -20,7 +23,7 @@ def size_of_file(path: Path) -> dict[str, Any]:
 
     `parts` maps a module, "header" or a file to its bytes; their sum is `bytes`. Of a model whose
     modules are known (not of ONNX files) there is more: "tensors" lists each stored tensor with its
-    shape and the layers that it serves; "state_bytes" is what one stream remembers between chunks,
+    shape, bytes, effective bits per weight and the layers that it serves; "state_bytes" is what one stream remembers between chunks,
     "layers" how many layers share it.
 
     Raises:
@@ -81,20 +84,34 @@ def _part(name: str) -> str:
 
 def _described(parts: dict[str, int], model: Recogniser) -> dict[str, Any]:
     """With the table that resolves all sharing, and the memory that sharing does not save."""
-    tensors: dict[int, dict[str, Any]] = {}
+    rows: dict[int, dict[str, Any]] = {}
     for name, use in model.weights.uses.items():
         for weight in (use.weight, use.factor):
             if weight is not None:
-                shape = list(weight.stored.shape)
-                row = {"tensor": weight.key, "shape": shape, "serves": []}
-                tensors.setdefault(id(weight), row)["serves"].append(name)
+                rows.setdefault(id(weight), _row(weight))["serves"].append(name)
     left = model.config.chunks.streaming.left
     state = model.initial_state(1, left).values()
     return {
         **_summary(parts, stored_parameters(model), virtual_parameters(model)),
-        "tensors": list(tensors.values()),
+        "tensors": list(rows.values()),
         "layers": model.config.encoder.layers,
         "state_bytes": sum(FLOAT32_BYTES * t.numel() for t in state),
+    }
+
+
+def _row(weight: Weight) -> dict[str, Any]:
+    """A stored tensor: its bytes in a packed file where it has a format, in float32 else."""
+    out, fan_in = weight.stored.shape
+    count = FLOAT32_BYTES * out * fan_in
+    if not weight.format.plain:
+        parts = layout((out, fan_in), weight.format).values()
+        count = sum(np.dtype(dtype).itemsize * prod(shape) for dtype, shape in parts)
+    return {
+        "tensor": weight.key,
+        "shape": [out, fan_in],
+        "bytes": count,
+        "bits_per_weight": round(8 * count / (out * fan_in), 3),
+        "serves": [],
     }
 
 
