@@ -23,8 +23,8 @@ def size_of_file(path: Path) -> dict[str, Any]:
 
     `parts` maps a module, "header" or a file to its bytes; their sum is `bytes`. Of a model whose
     modules are known (not of ONNX files) there is more: "tensors" lists each stored tensor with its
-    shape, bytes, effective bits per weight and the layers that it serves; "state_bytes" is what one stream remembers between chunks,
-    "layers" how many layers share it.
+    shape, bytes, effective bits per weight and the layers that it serves; "state_bytes" is what one
+    stream remembers between chunks, "layers" how many layers share it.
 
     Raises:
         UserError: there is no model.

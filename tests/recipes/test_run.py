@@ -122,6 +122,42 @@ stages = "all"
         assert model["scores"]["synthetic test"]["bytes"] == size
 
 
+def test_fine_tuned_stages_ship_packed(
+    tiny_run: Path, tmp_path: Path, prepared_beside: Callable
+) -> None:
+    """Post-training and fine-tuned, from one float stage; what is scored is the packed file."""
+    recipe = tmp_path / "small.toml"
+    stage = """
+[[stage]]
+name = "NAME"
+kind = "finetune"
+from = "float"
+audio_hours = HOURS
+batch_seconds = 10
+validations = 0
+weights = [{ match = "subsampling.*", bits = 8 }, { match = "*", bits = 4, sparsity = "2:4" }]
+"""
+    text = TINY_RECIPE.replace("audio_hours = 0.06", "audio_hours = 0.01")
+    for name, hours in (("after", "0"), ("tuned", "0.02")):
+        text += stage.replace("NAME", name).replace("HOURS", hours)
+    recipe.write_text(text + '[evaluate]\nstages = "all"\n', encoding="utf-8")
+    folder = prepared_beside(recipe) / "run"
+    results = run_here(recipe, folder)
+    files = [model["file"] for model in results["models"].values()]
+    assert files == ["small-float.safetensors", "small-after.pocket", "small.pocket"]
+    sizes = [(folder / file).stat().st_size for file in files]
+    assert sizes[1] < sizes[0] and sizes[2] < sizes[0]
+    first, after, tuned = (
+        load_model(folder / n / "model.safetensors").model for n in ("float", "after", "tuned")
+    )
+    for key, weight in after.weights.stored.items():
+        kept = weight.stored != 0
+        assert torch.equal(weight.stored, first.weights.stored[key].stored * kept)
+        assert not torch.equal(weight.stored, tuned.weights.stored[key].stored)
+        shipped = load_model(folder / "small.pocket").model.weights.stored[key]
+        assert torch.equal(shipped(), tuned.weights.stored[key]())
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [

@@ -16,7 +16,7 @@ from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.speech.prepare import Prepared, prepare
 from pocketscribe.speech.units import Units, UnitsConfig
 from pocketscribe.training.loop import Training, TrainingConfig, make_fabric
-from pocketscribe.training.objectives import Plain
+from pocketscribe.training.objectives import Objective, Plain
 
 CORPUS = CorpusConfig(corpus="synthetic", kind="digits", count=24)
 
@@ -81,11 +81,12 @@ def train(usable: Trainable) -> Callable[..., Training]:
         batches: TrainingBatches,
         folder: Path,
         validate: Callable[[Recogniser], dict[str, float]] = lambda model: {},
+        objective: Objective | None = None,
         **changes: Any,
     ) -> Training:
         stage = {"audio_hours": 160 / 3600, "precision": "float32", "seed": 3, "validations": 0}
         config = TrainingConfig(**{**stage, **changes})
-        objective = Plain(model, config.loss)
+        objective = objective or Plain(model, config.loss)
         fabric = make_fabric(config.precision, folder)
         training = Training(fabric, model, objective, config, folder, validate)
         threads = torch.get_num_threads()
