@@ -4,9 +4,10 @@ from pathlib import Path
 
 from pocketscribe.errors import UserError
 from pocketscribe.export.open import choose_chunking, model_file
-from pocketscribe.models.saved import load_model, save_model
+from pocketscribe.models import decoded
+from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
 
-TARGETS = ("safetensors", "onnx", "sherpa-onnx")
+TARGETS = ("packed", "safetensors", "onnx", "sherpa-onnx")
 
 
 def export(model: Path, to: str, out: Path, *, int8: bool = False, chunk: int | None = None) -> int:
@@ -19,10 +20,13 @@ def export(model: Path, to: str, out: Path, *, int8: bool = False, chunk: int | 
         raise UserError(f"export --to {to}: not a target; choose {', '.join(TARGETS)}")
     saved = load_model(model_file(model))
     chunking = choose_chunking(saved.model, chunk)
-    if to == "safetensors":
+    if to in ("packed", "safetensors"):
         if int8:
-            raise UserError("export --to safetensors writes float16; --int8 is for onnx targets")
-        save_model(out, saved, half=True)
+            raise UserError(f"export --to {to}: --int8 is for onnx targets")
+        if to == "packed":
+            save_packed(out, saved)
+        else:
+            save_model(out, Saved(decoded(saved.model), saved.units, saved.card), half=True)
         return out.stat().st_size
     try:
         from pocketscribe.export.onnx import export_onnx

@@ -18,8 +18,15 @@ from torch import Tensor, nn
 
 from pocketscribe.errors import UserError
 from pocketscribe.export.graph import FlatGraph, JoinerGraph, PredictorGraph, StreamingGraph
+from pocketscribe.export.low_bits import with_low_bits
 from pocketscribe.files import replacing
-from pocketscribe.models import Chunking, Recogniser, stored_parameters, virtual_parameters
+from pocketscribe.models import (
+    Chunking,
+    Recogniser,
+    decoded,
+    stored_parameters,
+    virtual_parameters,
+)
 from pocketscribe.models.predictor import CONTEXT
 from pocketscribe.models.saved import Saved
 from pocketscribe.speech.units import Units
@@ -42,6 +49,9 @@ def export_onnx(saved: Saved, chunking: Chunking, out: Path, *, sherpa: bool, in
             "export --to sherpa-onnx: this model has a CTC head; train head = 'transducer', "
             "or export --to onnx"
         )
+    formatted, model = model, decoded(model)
+    if int8 and formatted is not model:
+        raise UserError("export --int8: this model's weights have formats of their own already")
     graph = StreamingGraph(model, chunking)
     ours = {"pocketscribe": json.dumps(_ours(saved, graph))}
     found = {"encoder": _flat_encoder(graph, ours) if sherpa else _encoder(graph, ours)}
@@ -51,6 +61,7 @@ def export_onnx(saved: Saved, chunking: Chunking, out: Path, *, sherpa: bool, in
         folder.mkdir()
         for name, proto in found.items():
             proto = _quantised(_each_once(proto)) if int8 else _each_once(proto, transposes=True)
+            proto = proto if formatted is model else with_low_bits(proto, formatted)
             onnx.save(proto, folder / f"{name}.onnx")
         tokens = tokens_text(Units.from_json(saved.units))
         (folder / "tokens.txt").write_text(tokens, encoding="utf-8")

@@ -19,7 +19,7 @@ import torch
 
 from pocketscribe.errors import UserError
 from pocketscribe.models.recogniser import Recogniser, tensors
-from pocketscribe.weights.packing import layout, pack
+from pocketscribe.weights.packing import layout
 
 FORMAT = "pocketscribe-packed-1"
 Arrays = dict[str, np.ndarray]
@@ -30,8 +30,7 @@ def to_arrays(model: Recogniser) -> Arrays:
     found: Arrays = {}
     for key, weight in model.weights.stored.items():
         if not weight.format.plain:
-            parts = weight.parts or pack(weight.stored, weight.format)
-            found |= {f"{key}.{name}": part for name, part in parts.items()}
+            found |= {f"{key}.{name}": part for name, part in weight.packed().items()}
     for name, tensor in _floats(model).items():
         found[name] = tensor.detach().cpu().half().numpy()
     return found

@@ -141,6 +141,18 @@ def start_from(model: Recogniser, source: Recogniser) -> None:
             tensor.copy_(theirs[name])
 
 
+@torch.no_grad()
+def decoded(model: Recogniser) -> Recogniser:
+    """The same model with its formatted weights as floats; itself where it has no formats."""
+    if not model.config.formats:
+        return model
+    plain = Recogniser(model.config.model_copy(update={"formats": ()}), model.vocabulary)
+    plain.load_state_dict(model.state_dict())
+    for key, weight in plain.weights.stored.items():
+        weight.stored.copy_(model.weights.stored[key]())
+    return plain.eval()
+
+
 def tensors(model: Recogniser) -> dict[str, Tensor]:
     """Name -> parameter or buffer, each stored tensor once under its first name."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}

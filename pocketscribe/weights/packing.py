@@ -61,30 +61,45 @@ def unpack(parts: Parts, shape: Shape, format: Format) -> Float[Tensor, "O I"]:
     Raises:
         ValueError: a part is missing, or has another type or size than the format says.
     """
-    expected = layout(shape, format)
-    for name, (dtype, size) in expected.items():
+    if format.grid is None:
+        kept = _kept(parts, shape, format)
+        return torch.from_numpy(_spread(parts["values"].astype(np.float32), kept, shape))
+    weight = integers(parts, shape, format).weight()
+    if format.grid.symmetric or (kept := _kept(parts, shape, format)) is None:
+        return weight
+    return weight * kept.flatten(1)[:, : shape[1]]  # no level need be zero
+
+
+def integers(parts: Parts, shape: Shape, format: Format) -> Quantised:
+    """The integers in their places, zero where a weight is left out.
+
+    Raises:
+        ValueError: as `unpack`.
+    """
+    assert format.grid is not None
+    kept = _kept(parts, shape, format)
+    count = shape[1] if kept is None else kept.shape[1] * format.pattern[0]  # type: ignore[index]
+    found = _from_bits(parts["values"], format.grid.bits, count) + format.grid.levels[0]
+    spread = torch.from_numpy(_spread(found.astype(np.int16), kept, shape))
+    low = None if format.grid.symmetric else torch.from_numpy(parts["low"])
+    block = format.grid.block or shape[1]
+    return Quantised(spread, torch.from_numpy(parts["scale"]), low, block)
+
+
+def _kept(parts: Parts, shape: Shape, format: Format) -> Bool[Tensor, "O G M"] | None:
+    """Which weights are kept; checks all parts on the way."""
+    for name, (dtype, size) in layout(shape, format).items():
         part = parts.get(name)
         if part is None or part.dtype != dtype or part.shape != size:
             raise ValueError(f"{name} is not {np.dtype(dtype).name} {size}")
-    kept = None
-    if format.pattern is not None:
-        n, m = format.pattern
-        numbers = _from_bits(parts["patterns"], pattern_bits(n, m), -(-shape[1] // m))
-        table = _choices(n, m)
-        if numbers.max(initial=0) >= len(table):
-            raise ValueError("patterns holds a number that no choice has")
-        kept = torch.from_numpy(table[numbers])
-    count = shape[1] if kept is None else kept.shape[1] * format.pattern[0]  # type: ignore[index]
-    if format.grid is None:
-        return torch.from_numpy(_spread(parts["values"].astype(np.float32), kept, shape))
-    codes = _from_bits(parts["values"], format.grid.bits, count) + format.grid.levels[0]
-    low = torch.from_numpy(parts["low"]) if "low" in expected else None
-    spread = torch.from_numpy(_spread(codes.astype(np.int16), kept, shape))
-    block = format.grid.block or shape[1]
-    weight = Quantised(spread, torch.from_numpy(parts["scale"]), low, block).weight()
-    if kept is not None and low is not None:
-        weight = weight * kept.flatten(1)[:, : shape[1]]
-    return weight
+    if format.pattern is None:
+        return None
+    n, m = format.pattern
+    numbers = _from_bits(parts["patterns"], pattern_bits(n, m), -(-shape[1] // m))
+    table = _choices(n, m)
+    if numbers.max(initial=0) >= len(table):
+        raise ValueError("patterns holds a number that no choice has")
+    return torch.from_numpy(table[numbers])
 
 
 def layout(shape: Shape, format: Format) -> dict[str, tuple[type, Shape]]:

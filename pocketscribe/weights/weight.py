@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pocketscribe.weights.format import Format
-from pocketscribe.weights.packing import Parts, unpack
+from pocketscribe.weights.packing import Parts, pack, unpack
 from pocketscribe.weights.quantise import fake_quantise
 from pocketscribe.weights.sparsity import mask
 
@@ -73,6 +73,10 @@ class Weight(nn.Module):
         out, fan_in = self.stored.shape
         self.stored.copy_(unpack(parts, (out, fan_in), self.format))
         self.parts = parts
+
+    def packed(self) -> Parts:
+        """The matrix in its true bits, as a file holds it."""
+        return self.parts or pack(self.stored, self.format)
 
     def mask(self) -> Bool[Tensor, "out fan_in"] | None:
         """What is kept, or None where everything is."""
