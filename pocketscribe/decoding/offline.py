@@ -8,11 +8,15 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from pocketscribe.decoding.search import BeamSearch, CtcSearch, GreedySearch, Hypothesis, Search
 from pocketscribe.models import Chunking, Recogniser
 from pocketscribe.models.subsampling import FACTOR
+from pocketscribe.speech.features import LOG_FLOOR
+
+TAIL = 40  # feature frames of silence after each utterance
 
 
 class TorchScorer:
@@ -52,13 +56,18 @@ def head_input(model: Recogniser, encoded: Float[Tensor, "B S D"]) -> Float[Tens
 def decode(
     model: Recogniser, features: Sequence[Float[Tensor, "_ F"]], chunking: Chunking, beam: int = 1
 ) -> list[Hypothesis]:
-    """Decodes a batch of utterances' features; less than one encoder frame gives no labels."""
+    """Decodes a batch of utterances' features; less than one encoder frame gives no labels.
+
+    Each is followed by `TAIL` frames of silence, as any runtime that streams does: with one label a
+    frame at most, what was said last needs time to be written.
+    """
     device = model.mean.device
     frames = torch.tensor([len(x) for x in features], dtype=torch.long)
     if not features or frames.max() < FACTOR:
         return [Hypothesis() for _ in features]
-    padded = pad_sequence(list(features), batch_first=True).to(device)
-    encoded, frames = model.encode(padded, frames.to(device), chunking)
+    heard = [F.pad(x, (0, 0, 0, TAIL), value=LOG_FLOOR) for x in features]
+    padded = pad_sequence(heard, batch_first=True).to(device)
+    encoded, frames = model.encode(padded, frames.to(device) + TAIL, chunking)
     search = make_search(model, len(features), beam)
     search.advance(head_input(model, encoded), frames.cpu())
     return search.best()

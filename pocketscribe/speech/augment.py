@@ -16,9 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from pocketscribe.config import Config
-from pocketscribe.speech.features import MELS, SAMPLE_RATE
+from pocketscribe.speech.features import LOG_FLOOR, MELS, SAMPLE_RATE
 
-FLOOR = math.log(torch.finfo(torch.float32).eps)  # Kaldi's log floor: digital silence
 LOW_HZ, HIGH_HZ = 20.0, SAMPLE_RATE / 2 - 400
 TELEPHONE_HZ = (3400.0, 4000.0)  # where the band ends
 
@@ -33,7 +32,8 @@ class AugmentConfig(Config):
         noise_share, noise_db: stationary noise of random colour, this many dB below the speech.
         telephone_share: nothing above the telephone's band, so that wide-band speech teaches
             something about 8 kHz recordings.
-        silence_share, silence_s: low noise before the first word, at most this long.
+        silence_share, silence_s: silence before the first word, at most this long, and after the
+            last, each for itself.
         frequency_masks, frequency_width: SpecAugment's F masks, in mel bins.
         time_masks, time_share: SpecAugment's T masks, each at most this part of the utterance.
         mild_steps: batches at a training's start without noise and masks. They hide what a network
@@ -87,17 +87,19 @@ def augment(
     if config.speed or config.tract:
         speed = uniform(1 - config.speed, 1 + config.speed)
         x = resample(x, speed, speed * uniform(1 - config.tract, 1 + config.tract))
-    if uniform(0.0, 1.0) < config.silence_share:
-        count = int(uniform(0.0, config.silence_s) * 100)
-        x = torch.cat([x.new_full((count, x.shape[1]), FLOOR), x])
+    for before in (True, False):
+        if uniform(0.0, 1.0) < config.silence_share:
+            count = int(uniform(0.0, config.silence_s) * 100)
+            silence = x.new_full((count, x.shape[1]), LOG_FLOOR)
+            x = torch.cat([silence, x] if before else [x, silence])
     if uniform(0.0, 1.0) < config.noise_share:
         x = _add_noise(x, uniform(*config.noise_db), generator)
     if config.gain_db:
         gain = uniform(-config.gain_db, config.gain_db) * math.log(10) / 10
-        x = (x + gain).clamp(min=FLOOR)
+        x = (x + gain).clamp(min=LOG_FLOOR)
     if config.telephone_share and uniform(0.0, 1.0) < config.telephone_share:
         band = int(torch.searchsorted(_bin_hertz(), uniform(*TELEPHONE_HZ)))
-        x = torch.cat([x[:, :band], x.new_full((len(x), MELS - band), FLOOR)], dim=1)
+        x = torch.cat([x[:, :band], x.new_full((len(x), MELS - band), LOG_FLOOR)], dim=1)
     return _spec_augment(x, config, generator)
 
 

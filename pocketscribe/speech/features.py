@@ -19,6 +19,7 @@ from pocketscribe.errors import UserError
 SAMPLE_RATE = 16000
 HOP_SECONDS = 0.01
 MELS = 80
+LOG_FLOOR = math.log(np.finfo(np.float32).eps)  # Kaldi's: digital silence
 
 
 @cache
