@@ -16,7 +16,7 @@ from pocketscribe.models import Chunking, Recogniser
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.features import LOG_FLOOR
 
-TAIL = 40  # feature frames of silence after each utterance
+TAIL = 40  # feature frames of silence
 
 
 class TorchScorer:
@@ -56,18 +56,21 @@ def head_input(model: Recogniser, encoded: Float[Tensor, "B S D"]) -> Float[Tens
 def decode(
     model: Recogniser, features: Sequence[Float[Tensor, "_ F"]], chunking: Chunking, beam: int = 1
 ) -> list[Hypothesis]:
-    """Decodes a batch of utterances' features; less than one encoder frame gives no labels.
-
-    Each is followed by `TAIL` frames of silence, as any runtime that streams does: with one label a
-    frame at most, what was said last needs time to be written.
-    """
+    """Decodes a batch of utterances' features; less than one encoder frame gives no labels."""
     device = model.mean.device
     frames = torch.tensor([len(x) for x in features], dtype=torch.long)
     if not features or frames.max() < FACTOR:
         return [Hypothesis() for _ in features]
-    heard = [F.pad(x, (0, 0, 0, TAIL), value=LOG_FLOOR) for x in features]
-    padded = pad_sequence(heard, batch_first=True).to(device)
-    encoded, frames = model.encode(padded, frames.to(device) + TAIL, chunking)
+    padded = pad_sequence(list(features), batch_first=True).to(device)
+    encoded, frames = model.encode(padded, frames.to(device), chunking)
     search = make_search(model, len(features), beam)
     search.advance(head_input(model, encoded), frames.cpu())
     return search.best()
+
+
+def with_tail(features: Float[Tensor, "T F"]) -> Float[Tensor, "T2 F"]:
+    """An utterance followed by silence, as every runtime that streams ends it.
+
+    With one label a frame at most, what was said last needs time to be written.
+    """
+    return F.pad(features, (0, 0, 0, TAIL), value=LOG_FLOOR)

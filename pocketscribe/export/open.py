@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pocketscribe.decoding.offline import decode
+from pocketscribe.decoding.offline import decode, with_tail
 from pocketscribe.decoding.streaming import (
     Stream,
     TorchStreaming,
@@ -39,7 +39,7 @@ class TorchRuntime:
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool) -> list[Transcript]:
         if streaming:
             return [stream_one(self.stream(), x) for x in audio]
-        features = [torch.from_numpy(fbank(x)) for x in audio]
+        features = [with_tail(torch.from_numpy(fbank(x))) for x in audio]
         found = decode(self.model, features, self.chunking, self.beam)
         return [transcript(h, self.units) for h in found]
 

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from pocketscribe.decoding.offline import decode
+from pocketscribe.decoding.offline import decode, with_tail
 from pocketscribe.errors import UserError
 from pocketscribe.evaluation.evaluate import evaluate
 from pocketscribe.evaluation.report import results_table
@@ -177,7 +177,7 @@ class Run:
         sets = {}
         for corpus in self.recipe.speech.dev:
             cuts = list(self._prepare(corpus, bar).cuts.subset(first=VALIDATION_UTTERANCES))
-            features = [torch.from_numpy(c.load_features()) for c in cuts]
+            features = [with_tail(torch.from_numpy(c.load_features())) for c in cuts]
             sets[corpus.title] = (features, [c.supervisions[0].text for c in cuts])
 
         def validate(model: Recogniser) -> dict[str, float]:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from pocketscribe.speech.augment import AugmentConfig, augment, resample
-from pocketscribe.speech.features import LOG_FLOOR
-from pocketscribe.speech.features import MELS, SAMPLE_RATE, fbank
+from pocketscribe.speech.features import LOG_FLOOR, MELS, SAMPLE_RATE, fbank
 from pocketscribe.speech.synthesis import resample as resample_audio
 
 
@@ -119,7 +118,8 @@ def test_the_telephone_ends_between_3400_and_4000_hertz(x: Tensor) -> None:
     assert 35 < sum(heard) < 64
 
 
-def test_silence_before_and_after_is_not_longer_than_asked(x: Tensor) -> None:
+def test_silence_before_and_after_is_not_longer_than_asked() -> None:
+    x = torch.randn(40, MELS)
     firsts, lasts = [], []
     for seed in range(50):
         y = augment(x, only(silence_share=1.0, silence_s=0.3), rng(seed))
@@ -135,7 +135,8 @@ def test_silence_before_and_after_is_not_longer_than_asked(x: Tensor) -> None:
 
 def test_shares_are_shares(x: Tensor) -> None:
     x = x[:20]
-    longer = [len(augment(x, only(silence_share=0.2), rng(s))) > len(x) for s in range(200)]
+    # Each end has its own draw: 1 - 0.8^2 of all have silence at one end or both.
+    longer = [len(augment(x, only(silence_share=0.1), rng(s))) > len(x) for s in range(200)]
     louder = [not torch.equal(augment(x, only(noise_share=0.3), rng(s)), x) for s in range(200)]
     assert 0.12 < np.mean(longer) < 0.28 and 0.22 < np.mean(louder) < 0.38
 
