@@ -115,11 +115,11 @@ class EvaluateConfig(Config):
 
     Attributes:
         beam: width of the beam search; 1 is greedy.
-        stages: whose models are scored and shipped: the last one's, or every one's.
+        stages: whose models are scored and shipped: the last one's, every one's, or those named.
     """
 
     beam: int = Field(default=1, ge=1)
-    stages: Literal["last", "all"] = "last"
+    stages: Literal["last", "all"] | tuple[str, ...] = "last"
 
 
 class Recipe(Config):
@@ -157,6 +157,9 @@ class Recipe(Config):
                         f"(earlier: {', '.join(seen) or 'none'})"
                     )
             seen.append(stage.name)
+        for name in self.scored:
+            if name not in seen:
+                raise ValueError(f"evaluate.stages: no stage is named {name!r}")
         return self
 
     def model_of(self, name: str, source: str = "") -> ModelConfig:
@@ -176,8 +179,10 @@ class Recipe(Config):
 
     @property
     def scored(self) -> tuple[str, ...]:
-        """The stages whose models are scored, the last one among them."""
+        """The stages whose models are scored."""
         names = tuple(stage.name for stage in self.stage)
+        if isinstance(self.evaluate.stages, tuple):
+            return self.evaluate.stages
         return names if self.evaluate.stages == "all" else names[-1:]
 
     @property

@@ -112,6 +112,7 @@ def test_later_changes_win(recipe: Path) -> None:
         ("stage.1.name=first", "two stages are named 'first'; names must differ"),
         ("stage.1.name=../up", 'stage.1.name = "../up": string should match pattern'),
         ("stage.0.kind=search", "stage.0.kind = \"search\": input should be 'train' or 'finetune'"),
+        ('evaluate.stages=["third"]', "evaluate.stages: no stage is named 'third'"),
         ("stage.1.kind=finetune", "key 'stage.1.weights' is missing"),
         ("stage.0.audio_hours=0", "stage.0.audio_hours = 0: input should be greater than 0"),
         (
