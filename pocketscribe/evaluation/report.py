@@ -60,8 +60,9 @@ def size_table(found: dict[str, Any]) -> Table:
         share = found["state_bytes"] / found["layers"]
         table.add_row("a stream's state", f"{found['state_bytes']:,}", f"{share:,.0f} a layer")
     for name, model in found.get("models", {}).items():
-        stored, virtual = model["parameters_stored"], model["parameters_virtual"]
-        table.add_row(f"stage {name}", f"{stored:,}", f"{virtual:,} virtual")
+        stored, virtual = model["parameters_stored"] / 1e6, model["parameters_virtual"] / 1e6
+        counts = f"{stored:.2f}M stored, {virtual:.2f}M virtual"
+        table.add_row(f"stage {name}", f"{model['bytes']:,}", counts)
     return table
 
 

@@ -4,7 +4,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import safe_open
 
 from pocketscribe.export.open import model_file, open_model
@@ -12,7 +11,6 @@ from pocketscribe.models import Recogniser, stored_parameters, tensors, virtual_
 from pocketscribe.models.packed import expected_layout
 from pocketscribe.models.saved import load_model
 from pocketscribe.weights import Weight
-from pocketscribe.weights.packing import layout
 
 FLOAT32_BYTES = 4
 BYTES = {"F32": FLOAT32_BYTES, "F16": 2, "U8": 1}
@@ -102,10 +100,7 @@ def _described(parts: dict[str, int], model: Recogniser) -> dict[str, Any]:
 def _row(weight: Weight) -> dict[str, Any]:
     """A stored tensor: its bytes in a packed file where it has a format, in float32 else."""
     out, fan_in = weight.stored.shape
-    count = FLOAT32_BYTES * out * fan_in
-    if not weight.format.plain:
-        parts = layout((out, fan_in), weight.format).values()
-        count = sum(np.dtype(dtype).itemsize * prod(shape) for dtype, shape in parts)
+    count = FLOAT32_BYTES * out * fan_in if weight.format.plain else weight.packed_bytes
     return {
         "tensor": weight.key,
         "shape": [out, fan_in],

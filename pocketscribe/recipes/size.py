@@ -5,7 +5,7 @@ from typing import Any
 
 from pocketscribe.errors import UserError
 from pocketscribe.export.size import size_of_file, size_of_model
-from pocketscribe.models import Recogniser, stored_parameters, virtual_parameters
+from pocketscribe.models import Recogniser
 from pocketscribe.recipes.recipe import Recipe, read_recipe, shipped
 
 ENGLISH = 30  # A–Z, apostrophe, word mark, blank, unknown
@@ -28,19 +28,15 @@ def size(model: str) -> dict[str, Any]:
 
 
 def _of_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Of the last stage's model; "models" has every stage's parameters where they differ."""
+    """Of the last stage's model; "models" has every stage's size where they differ."""
     learnt = recipe.speech.units.kind == "char"
     units = ENGLISH if learnt else recipe.speech.units.size
     models = {s.name: Recogniser(recipe.model_of(s.name), units) for s in recipe.stage}
     found = size_of_model(list(models.values())[-1])
     if len({model.config.model_dump_json() for model in models.values()}) > 1:
-        found["models"] = {
-            name: {
-                "parameters_stored": stored_parameters(model),
-                "parameters_virtual": virtual_parameters(model),
-            }
-            for name, model in models.items()
-        }
+        keys = ("bytes", "parameters_stored", "parameters_virtual")
+        sizes = {name: size_of_model(model) for name, model in models.items()}
+        found["models"] = {name: {key: s[key] for key in keys} for name, s in sizes.items()}
     if learnt:
         found["note"] = f"counted with {units} units; the transcripts decide"
     return found

@@ -5,7 +5,7 @@ SR-STE's decay (Zhou et al. 2021, arXiv 2102.04010) apart from the optimiser's m
 2302.01172), are our reading.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pocketscribe.config import Config
 from pocketscribe.models import Recogniser, tensors
-from pocketscribe.weights import Weight
+from pocketscribe.weights import Pipeline
 
 WARM, RAISED, FROZEN = 0.1, 1 / 3, 2 / 3  # shares of a stage where the schedule turns
 
@@ -41,7 +41,7 @@ class MaskConfig(Config):
 class Masks:
     """Sets the masks of a model's sparse weights as its training goes on."""
 
-    def __init__(self, weights: Mapping[str, Weight], config: MaskConfig) -> None:
+    def __init__(self, weights: Mapping[str, Pipeline], config: MaskConfig) -> None:
         self.sparse = {k: w for k, w in weights.items() if w.format.pattern is not None}
         self.config = config
         self._seen: dict[str, Tensor] = {}
@@ -110,14 +110,18 @@ def settle(model: Recogniser) -> None:
     What the masks leave out is zero for good, so that masks follow from the magnitudes again, and
     what ships as float16 is float16 from here on.
     """
-    quantised = []
-    for weight in model.weights.stored.values():
+    settle_masks(model.weights.stored.values())
+    quantised = [w.stored for w in model.weights.stored.values() if w.format.bits is not None]
+    for tensor in tensors(model).values():
+        if not any(tensor is other for other in quantised):
+            tensor.copy_(tensor.half())
+
+
+@torch.no_grad()
+def settle_masks(weights: Iterable[Pipeline]) -> None:
+    """Makes zeros of what the masks leave out, and masks follow from the magnitudes."""
+    for weight in weights:
         kept, weight.fixed_mask, weight.pattern = weight.fixed_mask, None, weight.format.pattern
         kept = weight.mask() if kept is None else kept
         if kept is not None:
             weight.stored.mul_(kept)
-        if weight.format.bits is not None:
-            quantised.append(weight.stored)
-    for tensor in tensors(model).values():
-        if not any(tensor is other for other in quantised):
-            tensor.copy_(tensor.half())

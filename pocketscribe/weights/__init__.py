@@ -1,12 +1,13 @@
 """A weight is a small pipeline: what a layer multiplies by is computed from what is stored."""
 
+from pocketscribe.weights.compress import compress
 from pocketscribe.weights.convert import convert
 from pocketscribe.weights.format import Format, FormatRule
 from pocketscribe.weights.layers import Conv1d, Embedding, Linear
 from pocketscribe.weights.sharing import Share, Sharing
 from pocketscribe.weights.spec import Rule, WeightSpec, resolve
 from pocketscribe.weights.store import Use, Weights
-from pocketscribe.weights.weight import Weight, at_least
+from pocketscribe.weights.weight import Pipeline, Weight, at_least
 
 __all__ = [
     "Conv1d",
@@ -14,6 +15,7 @@ __all__ = [
     "Format",
     "FormatRule",
     "Linear",
+    "Pipeline",
     "Rule",
     "Share",
     "Sharing",
@@ -22,6 +24,7 @@ __all__ = [
     "WeightSpec",
     "Weights",
     "at_least",
+    "compress",
     "convert",
     "resolve",
 ]

@@ -7,26 +7,29 @@ A slice will stand before the mask; each step is optional and one small module.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pocketscribe.weights.format import Format
-from pocketscribe.weights.packing import Parts, pack, unpack
+from pocketscribe.weights.packing import Parts, layout, pack, unpack
 from pocketscribe.weights.quantise import fake_quantise
 from pocketscribe.weights.sparsity import mask
 
 PruneGradient = Literal["masked", "straight_through"]
 
 
-class Weight(nn.Module):
-    """A stored matrix `[out, fan_in]`; several layers may hold the same object.
+class Pipeline(nn.Module):
+    """What a stored matrix `[out, fan_in]` goes through; whose it is, a subclass says.
 
     fan_in is the axis that a multiplication sums over: masks and sub-channel scales run along it.
 
     Attributes:
+        stored: the matrix before all that.
         format: how the matrix is pruned and quantised on its way.
         pattern: the N:M in force, which a schedule may raise step by step to the format's.
         grid: the grid in force, which may be a finer one than the format's for a step.
@@ -35,23 +38,21 @@ class Weight(nn.Module):
         parts: what a file held of it; the matrix then is what they stand for, and ready to use.
     """
 
-    def __init__(
-        self, key: str, out: int, fan_in: int, init_scale: float, format: Format | None = None
-    ) -> None:
-        """Draws the matrix uniformly with standard deviation `init_scale / sqrt(fan_in)`."""
+    stored: Tensor
+
+    def __init__(self, key: str, format: Format) -> None:
         super().__init__()
         self.key = key
-        self.format = format or Format()
+        self.format = format
         self.pattern = self.format.pattern
         self.grid = self.format.grid
         self.prune_gradient: PruneGradient = "masked"
         self.fixed_mask: Bool[Tensor, "out fan_in"] | None = None  # no buffer: it never ships
         self.parts: Parts | None = None
-        bound = init_scale * (3 / fan_in) ** 0.5
-        self.stored = nn.Parameter(torch.empty(out, fan_in).uniform_(-bound, bound))
         self._cached: tuple[int, Tensor] | None = None
 
-    def forward(self) -> Float[Tensor, "out fan_in"]:
+    def matrix(self) -> Float[Tensor, "out fan_in"]:
+        """What a layer multiplies by."""
         if self.format.plain or self.parts is not None:
             return self.stored
         if torch.is_grad_enabled():
@@ -78,6 +79,13 @@ class Weight(nn.Module):
         """The matrix in its true bits, as a file holds it."""
         return self.parts or pack(self.stored, self.format)
 
+    @property
+    def packed_bytes(self) -> int:
+        """How many bytes those are: a function of shape and format alone."""
+        out, fan_in = self.stored.shape
+        parts = layout((out, fan_in), self.format).values()
+        return sum(np.dtype(dtype).itemsize * prod(size) for dtype, size in parts)
+
     def mask(self) -> Bool[Tensor, "out fan_in"] | None:
         """What is kept, or None where everything is."""
         if self.fixed_mask is not None or self.pattern is None:
@@ -98,6 +106,23 @@ class Weight(nn.Module):
         return weight
 
 
+class Weight(Pipeline):
+    """A stored matrix of our own; several layers may hold the same object."""
+
+    stored: nn.Parameter
+
+    def __init__(
+        self, key: str, out: int, fan_in: int, init_scale: float, format: Format | None = None
+    ) -> None:
+        """Draws the matrix uniformly with standard deviation `init_scale / sqrt(fan_in)`."""
+        super().__init__(key, format or Format())
+        bound = init_scale * (3 / fan_in) ** 0.5
+        self.stored = nn.Parameter(torch.empty(out, fan_in).uniform_(-bound, bound))
+
+    def forward(self) -> Float[Tensor, "out fan_in"]:
+        return self.matrix()
+
+
 class Transposed(nn.Module):
     """A stored matrix read the other way round: `[fan_in, out]`."""
 
@@ -114,7 +139,7 @@ class Transposed(nn.Module):
 
 
 @contextmanager
-def at_least(bits: int, weights: Iterable[Weight]) -> Iterator[None]:
+def at_least(bits: int, weights: Iterable[Pipeline]) -> Iterator[None]:
     """Within, every grid has this many bits or more: one master weight serves several widths."""
     changed = [w for w in weights if w.grid is not None and w.grid.bits < bits]
     for weight in changed:

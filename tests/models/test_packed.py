@@ -104,11 +104,11 @@ def test_every_byte_is_accounted_for(tmp_path: Path, formats: str) -> None:
 
 
 def test_bits_are_those_that_were_asked_for() -> None:
-    """By hand: 64 x 16 weights in int4 2:4 are 3 bits each, and a float16 scale a row."""
+    """By hand: 64 x 16 weights in int4 2:4; a row's patterns fill 12 bits, so 2 bytes."""
     made = model("int4 2:4")
     rows = {row["tensor"]: row for row in size_of_model(made)["tensors"]}
     up = rows["encoder.blocks.0.ffn1.up"]
-    assert up["shape"] == [64, 16] and up["bytes"] == 64 * 16 * 3 // 8 + 64 * 2
+    assert up["shape"] == [64, 16] and up["bytes"] == 64 * (8 * 4 // 8 + 2 + 2)
     assert up["bits_per_weight"] == 4.0
     depthwise = rows["encoder.blocks.0.convolution.depthwise"]
     assert depthwise["bytes"] == 16 * 4 + 16 * 2

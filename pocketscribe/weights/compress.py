@@ -1,0 +1,77 @@
+"""Few bits and N:M for a model that is not ours: any `torch.nn.Module`, by the names of its layers.
+
+    from pocketscribe.weights import FormatRule, compress
+    weights = compress(model, [FormatRule(match="*.feed_forward*", bits=4, sparsity="2:4")])
+
+From then on the model multiplies by formatted weights, and gradients pass straight through to the
+ones it had. `training.masks.Masks(weights, MaskConfig())` schedules masks as in our own stages;
+`weight.packed()` gives a layer's true bits, and `weight.packed_bytes` their count.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pocketscribe.errors import UserError
+from pocketscribe.weights.format import Format, FormatRule, format_of
+from pocketscribe.weights.quantise import fake_quantise_rows
+from pocketscribe.weights.weight import Pipeline
+
+KINDS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)
+
+
+class Borrowed(Pipeline):
+    """A parameter of somebody else's layer, seen as a matrix: all but its first axis is fan-in.
+
+    A pointwise convolution is then what it is, a linear map.
+    """
+
+    def __init__(self, key: str, parameter: Tensor, format: Format) -> None:
+        super().__init__(key, format)
+        self._lent = [parameter]  # in a list: it stays in its own module's books
+
+    @property
+    def stored(self) -> Tensor:
+        return self._lent[0].flatten(1)
+
+    def forward(self, original: Tensor) -> Tensor:
+        """What stands for the parameter; called by torch whenever the layer reads its weight."""
+        self._lent[0] = original
+        return self.matrix().view_as(original)
+
+
+def compress(module: nn.Module, rules: Sequence[FormatRule]) -> dict[str, Borrowed]:
+    """Puts the weights of linear, embedding and convolution layers under formats, in place.
+
+    Returns each by its layer's name. First matching rule wins, as in a recipe; layers that no rule
+    matches stay as they are.
+
+    Raises:
+        UserError: a rule matches no layer; two layers with one weight are given two formats.
+    """
+    found: dict[str, Borrowed] = {}
+    formats: dict[int, Format] = {}
+    for name, layer in list(module.named_modules()):
+        if not isinstance(layer, KINDS):
+            continue
+        format = format_of(name, rules)
+        if formats.setdefault(id(layer.weight), format) != format:
+            raise UserError(f"{name}: its weight is another layer's too, under another format")
+        if format.plain:
+            continue
+        found[name] = Borrowed(name, layer.weight, format)
+    for rule in rules:
+        if not any(format_of(name, [rule]) == rule.format() for name in found):
+            raise UserError(f"match = {rule.match!r} fits no layer with a weight of its own")
+    for name, weight in found.items():
+        layer = module.get_submodule(name)
+        parametrize.register_parametrization(layer, "weight", weight)
+        if weight.format.activations is not None and isinstance(layer, nn.Linear):
+            layer.register_forward_pre_hook(_rounded(weight.format.activations))
+    return found
+
+
+def _rounded(bits: int):  # type: ignore[no-untyped-def]
+    """A hook that rounds a layer's input as an integer kernel does."""
+    return lambda layer, inputs: (fake_quantise_rows(inputs[0], bits), *inputs[1:])
