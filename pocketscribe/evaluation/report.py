@@ -127,22 +127,21 @@ def _plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
         raise UserError(
             "report: matplotlib is not installed; pip install 'pocketscribe[report]'"
         ) from None
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    crowded = len(rows) > 8  # names beside the points then, and no legend over them
+    figure = Figure(figsize=(10, 7) if crowded else (7, 4.5), layout="constrained")
     axes = figure.subplots()
     for row in rows:
         low, high = row["wer"] - row["ci_low"], row["ci_high"] - row["wer"]
         spread = [[100 * max(low, 0)], [100 * max(high, 0)]]
-        axes.errorbar(
-            row["bytes"] / 1e6,
-            100 * row["wer"],
-            yerr=spread,
-            fmt="o",
-            capsize=4,
-            label=f"{row['run']} {row['model']}",
-        )
+        name = f"{row['run']} {row['model']}"
+        size, wer = row["bytes"] / 1e6, 100 * row["wer"]
+        axes.errorbar(size, wer, yerr=spread, fmt="o", capsize=4, label=name)
+        if crowded:
+            axes.annotate(row["model"], (size, wer), (5, 3), textcoords="offset points", size=7)
     axes.set(xlabel="MB", ylabel="WER, % (95% interval)", title=title)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend()
+    if not crowded:
+        axes.legend()
     with replacing(path) as beside:
         figure.savefig(beside, dpi=120)
