@@ -69,8 +69,8 @@ def decode(
 
 
 def with_tail(features: Float[Tensor, "T F"]) -> Float[Tensor, "T2 F"]:
-    """An utterance followed by silence, as every runtime that streams ends it.
+    """An utterance followed by silence, as every runtime that streams ends it; nothing stays nothing.
 
     With one label a frame at most, what was said last needs time to be written.
     """
-    return F.pad(features, (0, 0, 0, TAIL), value=LOG_FLOOR)
+    return features if not len(features) else F.pad(features, (0, 0, 0, TAIL), value=LOG_FLOOR)
