@@ -69,8 +69,9 @@ def decode(
 
 
 def with_tail(features: Float[Tensor, "T F"]) -> Float[Tensor, "T2 F"]:
-    """An utterance followed by silence, as every runtime that streams ends it; nothing stays nothing.
+    """An utterance followed by silence, as every runtime that streams ends it.
 
-    With one label a frame at most, what was said last needs time to be written.
+    With one label a frame at most, what was said last needs time to be written. Nothing stays
+    nothing.
     """
     return features if not len(features) else F.pad(features, (0, 0, 0, TAIL), value=LOG_FLOOR)
