@@ -128,7 +128,7 @@ def check_refused(ended: Ended, said: str) -> None:
         (("transcribe", "MODEL", "gone.wav"), "gone.wav: no such audio file"),
         (("transcribe", "MODEL", "SPEECH/c.wav"), "not readable as audio"),
         (("transcribe", "SPEECH/c.wav", "SPEECH/a.wav"), "not a readable model file"),
-        (("export", "MODEL", "--to", "wishes", "--out", "OUT"), "not a target; choose safetensors"),
+        (("export", "MODEL", "--to", "wishes", "--out", "OUT"), "not a target; choose packed"),
         (("export", "SPEECH", "--to", "onnx", "--out", "OUT"), "no model in it"),
         (("export", "MODEL", "--to", "safetensors", "--out", "SPEECH"), "is a folder already"),
         (

@@ -144,7 +144,7 @@ class TestRefusals:
 
     def test_unknown_target(self, model_path: Path, tmp_path: Path) -> None:
         self.refuse(
-            "--to tflite: not a target; choose safetensors, onnx",
+            "--to tflite: not a target; choose packed, safetensors, onnx",
             model_path,
             "tflite",
             tmp_path / "x",
