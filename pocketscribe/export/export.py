@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from pocketscribe.errors import UserError
+from pocketscribe.export.graph_runtime import folder_bytes
 from pocketscribe.export.open import choose_chunking, model_file
 from pocketscribe.models import decoded
 from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
 
-TARGETS = ("packed", "safetensors", "onnx", "sherpa-onnx")
+TARGETS = ("packed", "safetensors", "onnx", "sherpa-onnx", "executorch")
 
 
 def export(model: Path, to: str, out: Path, *, int8: bool = False, chunk: int | None = None) -> int:
@@ -20,20 +21,26 @@ def export(model: Path, to: str, out: Path, *, int8: bool = False, chunk: int | 
         raise UserError(f"export --to {to}: not a target; choose {', '.join(TARGETS)}")
     saved = load_model(model_file(model))
     chunking = choose_chunking(saved.model, chunk)
+    if int8 and to not in ("onnx", "sherpa-onnx"):
+        raise UserError(f"export --to {to}: --int8 is for onnx targets")
     if to in ("packed", "safetensors"):
-        if int8:
-            raise UserError(f"export --to {to}: --int8 is for onnx targets")
         if to == "packed":
             save_packed(out, saved)
         else:
             save_model(out, Saved(decoded(saved.model), saved.units, saved.card), half=True)
         return out.stat().st_size
     try:
-        from pocketscribe.export.onnx import export_onnx
-        from pocketscribe.export.onnx_runtime import folder_bytes
+        if to == "executorch":
+            from pocketscribe.export.executorch import export_executorch
+
+            export_executorch(saved, chunking, out)
+        else:
+            from pocketscribe.export.onnx import export_onnx
+
+            export_onnx(saved, chunking, out, sherpa=to == "sherpa-onnx", int8=int8)
     except ImportError as error:
+        extra = "executorch" if to == "executorch" else "export"
         raise UserError(
-            f"export --to {to}: {error.name} is not installed; pip install 'pocketscribe[export]'"
+            f"export --to {to}: {error.name} is not installed; pip install 'pocketscribe[{extra}]'"
         ) from None
-    export_onnx(saved, chunking, out, sherpa=to == "sherpa-onnx", int8=int8)
     return folder_bytes(out)

@@ -6,12 +6,20 @@ Dimensions: N streams, T feature frames of a chunk, F mel bins, J encoder output
 """
 
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pocketscribe.decoding.offline import head_input
-from pocketscribe.models import MELS, Chunking, Recogniser
+from pocketscribe.models import (
+    MELS,
+    Chunking,
+    Recogniser,
+    stored_parameters,
+    virtual_parameters,
+)
+from pocketscribe.models.saved import Saved
 from pocketscribe.models.subsampling import FACTOR
 
 
@@ -103,3 +111,16 @@ class JoinerGraph(nn.Module):
 
     def forward(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
         return self.model.joiner(encoder_out, decoder_out)
+
+
+def describe(saved: Saved, graph: StreamingGraph) -> dict[str, Any]:
+    """What our own loop around an exported graph reads back."""
+    return {
+        "head": saved.model.config.head,
+        "frames": graph.frames,
+        "states": graph.state_shapes,
+        "units": saved.units,
+        "parameters_stored": stored_parameters(saved.model),
+        "parameters_virtual": virtual_parameters(saved.model),
+        "card": saved.card,
+    }

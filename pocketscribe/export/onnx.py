@@ -17,15 +17,19 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
 from pocketscribe.errors import UserError
-from pocketscribe.export.graph import FlatGraph, JoinerGraph, PredictorGraph, StreamingGraph
+from pocketscribe.export.graph import (
+    FlatGraph,
+    JoinerGraph,
+    PredictorGraph,
+    StreamingGraph,
+    describe,
+)
 from pocketscribe.export.low_bits import with_low_bits
 from pocketscribe.files import replacing
 from pocketscribe.models import (
     Chunking,
     Recogniser,
     decoded,
-    stored_parameters,
-    virtual_parameters,
 )
 from pocketscribe.models.predictor import CONTEXT
 from pocketscribe.models.saved import Saved
@@ -53,7 +57,7 @@ def export_onnx(saved: Saved, chunking: Chunking, out: Path, *, sherpa: bool, in
     if int8 and formatted is not model:
         raise UserError("export --int8: this model's weights have formats of their own already")
     graph = StreamingGraph(model, chunking)
-    ours = {"pocketscribe": json.dumps(_ours(saved, graph))}
+    ours = {"pocketscribe": json.dumps({"format": FORMAT, **describe(saved, graph)})}
     found = {"encoder": _flat_encoder(graph, ours) if sherpa else _encoder(graph, ours)}
     if model.config.head == "transducer":
         found |= {"decoder": _decoder(model), "joiner": _joiner(model)}
@@ -101,20 +105,6 @@ def _joiner(model: Recogniser) -> onnx.ModelProto:
     return _traced(
         JoinerGraph(model), pair, names, ["logit"], [0, 0], {"joiner_dim": pair[0].shape[1]}
     )
-
-
-def _ours(saved: Saved, graph: StreamingGraph) -> dict[str, Any]:
-    """What our own runtime reads back."""
-    return {
-        "format": FORMAT,
-        "head": saved.model.config.head,
-        "frames": graph.frames,
-        "states": graph.state_shapes,
-        "units": saved.units,
-        "parameters_stored": stored_parameters(saved.model),
-        "parameters_virtual": virtual_parameters(saved.model),
-        "card": saved.card,
-    }
 
 
 def _sherpa_metadata(flat: FlatGraph, graph: StreamingGraph) -> dict[str, int | str]:

@@ -1,76 +1,33 @@
-"""Running an exported folder in onnxruntime, with our own streaming loop around it.
-
-Dimensions: N streams, T feature frames of a chunk, F mel bins, J encoder output, V vocabulary.
-"""
+"""Running an exported folder in onnxruntime, with our own streaming loop around it."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from pocketscribe.decoding.search import BeamSearch, CtcSearch, GreedySearch, Search
-from pocketscribe.decoding.streaming import Stream, Transcript, stream_one
 from pocketscribe.errors import UserError
+from pocketscribe.export.graph_runtime import GRAPHS, GraphRuntime
 from pocketscribe.export.onnx import FORMAT
-from pocketscribe.models import State
-from pocketscribe.models.subsampling import FACTOR
-from pocketscribe.speech.units import Units
 
 
-class OnnxRuntime:
-    """An `export --to onnx` folder; always streams."""
+class OnnxRuntime(GraphRuntime):
+    """An `export --to onnx` folder."""
 
     def __init__(self, folder: Path, beam: int = 1, threads: int = 1) -> None:
         """Raises UserError where a file is missing, damaged, or was written by another version."""
-        self.encoder = session(folder / "encoder.onnx", threads)
-        about = metadata(self.encoder, folder)
-        self.units, self.beam = Units.from_json(about["units"]), beam
-        self.card = about["card"]
-        self.chunk = about["frames"] // FACTOR
-        self.shapes: dict[str, list[int]] = about["states"]
-        self.parameters_stored = about["parameters_stored"]
-        self.parameters_virtual = about["parameters_virtual"]
-        self.bytes = folder_bytes(folder)
-        if about["head"] == "transducer":
-            self.decoder = session(folder / "decoder.onnx", threads)
-            self.joiner = session(folder / "joiner.onnx", threads)
-        else:
-            self.decoder = self.joiner = None
+        encoder = session(folder / "encoder.onnx", threads)
+        super().__init__(folder, metadata(encoder, folder), beam)
+        self.sessions = {"encoder": encoder}
+        for name in GRAPHS[1:] if self.transducer else ():
+            self.sessions[name] = session(folder / f"{name}.onnx", threads)
 
-    def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:
-        return [stream_one(self.stream(), x) for x in audio]
-
-    def stream(self) -> Stream:
-        return Stream(self, self.units, self.beam)
-
-    def initial_state(self, streams: int) -> State:
-        return {name: torch.zeros(streams, *shape) for name, shape in self.shapes.items()}
-
-    def step(
-        self, features: Float[Tensor, "N T F"], state: State
-    ) -> tuple[Float[Tensor, "N S J"], State]:
-        feeds = {"features": features.numpy(), **{k: v.numpy() for k, v in state.items()}}
-        encoded, *new = (torch.from_numpy(x) for x in self.encoder.run(None, feeds))
-        return encoded, dict(zip(state, new, strict=True))
-
-    def search(self, streams: int, beam: int) -> Search:
-        if self.decoder is None:
-            return CtcSearch(streams, beam)
-        return BeamSearch(self, streams, beam) if beam > 1 else GreedySearch(self, streams)
-
-    def predict(self, context: Int[Tensor, "N 2"]) -> Float[Tensor, "N J"]:
-        return torch.from_numpy(self.decoder.run(None, {"y": context.numpy()})[0])
-
-    def join(
-        self, encoded: Float[Tensor, "N J"], predicted: Float[Tensor, "N J"]
-    ) -> Float[Tensor, "N V"]:
-        feeds = {"encoder_out": encoded.numpy(), "decoder_out": predicted.numpy()}
-        return torch.from_numpy(self.joiner.run(None, feeds)[0])
+    def run(self, graph: str, *inputs: Tensor) -> list[Tensor]:
+        running = self.sessions[graph]
+        names = [tensor.name for tensor in running.get_inputs()]
+        feeds = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(x) for x in running.run(None, feeds)]
 
 
 def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
@@ -98,13 +55,3 @@ def is_sherpa(folder: Path) -> bool:
     """Whether a folder was exported for sherpa-onnx."""
     encoder = session(folder / "encoder.onnx", 1)
     return "model_type" in encoder.get_modelmeta().custom_metadata_map
-
-
-def device_files(folder: Path) -> list[Path]:
-    """All that a device must hold: the networks and the tokens, not a card beside them."""
-    return sorted(p for p in folder.iterdir() if p.suffix == ".onnx" or p.name == "tokens.txt")
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all that a device must hold."""
-    return sum(p.stat().st_size for p in device_files(folder))

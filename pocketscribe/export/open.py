@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,19 +76,36 @@ def open_model(path: Path, beam: int = 1, chunk: int | None = None) -> Runtime:
     Raises:
         UserError: it is none of these, or it is damaged, or an exported model has another chunk.
     """
-    if (path / "encoder.onnx").is_file():
-        try:
-            from pocketscribe.export.onnx_runtime import OnnxRuntime, is_sherpa
-            from pocketscribe.export.sherpa_runtime import SherpaRuntime
-        except ImportError as error:
-            raise UserError(
-                f"{path}: {error.name} is not installed; pip install 'pocketscribe[export]'"
-            ) from None
-        runtime = (SherpaRuntime if is_sherpa(path) else OnnxRuntime)(path, beam)
-        if chunk not in (None, runtime.chunk):
-            raise UserError(f"--chunk {chunk}: {path} was exported for chunks of {runtime.chunk}")
-        return runtime
-    return TorchRuntime(model_file(path), beam, chunk)
+    if (runtime := _exported(path, beam)) is None:
+        return TorchRuntime(model_file(path), beam, chunk)
+    if chunk not in (None, runtime.chunk):
+        raise UserError(f"--chunk {chunk}: {path} was exported for chunks of {runtime.chunk}")
+    return runtime
+
+
+def is_exported(path: Path) -> bool:
+    """Whether it is a folder for another runtime than PyTorch."""
+    return any((path / f"encoder.{kind}").is_file() for kind in ("onnx", "pte"))
+
+
+def _exported(path: Path, beam: int) -> Any:
+    """The runtime of an exported folder; None where it is none."""
+    if not is_exported(path):
+        return None
+    program = (path / "encoder.pte").is_file()
+    try:
+        if program:
+            from pocketscribe.export.executorch_runtime import ExecutorchRuntime
+
+            return ExecutorchRuntime(path, beam)
+        from pocketscribe.export.onnx_runtime import OnnxRuntime, is_sherpa
+        from pocketscribe.export.sherpa_runtime import SherpaRuntime
+    except ImportError as error:
+        extra = "executorch" if program else "export"
+        raise UserError(
+            f"{path}: {error.name} is not installed; pip install 'pocketscribe[{extra}]'"
+        ) from None
+    return (SherpaRuntime if is_sherpa(path) else OnnxRuntime)(path, beam)
 
 
 def model_file(path: Path) -> Path:

@@ -8,8 +8,9 @@ import sherpa_onnx
 
 from pocketscribe.decoding.streaming import Transcript, stream_one, tail_silence
 from pocketscribe.errors import UserError
+from pocketscribe.export.graph_runtime import folder_bytes
 from pocketscribe.export.onnx import tokens_text
-from pocketscribe.export.onnx_runtime import folder_bytes, metadata, session
+from pocketscribe.export.onnx_runtime import metadata, session
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.features import SAMPLE_RATE
 from pocketscribe.speech.units import SPACE, Units

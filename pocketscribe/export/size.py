@@ -6,7 +6,8 @@ from typing import Any
 
 from safetensors import safe_open
 
-from pocketscribe.export.open import model_file, open_model
+from pocketscribe.export.graph_runtime import device_files
+from pocketscribe.export.open import is_exported, model_file, open_model
 from pocketscribe.models import Recogniser, stored_parameters, tensors, virtual_parameters
 from pocketscribe.models.packed import expected_layout
 from pocketscribe.models.saved import load_model
@@ -27,10 +28,8 @@ def size_of_file(path: Path) -> dict[str, Any]:
     Raises:
         UserError: there is no model.
     """
-    if (path / "encoder.onnx").is_file():
+    if is_exported(path):
         runtime = open_model(path)
-        from pocketscribe.export.onnx_runtime import device_files
-
         parts = {p.name: p.stat().st_size for p in device_files(path)}
         return _summary(parts, runtime.parameters_stored, runtime.parameters_virtual)
     return _of_tensors(model_file(path))

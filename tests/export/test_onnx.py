@@ -15,7 +15,8 @@ import torch
 from pocketscribe.decoding.streaming import Transcript
 from pocketscribe.errors import UserError
 from pocketscribe.export.export import export
-from pocketscribe.export.onnx_runtime import OnnxRuntime, folder_bytes
+from pocketscribe.export.graph_runtime import folder_bytes
+from pocketscribe.export.onnx_runtime import OnnxRuntime
 from pocketscribe.export.open import TorchRuntime, open_model
 from pocketscribe.models.saved import Saved, load_model, save_model
 from pocketscribe.speech.units import Units

@@ -1,0 +1,39 @@
+"""Running an `export --to executorch` folder in ExecuTorch's own runtime."""
+
+from pathlib import Path
+
+from executorch.runtime import Method, Runtime, Verification
+from torch import Tensor
+
+from pocketscribe.errors import UserError
+from pocketscribe.export.executorch import description
+from pocketscribe.export.graph_runtime import GRAPHS, GraphRuntime
+
+
+class ExecutorchRuntime(GraphRuntime):
+    """One stream at a time: a program's shapes are fixed. The beam must be 1."""
+
+    def __init__(self, folder: Path, beam: int = 1) -> None:
+        """Raises UserError where a file is missing or damaged, or the beam is wider than 1."""
+        super().__init__(folder, description(folder), beam)
+        if beam > 1:
+            raise UserError(f"--beam {beam}: {folder} runs one hypothesis at a time; use --beam 1")
+        names = GRAPHS if self.transducer else GRAPHS[:1]
+        self.methods = {name: method(folder / f"{name}.pte") for name in names}
+
+    def run(self, graph: str, *inputs: Tensor) -> list[Tensor]:
+        # A program's outputs lie in its own memory and change with the next call.
+        return [x.clone() for x in self.methods[graph].execute([x.contiguous() for x in inputs])]
+
+
+def method(path: Path) -> Method:
+    """The one method of a program file; UserError where it is missing or damaged."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; the exported folder is not complete")
+    try:
+        program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
+        loaded = program.load_method("forward")
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: not a readable program ({str(error)[:120]})") from None
+    assert loaded is not None
+    return loaded
