@@ -1,13 +1,10 @@
 """ExecuTorch programs for XNNPACK: a folder of three .pte files and a description.
 
-Weights in 4 bits become int4 in groups of 32 along fan-in with int8 activations, the one few-bit
-form that XNNPACK's kernels take (deployment.md). That is another grid than ours, so a weight is
-rounded again: measure the exported folder, not the file it came from. All else stays float32.
+XNNPACK multiplies by symmetric int4 in groups of 32 along fan-in, or int8 a channel, with int8
+activations (deployment.md). A weight of 8, 4 or 2 bits on such a grid keeps its very integers: a
+channel's scale is repeated for each group, 2 bits lie in 4. All other weights stay float32.
 """
 
-import json
-import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,22 +13,20 @@ from executorch.backends.xnnpack.partition.xnnpack_partitioner import (
     XnnpackDynamicallyQuantizedPartitioner,
     XnnpackPartitioner,
 )
-from executorch.exir import to_edge_transform_and_lower
-from jaxtyping import Float
+from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
-from torchao.quantization.granularity import PerGroup
+from torchao.quantization import IntxUnpackedToInt8Tensor
 
 from pocketscribe.errors import UserError
+from pocketscribe.export.executorch_runtime import FORMAT
 from pocketscribe.export.graph import JoinerGraph, PredictorGraph, StreamingGraph, describe
 from pocketscribe.files import replacing, write_json
-from pocketscribe.models import Chunking, Recogniser, decoded
+from pocketscribe.models import Chunking, decoded
 from pocketscribe.models.saved import Saved
-from pocketscribe.weights import Linear, Weight
-from pocketscribe.weights.weight import Transposed
+from pocketscribe.weights import Format, Linear, Weight
+from pocketscribe.weights.packing import integers
 
-FORMAT = "pocketscribe-executorch-1"
 GROUP = 32
 
 
@@ -43,26 +38,20 @@ def export_executorch(saved: Saved, chunking: Chunking, out: Path) -> None:
     """
     if chunking.size is None:
         raise UserError("export: this model was trained for full context alone and cannot stream")
-    few = {key for key, w in saved.model.weights.stored.items() if w.format.bits == 4}
-    plain = decoded(saved.model)
-    model = Recogniser(plain.config, plain.vocabulary).eval()
-    model.load_state_dict(plain.state_dict())
-    _replace_linears(model, few, {})
-    config = Int8DynamicActivationIntxWeightConfig(
-        weight_dtype=torch.int4, weight_granularity=PerGroup(GROUP)
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        quantize_(model, config, filter_fn=lambda module, name: isinstance(module, _FewBits))
-        graph = StreamingGraph(model, chunking)
+    model = decoded(saved.model)
+    products = {
+        key: _Product(weight)
+        for key, weight in saved.model.weights.stored.items()
+        if _possible(weight.format)
+    }
+    _replace_linears(model, products)
+    graph = StreamingGraph(model, chunking)
+    graphs: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {"encoder": (graph, graph.example(1))}
+    if model.config.head == "transducer":
         context, half = torch.tensor([[-1, 0]]), torch.zeros(1, model.config.joiner)
-        graphs: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
-            "encoder": (graph, graph.example(1))
-        }
-        if model.config.head == "transducer":
-            graphs["decoder"] = (PredictorGraph(model), (context,))
-            graphs["joiner"] = (JoinerGraph(model), (half, half.clone()))
-        programs = {name: _lowered(module, example) for name, (module, example) in graphs.items()}
+        graphs["decoder"] = (PredictorGraph(model), (context,))
+        graphs["joiner"] = (JoinerGraph(model), (half, half.clone()))
+    programs = {name: _lowered(module, example) for name, (module, example) in graphs.items()}
     with replacing(out) as folder:
         folder.mkdir()
         for name, program in programs.items():
@@ -70,24 +59,52 @@ def export_executorch(saved: Saved, chunking: Chunking, out: Path) -> None:
         write_json(folder / "model.json", {"format": FORMAT, **describe(saved, graph)})
 
 
-class _FewBits(nn.Linear):
-    """A product without bias whose fan-in is filled up to whole groups; quantised in place."""
-
-    def __init__(self, matrix: Float[Tensor, "O I"]) -> None:
-        out, fan_in = matrix.shape
-        self.filled = -fan_in % GROUP
-        super().__init__(fan_in + self.filled, out, bias=False)
-        with torch.no_grad():
-            self.weight.copy_(F.pad(matrix, (0, self.filled)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (0, self.filled)) if self.filled else x)
+def _possible(format: Format) -> bool:
+    """Whether XNNPACK's kernels have this grid."""
+    if format.bits is None or not format.symmetric:
+        return False
+    if format.bits == 8:
+        return format.block is None
+    return format.block is None or format.block % GROUP == 0
 
 
 class _Product(nn.Module):
-    """A whole layer: one or two products, its own scale and bias."""
+    """`x W^T` by the integers of a stored weight, fan-in filled up to whole groups."""
 
-    def __init__(self, layer: Linear, products: Sequence[nn.Module]) -> None:
+    weight: Tensor
+
+    def __init__(self, weight: Weight) -> None:
+        super().__init__()
+        out, fan_in = weight.stored.shape
+        found = integers(weight.packed(), (out, fan_in), weight.format)
+        wide = weight.format.bits == 8
+        self.filled = 0 if wide else -fan_in % GROUP
+        codes = F.pad(found.codes.to(torch.int8), (0, self.filled))
+        block = codes.shape[1] if wide else GROUP
+        blocks = codes.shape[1] // block
+        scale = found.scale.float().repeat_interleave(-(-blocks // found.scale.shape[1]), dim=1)
+        scale = scale[:, :blocks].contiguous()
+        self.weight = nn.Parameter(
+            IntxUnpackedToInt8Tensor(
+                codes,
+                scale,
+                torch.zeros_like(scale, dtype=torch.int8),
+                torch.int8 if wide else torch.int4,  # type: ignore[attr-defined]
+                (1, block),
+                torch.float32,
+                "int8_asym_per_token",
+            ),
+            requires_grad=False,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.pad(x, (0, self.filled)) if self.filled else x, self.weight)
+
+
+class _FewBits(nn.Module):
+    """A linear layer of one or two products, with its own scale and bias."""
+
+    def __init__(self, layer: Linear, products: Sequence[_Product]) -> None:
         super().__init__()
         self.products = nn.ModuleList(products)
         self.scale, self.bias = layer.scale, layer.bias
@@ -99,53 +116,24 @@ class _Product(nn.Module):
         return x if self.bias is None else x + self.bias
 
 
-def _replace_linears(
-    module: nn.Module, few: set[str], made: dict[tuple[int, bool], _FewBits]
-) -> None:
-    """Layers of few bits as torch's own linear ones, which is what torchao quantises."""
+def _replace_linears(module: nn.Module, products: dict[str, _Product]) -> None:
+    """A stored weight is one product, whatever layers use it, and once in the file."""
     for name, child in module.named_children():
         if not isinstance(child, Linear):
-            _replace_linears(child, few, made)
+            _replace_linears(child, products)
             continue
         weights = [w for w in (child.factor, child.weight) if w is not None]
-        if not all(_stored(weight).key in few for weight in weights):
-            continue
-        products = []
-        for weight in weights:
-            key = id(_stored(weight)), isinstance(weight, Transposed)
-            if key not in made:  # a shared tensor is one module, and once in the file
-                made[key] = _FewBits(weight().detach())
-            products.append(made[key])
-        setattr(module, name, _Product(child, products))
-
-
-def _stored(weight: Weight | Transposed) -> Weight:
-    return weight.weight if isinstance(weight, Transposed) else weight
+        # A transposed weight has its scales along the other axis.
+        keys = [w.key if isinstance(w, Weight) else "" for w in weights]
+        if all(key in products for key in keys):
+            setattr(module, name, _FewBits(child, [products[key] for key in keys]))
 
 
 def _lowered(module: nn.Module, example: tuple[Tensor, ...]) -> bytes:
-    logging.disable(logging.WARNING)
-    try:
-        with torch.no_grad():
-            program = torch.export.export(module.eval(), example)
-        partitioners = [XnnpackDynamicallyQuantizedPartitioner(), XnnpackPartitioner()]
-        edge = to_edge_transform_and_lower(program, partitioner=partitioners)
-        return bytes(edge.to_executorch().buffer)
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def description(folder: Path) -> dict:
-    """What the export wrote about the model.
-
-    Raises:
-        UserError: it is missing, or of another version.
-    """
-    path = folder / "model.json"
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: missing or damaged ({error}); export the model again") from None
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise UserError(f"{folder}: not exported by this version of Pocketscribe")
-    return about
+    with torch.no_grad():
+        program = torch.export.export(module.eval(), example)
+    partitioners = [XnnpackDynamicallyQuantizedPartitioner(), XnnpackPartitioner()]
+    # A third of the minutes went into checking the graph again after each of hundreds of passes.
+    config = EdgeCompileConfig(_check_ir_validity=False)
+    edge = to_edge_transform_and_lower(program, partitioner=partitioners, compile_config=config)
+    return bytes(edge.to_executorch().buffer)

@@ -1,13 +1,16 @@
 """Running an `export --to executorch` folder in ExecuTorch's own runtime."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from executorch.runtime import Method, Runtime, Verification
 from torch import Tensor
 
 from pocketscribe.errors import UserError
-from pocketscribe.export.executorch import description
 from pocketscribe.export.graph_runtime import GRAPHS, GraphRuntime
+
+FORMAT = "pocketscribe-executorch-1"
 
 
 class ExecutorchRuntime(GraphRuntime):
@@ -15,18 +18,18 @@ class ExecutorchRuntime(GraphRuntime):
 
     def __init__(self, folder: Path, beam: int = 1) -> None:
         """Raises UserError where a file is missing or damaged, or the beam is wider than 1."""
-        super().__init__(folder, description(folder), beam)
+        super().__init__(folder, _description(folder), beam)
         if beam > 1:
             raise UserError(f"--beam {beam}: {folder} runs one hypothesis at a time; use --beam 1")
         names = GRAPHS if self.transducer else GRAPHS[:1]
-        self.methods = {name: method(folder / f"{name}.pte") for name in names}
+        self.methods = {name: _method(folder / f"{name}.pte") for name in names}
 
     def run(self, graph: str, *inputs: Tensor) -> list[Tensor]:
         # A program's outputs lie in its own memory and change with the next call.
         return [x.clone() for x in self.methods[graph].execute([x.contiguous() for x in inputs])]
 
 
-def method(path: Path) -> Method:
+def _method(path: Path) -> Method:
     """The one method of a program file; UserError where it is missing or damaged."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; the exported folder is not complete")
@@ -37,3 +40,15 @@ def method(path: Path) -> Method:
         raise UserError(f"{path}: not a readable program ({str(error)[:120]})") from None
     assert loaded is not None
     return loaded
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    """What the export wrote about the model; UserError where it is missing or another version's."""
+    path = folder / "model.json"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: missing or damaged ({error}); export the model again") from None
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise UserError(f"{folder}: not exported by this version of Pocketscribe")
+    return about

@@ -1,5 +1,9 @@
 """One verb for every target: `export(model, to, out)`."""
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pocketscribe.errors import UserError
@@ -31,9 +35,10 @@ def export(model: Path, to: str, out: Path, *, int8: bool = False, chunk: int | 
         return out.stat().st_size
     try:
         if to == "executorch":
-            from pocketscribe.export.executorch import export_executorch
+            with _quietly():
+                from pocketscribe.export.executorch import export_executorch
 
-            export_executorch(saved, chunking, out)
+                export_executorch(saved, chunking, out)
         else:
             from pocketscribe.export.onnx import export_onnx
 
@@ -44,3 +49,15 @@ def export(model: Path, to: str, out: Path, *, int8: bool = False, chunk: int | 
             f"export --to {to}: {error.name} is not installed; pip install 'pocketscribe[{extra}]'"
         ) from None
     return folder_bytes(out)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the hundreds of lines that torchao and ExecuTorch say on what they load and fuse."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
