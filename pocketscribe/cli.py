@@ -139,7 +139,7 @@ def transcribe(
 def export(
     model: Model,
     out: Annotated[Path, typer.Option(help="The file or folder to write.")],
-    to: Annotated[str, typer.Option(help="safetensors, onnx or sherpa-onnx.")],
+    to: Annotated[str, typer.Option(help="packed, safetensors, onnx, sherpa-onnx or executorch.")],
     int8: Annotated[bool, typer.Option("--int8", help="Matrices in dynamic int8.")] = False,
     chunk: Chunk = None,
 ) -> None:
