@@ -146,7 +146,8 @@ def export(
     """Write a model for a runtime: all that a device must hold, and nothing more."""
     from pocketscribe.export.export import export
 
-    size = export(model, to, out, int8=int8, chunk=chunk)
+    with Console(stderr=True).status(f"writing {out} (for ExecuTorch that takes minutes)"):
+        size = export(model, to, out, int8=int8, chunk=chunk)
     print(f"{out}: {size / 1e6:.2f} MB")
 
 

@@ -37,6 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
             beside.rename(path)
             _remove(old)
         else:
+            _open_to_all(beside)
             beside.replace(path)
     finally:
         _remove(beside)
@@ -66,6 +67,14 @@ def settle(folder: Path) -> None:
             left.rename(folder)
         else:
             _remove(left)
+
+
+def _open_to_all(path: Path) -> None:
+    """To all whom the umask lets: safetensors writes for the owner alone, and a model is shipped."""
+    if path.is_file():
+        umask = os.umask(0)
+        os.umask(umask)
+        path.chmod(0o666 & ~umask)
 
 
 def _remove(path: Path) -> None:

@@ -42,6 +42,16 @@ def test_a_file_appears_and_is_replaced_only_when_whole(tmp_path: Path) -> None:
     assert names(path.parent) == ["x.json"]
 
 
+def test_a_file_is_for_all_whom_the_umask_lets(tmp_path: Path) -> None:
+    umask = os.umask(0o027)
+    try:
+        with replacing(tmp_path / "model") as beside:
+            beside.touch(0o600)
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "model").stat().st_mode & 0o777 == 0o640
+
+
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "out"
     write_folder(path, a="1", b="1")
