@@ -9,6 +9,10 @@ RUN := runs/quickstart
 $(BIN)/pocketscribe: pyproject.toml
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --editable '.[export]'
+	touch $@
+
+.venv/dev: $(BIN)/pocketscribe
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
@@ -23,7 +27,7 @@ quickstart: $(BIN)/pocketscribe  ## train, score, export and transcribe, on spee
 test: lint  ## everything CI checks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
-lint: $(BIN)/pocketscribe
+lint: .venv/dev
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy

@@ -1,14 +1,10 @@
 """One verb for every target: `export(model, to, out)`."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from pocketscribe.errors import UserError
 from pocketscribe.export.graph_runtime import folder_bytes
-from pocketscribe.export.open import choose_chunking, model_file
+from pocketscribe.export.open import choose_chunking, model_file, quietly
 from pocketscribe.models import decoded
 from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
 
@@ -35,7 +31,7 @@ def export(model: Path, to: str, out: Path, *, int8: bool = False, chunk: int | 
         return out.stat().st_size
     try:
         if to == "executorch":
-            with _quietly():
+            with quietly():
                 from pocketscribe.export.executorch import export_executorch
 
                 export_executorch(saved, chunking, out)
@@ -49,15 +45,3 @@ def export(model: Path, to: str, out: Path, *, int8: bool = False, chunk: int | 
             f"export --to {to}: {error.name} is not installed; pip install 'pocketscribe[{extra}]'"
         ) from None
     return folder_bytes(out)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the hundreds of lines that torchao and ExecuTorch say on what they load and fuse."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

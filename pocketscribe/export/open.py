@@ -1,6 +1,9 @@
 """MODEL on the command line: a run folder, a checkpoint, or an exported file or folder."""
 
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +98,8 @@ def _exported(path: Path, beam: int) -> Any:
     program = (path / "encoder.pte").is_file()
     try:
         if program:
-            from pocketscribe.export.executorch_runtime import ExecutorchRuntime
+            with quietly():
+                from pocketscribe.export.executorch_runtime import ExecutorchRuntime
 
             return ExecutorchRuntime(path, beam)
         from pocketscribe.export.onnx_runtime import OnnxRuntime, is_sherpa
@@ -129,3 +133,15 @@ def model_file(path: Path) -> Path:
             return found
         raise UserError(f"{path}: the run has not finished its stage {stage!r}; run it again")
     raise UserError(f"{path}: no model in it; give a run, a checkpoint or an exported folder")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the hundreds of lines that torchao and ExecuTorch say on what they load and fuse."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
