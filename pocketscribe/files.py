@@ -70,7 +70,7 @@ def settle(folder: Path) -> None:
 
 
 def _open_to_all(path: Path) -> None:
-    """To all whom the umask lets: safetensors writes for the owner alone, and a model is shipped."""
+    """To all whom the umask lets: safetensors writes for the owner alone, a model is for others."""
     if path.is_file():
         umask = os.umask(0)
         os.umask(umask)
