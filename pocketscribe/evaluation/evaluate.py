@@ -65,7 +65,7 @@ def evaluate(
         "peak_rss_bytes": peak_rss_bytes(),
         "emission_delay": round(float(np.median(delays)), 3) if delays else None,
         "unreadable": unreadable,
-        "streaming": streaming,
+        "streaming": streaming or runtime.always_streams,
         "groups": {name: vars(word_error_rate(part)) for name, part in sorted(groups.items())},
         "hypotheses": [
             {"id": s.id, "reference": s.reference, "hypothesis": s.hypothesis} for s in scored

@@ -73,10 +73,9 @@ def write_report(runs: list[Path], out: Path) -> list[Path]:
         UserError: a folder holds no finished run.
     """
     rows = [row for run in runs for row in _rows(run)]
-    table = markdown(rows)
     paths = [out / "report.json", out / "report.md"]
     write_json(paths[0], rows)
-    write_text(paths[1], table)
+    write_text(paths[1], markdown(rows))
     for title in dict.fromkeys(row["data"] for row in rows):
         path = out / (re.sub(r"[^\w.-]+", "_", title.replace("=", "-")) + ".png")
         _plot([row for row in rows if row["data"] == title], title, path)
@@ -96,6 +95,7 @@ def _rows(run: Path) -> list[dict[str, Any]]:
             for title, result in model["scores"].items():
                 kept = {k: v for k, v in result.items() if k != "hypotheses"}
                 rows.append({"run": run.name, "model": stage, "data": title, **kept})
+        markdown(rows)  # every key that a table needs is there
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: not the results of a run") from None
     return rows

@@ -15,6 +15,7 @@ class Runtime(Protocol):
     bytes: int  # of the files that hold it
     parameters_stored: int  # numbers in those files
     parameters_virtual: int  # numbers multiplied by, a shared tensor counted at each use
+    always_streams: bool  # it has no other way, whatever it is asked for
 
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool) -> list[Transcript]:
         """Utterances of 16 kHz samples -> their transcripts."""

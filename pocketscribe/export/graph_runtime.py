@@ -21,12 +21,13 @@ GRAPHS = ("encoder", "decoder", "joiner")
 
 
 class GraphRuntime:
-    """An exported folder with our searches around it; always streams."""
+    """An exported folder with our searches around it."""
+
+    always_streams = True
 
     def __init__(self, folder: Path, about: dict[str, Any], beam: int) -> None:
         """`about` is what `graph.describe` said at the export."""
-        self.units, self.beam = Units.from_json(about["units"]), beam
-        self.card = about["card"]
+        self.units, self.beam = Units.from_json(about["units"], str(folder)), beam
         self.chunk = about["frames"] // FACTOR
         self.shapes: dict[str, list[int]] = about["states"]
         self.parameters_stored = about["parameters_stored"]

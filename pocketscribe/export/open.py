@@ -30,11 +30,16 @@ from pocketscribe.speech.units import Units
 class TorchRuntime:
     """A saved model in PyTorch: offline under a chunking, or streaming."""
 
+    always_streams = False
+
     def __init__(self, path: Path, beam: int = 1, chunk: int | None = None) -> None:
         """`chunk` (encoder frames of 40 ms) is the latency; None takes the model's first choice."""
         saved = load_model(path)
-        self.model, self.units, self.beam = saved.model, Units.from_json(saved.units), beam
-        self.card = saved.card
+        self.model, self.units, self.beam = (
+            saved.model,
+            Units.from_json(saved.units, str(path)),
+            beam,
+        )
         self.chunking = choose_chunking(self.model, chunk)
         self.bytes = path.stat().st_size
         self.parameters_stored = stored_parameters(self.model)
@@ -113,7 +118,9 @@ def _exported(path: Path, beam: int) -> Any:
 
 
 def model_file(path: Path) -> Path:
-    """The saved model behind a run's folder (its last stage), a stage's folder or a file.
+    """The saved model behind a run's folder, a stage's, a checkpoint's, or a file.
+
+    A run's is the file that it ships, which was scored; before that, its last stage's.
 
     Raises:
         UserError: there is none.
@@ -126,9 +133,13 @@ def model_file(path: Path) -> Path:
         return path / "model.safetensors"
     if (recipe := path / "recipe.json").is_file():
         try:
-            stage = read_json(recipe)["stage"][-1]["name"]
+            made = read_json(recipe)
+            name, stage = made["name"], made["stage"][-1]["name"]
         except (KeyError, IndexError, TypeError):
             raise UserError(f"{recipe}: not the recipe of a run; run it again") from None
+        for shipped in (path / f"{name}.pocket", path / f"{name}.safetensors"):
+            if shipped.is_file():
+                return shipped
         if (found := path / stage / "model.safetensors").is_file():
             return found
         raise UserError(f"{path}: the run has not finished its stage {stage!r}; run it again")

@@ -17,7 +17,9 @@ from pocketscribe.speech.units import SPACE, Units
 
 
 class SherpaRuntime:
-    """An `export --to sherpa-onnx` folder; always streams."""
+    """An `export --to sherpa-onnx` folder."""
+
+    always_streams = True
 
     def __init__(self, folder: Path, beam: int = 1, threads: int = 1) -> None:
         """Raises UserError where a file is missing or damaged: the wheel would end the process."""
@@ -25,10 +27,9 @@ class SherpaRuntime:
             session(folder / name, threads)
         about = metadata(session(folder / "encoder.onnx", threads), folder)
         tokens = folder / "tokens.txt"
-        expected = tokens_text(Units.from_json(about["units"]))
+        expected = tokens_text(Units.from_json(about["units"], str(folder)))
         if not tokens.is_file() or tokens.read_text("utf-8", "replace") != expected:
             raise UserError(f"{tokens}: missing or damaged; export the model again")
-        self.card = about["card"]
         self.chunk = about["frames"] // FACTOR
         self.parameters_stored = about["parameters_stored"]
         self.parameters_virtual = about["parameters_virtual"]

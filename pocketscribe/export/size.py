@@ -14,7 +14,6 @@ from pocketscribe.models.saved import load_model
 from pocketscribe.weights import Weight
 
 FLOAT32_BYTES = 4
-BYTES = {"F32": FLOAT32_BYTES, "F16": 2, "U8": 1}
 
 
 def size_of_file(path: Path) -> dict[str, Any]:
@@ -54,14 +53,12 @@ def size_of_model(model: Recogniser) -> dict[str, Any]:
 
 def _of_tensors(path: Path) -> dict[str, Any]:
     """A safetensors file by the modules of its tensors; what remains is its header."""
-    sizes = {}
-    with safe_open(path, "pt") as file:
-        for name in file.keys():  # noqa: SIM118
-            piece = file.get_slice(name)
-            sizes[name] = BYTES[piece.get_dtype()] * prod(piece.get_shape())
+    model = load_model(path).model  # refuses whatever is not a whole model of ours
+    with safe_open(path, "np") as file:
+        sizes = {name: file.get_tensor(name).nbytes for name in file.keys()}  # noqa: SIM118
     parts = _by_part(sizes)
     parts["header"] = path.stat().st_size - sum(parts.values())
-    return _described(parts, load_model(path).model)
+    return _described(parts, model)
 
 
 def _by_part(sizes: dict[str, int]) -> dict[str, int]:

@@ -94,6 +94,11 @@ class FinetuneStage(StageConfig):
     def _check(self) -> "FinetuneStage":
         if self.from_ is None:
             raise ValueError("a fine-tuning needs from: the stage whose model it goes on with")
+        if teacher_of(self) is not None and self.loss.transducer == "full":
+            raise ValueError(
+                "a teacher is listened to in the windows of the pruned loss: "
+                "loss.transducer = 'pruned', or teacher = false"
+            )
         return self
 
 

@@ -2,7 +2,8 @@
 
 A run's folder: recipe.json (what was asked), units.json, <stage>/ (checkpoint/ while it trains,
 model.safetensors when it is done, TensorBoard's log), NAME.safetensors (the last stage's model in
-float16, without what training alone needs: the file that is scored) and results.json.
+float16, without what training alone needs, or NAME.pocket: the file that is scored, with its scores
+on its card) and results.json.
 """
 
 import json
@@ -109,7 +110,7 @@ class Run:
         path = self.folder / "units.json"
         with self.fabric.rank_zero_first():
             if path.is_file():
-                return Units.from_json(read_json(path)["model"])
+                return Units.from_json(read_json(path)["model"], str(path))
             texts = [cut.supervisions[0].text for part in parts for cut in part.cuts]
             units = Units.learn(texts, self.recipe.speech.units)
             write_json(path, {"symbols": units.symbols(), "model": units.to_json()})
@@ -121,8 +122,7 @@ class Run:
         chosen = stage.train or self.recipe.speech.train
         prepared = [Prepared(parts[_key(corpus)].folder, corpus) for corpus in chosen]
         usable = [trainable(part, units, stage.max_seconds) for part in prepared]
-        if self.fabric.is_global_zero:
-            self._list_refused(usable, folder)
+        self._list_refused(usable, folder)
         fabric = make_fabric(stage.precision, folder)
         fabric.seed_everything(stage.seed, verbose=False)
         model = Recogniser(self.recipe.model_of(stage.name), len(units))
@@ -164,13 +164,24 @@ class Run:
         return FineTuned(plain, teacher, stage.distil, stage.masks, stage.sampled_bits)
 
     def _list_refused(self, usable: Sequence[Trainable], folder: Path) -> None:
-        refused = {u.prepared.config.title: dict(u.refused) for u in usable if u.refused}
-        if refused:
+        """Raises UserError where more of a part is bad than speech.bad_share allows."""
+        refused: dict[str, dict[str, str]] = {}
+        for part in usable:
+            if part.refused:
+                refused.setdefault(part.prepared.config.title, {}).update(part.refused)
+        listed, share = folder / "refused.json", self.recipe.speech.bad_share
+        if refused and self.fabric.is_global_zero:
             count = sum(len(r) for r in refused.values())
-            self.console.print(
-                f"{count} utterances cannot be trained on: {folder / 'refused.json'}"
-            )
-            write_json(folder / "refused.json", refused)
+            self.console.print(f"{count} utterances cannot be trained on: {listed}")
+            write_json(listed, refused)
+        for part in usable:
+            found = part.bad + len(part.cuts)
+            if part.bad > share * found:
+                raise UserError(
+                    f"corpus {part.prepared.config.title!r}: {part.bad} of {found} utterances "
+                    f"cannot be trained on, more than {share:.0%}; mend those listed in {listed}; "
+                    f"the first: {': '.join(part.refused[0])}"
+                )
 
     def _validation(self, units: Units, bar: Bar) -> Callable[[Recogniser], dict[str, float]]:
         """Greedy WER of the first utterances of each dev part, under the streaming chunking."""
@@ -196,27 +207,25 @@ class Run:
     def _card(
         self, stage: StageConfig, model: Recogniser, usable: Sequence[Trainable], progress: Progress
     ) -> dict[str, Any]:
-        """What this model is, for the artefact's header and for people."""
+        """What this model is, for the artefact's header and for people; scores join it later."""
+        before = None if stage.from_ is None else load_model(self._model_file(stage.from_)).card
         return {
             "recipe": self.recipe.name,
-            "stage": stage.name,
-            "from": stage.from_,
-            "trained_on": [
-                {
-                    "corpus": u.prepared.config.title,
-                    "hours": round(u.seconds / 3600, 3),
-                    "weight": u.prepared.config.weight,
-                }
-                for u in usable
-            ],
-            "audio_hours_heard": round(progress.audio_seconds / 3600, 2),
-            "steps": progress.step,
-            "skipped_steps": progress.skipped,
-            "wall_minutes": round(progress.wall_seconds / 60, 1),
             "parameters": stored_parameters(model),
-            "seed": stage.seed,
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
             "made": time.strftime("%Y-%m-%d", time.gmtime()),
+            "stages": [
+                *(before or {}).get("stages", []),
+                {
+                    "name": stage.name,
+                    "trained_on": [_heard(part) for part in usable],
+                    "audio_hours_heard": round(progress.audio_seconds / 3600, 2),
+                    "steps": progress.step,
+                    "skipped_steps": progress.skipped,
+                    "wall_minutes": round(progress.wall_seconds / 60, 1),
+                    "seed": stage.seed,
+                },
+            ],
         }
 
     def _score(self, bar: Bar) -> dict[str, Any]:
@@ -240,6 +249,8 @@ class Run:
                     model["scores"][corpus.title] = evaluate(runtime, corpus, self.root)
                     bar.remove_task(task)
                     write_json(path, results)
+            _put_on_card(shipped, model["scores"])
+            write_json(path, results)
         return results
 
     def _ship(self, stage: str) -> Path:
@@ -249,12 +260,33 @@ class Run:
         packed = bool(self.recipe.model_of(stage).formats)
         shipped = self.folder / f"{name}.{'pocket' if packed else 'safetensors'}"
         if not shipped.is_file():
-            saved = load_model(self._model_file(stage))
-            if packed:
-                save_packed(shipped, saved)
-            else:
-                save_model(shipped, saved, half=True)
+            _write(shipped, load_model(self._model_file(stage)))
         return shipped
+
+
+def _write(shipped: Path, saved: Saved) -> None:
+    """In true bits where the model has formats, else in float16."""
+    if saved.model.config.formats:
+        save_packed(shipped, saved)
+    else:
+        save_model(shipped, saved, half=True)
+
+
+def _put_on_card(shipped: Path, scores: dict[str, dict[str, Any]]) -> None:
+    """Writes the scores on the very file's card; its size changes by that, and is told anew."""
+    saved, keys = load_model(shipped), ("wer", "ci_low", "ci_high", "words")
+    told = {title: {key: result[key] for key in keys} for title, result in scores.items()}
+    if saved.card.get("scores") != told:
+        saved.card["scores"] = told
+        _write(shipped, saved)
+    for result in scores.values():
+        result["bytes"] = shipped.stat().st_size
+
+
+def _heard(part: Trainable) -> dict[str, Any]:
+    """A training part as the recipe names it, and how much of it there is."""
+    config = part.prepared.config.model_dump(mode="json", exclude_defaults=True)
+    return {**config, "hours": round(part.seconds / 3600, 3)}
 
 
 def _key(corpus: CorpusConfig) -> str:

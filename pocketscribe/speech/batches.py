@@ -51,31 +51,36 @@ class Batch:
 
 @dataclass(frozen=True)
 class Trainable:
-    """One prepared part with the utterances that can be learnt from."""
+    """One prepared part with the utterances that can be learnt from.
+
+    Attributes:
+        refused: id and reason of each that cannot; `bad` of them are not merely too long.
+    """
 
     prepared: Prepared
     cuts: CutSet
     seconds: float
-    refused: tuple[tuple[str, str], ...]  # id, reason
+    refused: tuple[tuple[str, str], ...]
+    bad: int
 
 
 def trainable(prepared: Prepared, units: Units, max_seconds: float) -> Trainable:
     """Leaves out what these units cannot spell, what is too long, and labels longer than frames."""
-    kept, refused, seconds = [], [], 0.0
+    kept, long, bad, seconds = [], [], [], 0.0
     for cut in prepared.cuts:
         words = cut.supervisions[0].text
-        if not units.can_spell(words):
-            refused.append((cut.id, "these units cannot spell it"))
-        elif cut.duration > max_seconds:
-            refused.append((cut.id, f"longer than {max_seconds:g} s"))
+        if cut.duration > max_seconds:
+            long.append((cut.id, f"longer than {max_seconds:g} s"))
+        elif not units.can_spell(words):
+            bad.append((cut.id, "these units cannot spell it"))
         elif len(units.encode(words)) > cut.num_frames // FACTOR:
-            refused.append((cut.id, "more labels than encoder frames"))
+            bad.append((cut.id, "more labels than encoder frames"))
         else:
             kept.append(cut)
             seconds += cut.duration
     if not kept:
         raise UserError(f"corpus {prepared.config.title!r}: nothing in it can be trained on")
-    return Trainable(prepared, CutSet(kept), seconds, tuple(refused))
+    return Trainable(prepared, CutSet(kept), seconds, (*bad, *long), len(bad))
 
 
 class TrainingBatches(IterableDataset):

@@ -69,8 +69,12 @@ class Units:
         return cls(model.getvalue())
 
     @classmethod
-    def from_json(cls, data: str) -> "Units":
-        return cls(base64.b64decode(data))
+    def from_json(cls, data: str, source: str = "this model") -> "Units":
+        """Reads what `to_json` wrote; raises UserError, naming `source`, where it is damaged."""
+        try:
+            return cls(base64.b64decode(data, validate=True))
+        except (ValueError, RuntimeError, TypeError):
+            raise UserError(f"{source}: its text units are damaged") from None
 
     def to_json(self) -> str:
         return base64.b64encode(self.model).decode()

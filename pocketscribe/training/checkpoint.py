@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 
 from pocketscribe.errors import UserError
 from pocketscribe.files import read_json, replacing, write_json
-from pocketscribe.models import Recogniser, tensors
-from pocketscribe.models.saved import fill
+from pocketscribe.models import Recogniser
+from pocketscribe.models.saved import Saved, fill, save_model
 
 
 @dataclass
@@ -34,8 +34,12 @@ def save_checkpoint(
     average: dict[str, Tensor],
     optimiser: Optimizer,
     progress: Progress,
+    units: str,
 ) -> None:
-    """Writes all of a training's state; a kill at any moment leaves the old one or the new one."""
+    """Writes all of a training's state; a kill at any moment leaves the old one or the new one.
+
+    The weights lie in a saved recogniser with its text units, which can be listened to meanwhile.
+    """
     state = optimiser.state_dict()
     plain: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
@@ -44,7 +48,7 @@ def save_checkpoint(
             (plain if isinstance(value, Tensor) else numbers)[f"{index}.{name}"] = value
     with replacing(folder) as beside:
         beside.mkdir()
-        save_file(_contiguous(tensors(model)), beside / "model.safetensors")
+        save_model(beside / "model.safetensors", Saved(model, units, {"step": progress.step}))
         save_file(_contiguous(average), beside / "average.safetensors")
         save_file(_contiguous(plain), beside / "optimiser.safetensors")
         masks = {k: w.fixed_mask for k, w in model.weights.stored.items()}

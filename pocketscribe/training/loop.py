@@ -117,6 +117,7 @@ class Training:
         self.objective, self.optimiser = fabric.setup(objective, self.raw_optimiser)
         self.progress = Progress()
         self.average: dict[str, torch.Tensor] = {}
+        self.units = ""
         with fabric.rank_zero_first():
             settle(self.folder)
         if self.folder.is_dir():  # loaded after `setup`, to where the model now is
@@ -131,6 +132,7 @@ class Training:
         """
         goal = self.config.audio_hours * 3600
         task = bar.add_task("train", total=goal, completed=int(self.progress.audio_seconds))
+        self.units = batches.units.to_json()
         batches.skip = self.progress.step * self.config.accumulate
         stream = iter(loader(batches, workers=4 if self.fabric.device.type == "cuda" else 0))
         saved = started = time.monotonic() - self.progress.wall_seconds
@@ -254,7 +256,12 @@ class Training:
         # No barrier: processes tell the time apart, and only this one writes.
         if self.fabric.is_global_zero:
             save_checkpoint(
-                self.folder, self.model, self.average, self.raw_optimiser, self.progress
+                self.folder,
+                self.model,
+                self.average,
+                self.raw_optimiser,
+                self.progress,
+                self.units,
             )
 
     def _use_average(self) -> None:

@@ -4,7 +4,7 @@ Dimensions: B batch, S encoder frames, V vocabulary.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -41,7 +41,7 @@ class LossConfig(Config):
         fastemit: FastEmit's lambda (arXiv 2010.11148): larger emits earlier.
     """
 
-    transducer: str = Field(default="pruned", pattern="^(pruned|full)$")
+    transducer: Literal["pruned", "full"] = "pruned"
     pruned_width: int = Field(default=5, ge=2)
     warmup_steps: int = Field(default=1000, ge=0)
     ctc: float = Field(default=3.0, ge=0)

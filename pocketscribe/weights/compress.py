@@ -9,6 +9,7 @@ ones it had. `training.masks.Masks(weights, MaskConfig())` schedules masks as in
 """
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -52,23 +53,21 @@ def compress(module: nn.Module, rules: Sequence[FormatRule]) -> dict[str, Borrow
     """
     found: dict[str, Borrowed] = {}
     formats: dict[int, Format] = {}
-    for name, layer in list(module.named_modules()):
-        if not isinstance(layer, KINDS):
-            continue
+    layers = {name: m for name, m in module.named_modules() if isinstance(m, KINDS)}
+    for rule in rules:
+        if not any(fnmatchcase(name, rule.match) for name in layers):
+            raise UserError(f"match = {rule.match!r} fits no layer with a weight of its own")
+    for name, layer in layers.items():
         format = format_of(name, rules)
         if formats.setdefault(id(layer.weight), format) != format:
             raise UserError(f"{name}: its weight is another layer's too, under another format")
         if format.plain:
             continue
         found[name] = Borrowed(name, layer.weight, format)
-    for rule in rules:
-        if not any(format_of(name, [rule]) == rule.format() for name in found):
-            raise UserError(f"match = {rule.match!r} fits no layer with a weight of its own")
     for name, weight in found.items():
-        layer = module.get_submodule(name)
-        parametrize.register_parametrization(layer, "weight", weight)
-        if weight.format.activations is not None and isinstance(layer, nn.Linear):
-            layer.register_forward_pre_hook(_rounded(weight.format.activations))
+        parametrize.register_parametrization(layers[name], "weight", weight)
+        if weight.format.activations is not None and isinstance(layers[name], nn.Linear):
+            layers[name].register_forward_pre_hook(_rounded(weight.format.activations))
     return found
 
 

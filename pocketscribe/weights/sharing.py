@@ -58,6 +58,12 @@ class Sharing(Config):
                 raise ValueError(f"tie = {list(group)}: a tie has two members or more")
             if group[0].endswith(TRANSPOSED):
                 raise ValueError(f"tie: {group[0]!r} comes first and so is stored as it is, not ^T")
+            for other in (member.removesuffix(TRANSPOSED) for member in group[1:]):
+                for module in (m for share in self.share for m in share.modules):
+                    if names(module, other):
+                        raise ValueError(
+                            f"share names {module!r}, which tie makes {group[0]!r}; share that"
+                        )
         return self
 
     def check(self, layers: int) -> None:

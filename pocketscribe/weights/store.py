@@ -39,6 +39,7 @@ class Weights:
         self.layers = layers
         self.stored: dict[str, Weight] = {}
         self.uses: dict[str, Use] = {}
+        self._specs: dict[str, tuple[str, WeightSpec]] = {}  # by key, with who asked first
 
     def linear(self, name: str, fan_in: int, out: int, *, bias: bool = True) -> Linear:
         """A linear map (pointwise convolutions are linear maps).
@@ -82,6 +83,12 @@ class Weights:
                     f"model.weights: match = {rule.match!r} fits no weight "
                     f"(they are called {', '.join(list(self.uses)[:3])}, …)"
                 )
+            uses = [u for n, u in self.uses.items() if _first(n, self.rules) is rule]
+            if all(use.spec != rule.spec() for use in uses):
+                raise UserError(
+                    f"model.weights: match = {rule.match!r} has no effect: it fits no linear map, "
+                    "or an earlier rule goes first"
+                )
             self._warn_of_useless_rank(rule)
         for given in self.formats:
             if not any(fnmatchcase(name, given.match) for name in self.uses):
@@ -92,17 +99,20 @@ class Weights:
         if rule.rank is None:
             return
         uses = [u for n, u in self.uses.items() if _first(n, self.rules) is rule and u.factor]
-        factors = {id(w): w for u in uses for w in (u.weight, u.factor) if w is not None}
-        stored = sum(w.stored.numel() for w in factors.values())
-        whole = sum({str(u.key): u.shape[0] * u.shape[1] for u in uses}.values())
-        if uses and stored >= whole:
-            least = ceil(whole * rule.rank / stored) - 1
-            warnings.warn(
-                f"model.weights: rank {rule.rank} for {rule.match!r} stores {stored:,} numbers, "
-                f"plain matrices {whole:,}; a rank saves up to {least}",
-                UserHint,
-                stacklevel=2,
-            )
+        for out, fan_in in sorted({u.shape for u in uses}):  # a narrow shape must not hide a wide
+            alike = [u for u in uses if u.shape == (out, fan_in)]
+            factors = {id(w): w for u in alike for w in (u.weight, u.factor) if w is not None}
+            stored = sum(w.stored.numel() for w in factors.values())
+            whole = len({str(u.key) for u in alike}) * out * fan_in
+            if stored >= whole:
+                least = ceil(whole * rule.rank / stored) - 1
+                warnings.warn(
+                    f"model.weights: rank {rule.rank} for {rule.match!r} stores {stored:,} numbers "
+                    f"of {out} x {fan_in} maps, plain matrices {whole:,}; "
+                    f"a rank saves up to {least}",
+                    UserHint,
+                    stacklevel=2,
+                )
 
     def _insides(self) -> set[str]:
         """Names within a layer before any tie, for whoever ties all of a module away."""
@@ -110,13 +120,22 @@ class Weights:
         return {free.key(name, self.layers).inside for name in self.uses}
 
     def _asked(self, name: str) -> tuple[WeightSpec, Key]:
-        return resolve(name, self.rules), self.sharing.key(name, self.layers)
+        spec, key = resolve(name, self.rules), self.sharing.key(name, self.layers)
+        stored = spec.model_copy(update={"scale": False})  # which is each layer's own
+        first, other = self._specs.setdefault(str(key), (name, stored))
+        if other != stored:
+            raise UserError(
+                f"{name}: is one with {first} by model.sharing, but model.weights gives the two "
+                "different ranks; one rule must match both"
+            )
+        return spec, key
 
     def _plain(self, name: str, out: int, fan_in: int, init_scale: float = UNIT_VARIANCE) -> Weight:
         """What is neither factored nor scaled: tables and kernels; transposing one is refused."""
         spec, key = self._asked(name)
         if key.transposed:
             raise UserError(f"{name}: only a linear map can be used transposed")
+        spec = WeightSpec()
         weight = self._weight(str(key), out, fan_in, name, init_scale=init_scale)
         self.uses[name] = Use(key, (out, fan_in), spec, weight)
         return weight

@@ -240,6 +240,7 @@ def test_what_cannot_be_trained_on_is_refused_with_a_reason(picky: Prepared, uni
         "long": "longer than 2 s",
         "crowded": "more labels than encoder frames",
     }
+    assert found.bad == 2, "a long one is not bad"
     with pytest.raises(UserError, match="'mine train': nothing in it can be trained on"):
         trainable(picky, units, 0.1)
 
