@@ -4,7 +4,7 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Trains streaming speech recognisers, shrinks them, and ships them.",
 )
+UsageError: Any = typer.BadParameter.__base__  # typer does not say where click's own is
+INTERRUPTED = 130
 Root = Annotated[
     Path | None,
     typer.Option(help="Folder of the corpora; else POCKETSCRIBE_CORPORA, else ./corpora."),
@@ -200,16 +202,20 @@ def main() -> None:
     """Entry point: bad input ends with one line and exit code 2, never a traceback."""
     warnings.showwarning = _show_warning
     try:
-        app()
+        code = app(standalone_mode=False) or 0
     except UserError as error:
-        print(f"pocketscribe: {error}", file=sys.stderr)
-        sys.exit(2)
+        code, said = 2, str(error)
+    except UsageError as error:  # typer would frame it in five lines
+        code, said = 2, f"{error.format_message()} (--help tells more)"
     except OSError as error:  # no permission, no space, a folder where a file should be
-        print(f"pocketscribe: {error.filename}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("pocketscribe: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        code, said = 2, f"{error.filename}: {error.strerror}"
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        said = "stopped; the same command goes on from here"
+    if code:
+        print(f"pocketscribe: {said}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

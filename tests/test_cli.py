@@ -142,6 +142,13 @@ def check_refused(ended: Ended, said: str) -> None:
             "trained for chunks of",
         ),
         (("size", "nothing"), "neither a model nor a recipe"),
+        (("size", "SPEECH/c.wav"), "not a readable model file"),
+        (("size", "CUT"), "not a readable model file"),
+        (("transcribe", "CUT", "SPEECH/a.wav"), "not a readable model file"),
+        (("evaluate", "MODEL"), "Missing option '--corpus'. (--help tells more)"),
+        (("evaluate", "MODEL", "--corpus", "SPEECH", "--beam", "0"), "Invalid value for '--beam'"),
+        (("shrink", "MODEL"), "No such command 'shrink'"),
+        (("run", "quickstart", "--fast"), "No such option: --fast"),
         (("report", "SPEECH", "--out", "OUT"), "no results.json"),
     ],
 )
@@ -156,8 +163,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    ctc = model.with_name("ctc.safetensors")
-    places = {"MODEL": model, "CTC": ctc, "SPEECH": speech, "OUT": tmp_path / "out"}
+    ctc, cut = model.with_name("ctc.safetensors"), model.with_name("cut.safetensors")
+    cut.write_bytes(model.read_bytes()[:-100])
+    places = {"MODEL": model, "CTC": ctc, "CUT": cut, "SPEECH": speech, "OUT": tmp_path / "out"}
     named = [str(places[a]) if a in places else a.replace("SPEECH", str(speech)) for a in arguments]
     before = set(tmp_path.rglob("*"))
     check_refused(call(*named), said)
@@ -178,6 +186,19 @@ def test_evaluate_writes_the_documented_keys(
         assert found["unreadable"] == 1
         assert found["bytes"] == model.stat().st_size
         assert found["streaming"] == bool(streaming)
+
+
+@pytest.mark.parametrize("to", ["packed", "onnx"])
+def test_what_was_exported_is_evaluated_too(
+    model: Path, speech: Path, tmp_path: Path, call: Call, to: str
+) -> None:
+    out, scores = tmp_path / "out.pocket", tmp_path / "scores.json"
+    assert call("export", model, "--to", to, "--out", out).code == 0
+    assert call("evaluate", out, "--corpus", speech, "--json", scores).code == 0
+    found = json.loads(scores.read_text())
+    assert found["utterances"] == 2 and found["streaming"] == (to == "onnx"), "it knows no else"
+    assert found["bytes"] == json.loads(call("size", out, "--json").out)["bytes"]
+    assert call("transcribe", out, speech / "a.wav").code == 0
 
 
 def test_transcribe_prints_one_object_a_file(talkative: Path, speech: Path, call: Call) -> None:

@@ -249,8 +249,8 @@ class Run:
                     model["scores"][corpus.title] = evaluate(runtime, corpus, self.root)
                     bar.remove_task(task)
                     write_json(path, results)
-            _put_on_card(shipped, model["scores"])
-            write_json(path, results)
+            if _put_on_card(shipped, model["scores"]):
+                write_json(path, results)
         return results
 
     def _ship(self, stage: str) -> Path:
@@ -272,15 +272,18 @@ def _write(shipped: Path, saved: Saved) -> None:
         save_model(shipped, saved, half=True)
 
 
-def _put_on_card(shipped: Path, scores: dict[str, dict[str, Any]]) -> None:
-    """Writes the scores on the very file's card; its size changes by that, and is told anew."""
+def _put_on_card(shipped: Path, scores: dict[str, dict[str, Any]]) -> bool:
+    """Writes the scores on the very file's card; whether that changed the size in the scores."""
     saved, keys = load_model(shipped), ("wer", "ci_low", "ci_high", "words")
     told = {title: {key: result[key] for key in keys} for title, result in scores.items()}
     if saved.card.get("scores") != told:
         saved.card["scores"] = told
         _write(shipped, saved)
+    size = shipped.stat().st_size
+    changed = any(result["bytes"] != size for result in scores.values())
     for result in scores.values():
-        result["bytes"] = shipped.stat().st_size
+        result["bytes"] = size
+    return changed
 
 
 def _heard(part: Trainable) -> dict[str, Any]:

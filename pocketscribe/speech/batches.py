@@ -61,7 +61,7 @@ class Trainable:
     cuts: CutSet
     seconds: float
     refused: tuple[tuple[str, str], ...]
-    bad: int
+    bad: int = 0
 
 
 def trainable(prepared: Prepared, units: Units, max_seconds: float) -> Trainable:

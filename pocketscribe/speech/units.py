@@ -72,9 +72,12 @@ class Units:
     def from_json(cls, data: str, source: str = "this model") -> "Units":
         """Reads what `to_json` wrote; raises UserError, naming `source`, where it is damaged."""
         try:
-            return cls(base64.b64decode(data, validate=True))
+            units = cls(base64.b64decode(data, validate=True))
         except (ValueError, RuntimeError, TypeError):
-            raise UserError(f"{source}: its text units are damaged") from None
+            units = None
+        if not units:  # of nothing, sentencepiece makes no units without a word
+            raise UserError(f"{source}: its text units are damaged")
+        return units
 
     def to_json(self) -> str:
         return base64.b64encode(self.model).decode()

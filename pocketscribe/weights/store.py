@@ -92,7 +92,7 @@ class Weights:
             self._warn_of_useless_rank(rule)
         for given in self.formats:
             if not any(fnmatchcase(name, given.match) for name in self.uses):
-                raise UserError(f"model.formats: match = {given.match!r} fits no weight")
+                raise UserError(f"weights: match = {given.match!r} fits no weight")
 
     def _warn_of_useless_rank(self, rule: Rule) -> None:
         """Says from which rank downwards a rule's factors, as they are shared, save anything."""
@@ -187,7 +187,7 @@ class Weights:
             weight = self.stored[key] = Weight(key, *shape, init_scale, format)
         elif weight.format != format:
             raise UserError(
-                f"{name}: shares the stored tensor {key}, but model.formats gives the two "
+                f"{name}: shares the stored tensor {key}, but weights gives the two "
                 "different formats; one tensor ships in one format"
             )
         elif tuple(weight.stored.shape) != shape:

@@ -40,6 +40,7 @@ class Parrot:
     bytes = 1234
     parameters_stored = 10
     parameters_virtual = 20
+    always_streams = False
 
     def __init__(self, late: float = 1.0) -> None:
         self.late = late

@@ -150,7 +150,16 @@ def test_an_interval_beside_its_point_is_no_obstacle(tmp_path: Path) -> None:
     assert len(write_report([run], tmp_path / "out")) == 3
 
 
-@pytest.mark.parametrize("content", ["[]", '{"models": {"a": 3}}', '{"models": []}', "{}"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        '{"models": {"a": 3}}',
+        '{"models": []}',
+        "{}",
+        json.dumps(results(part={k: v for k, v in result().items() if k != "emission_delay"})),
+    ],
+)
 def test_what_is_no_result(tmp_path: Path, content: str) -> None:
     fine = run_folder(tmp_path / "fine", part=result())
     run = tmp_path / "run"

@@ -17,7 +17,7 @@ from pocketscribe.export.sherpa_runtime import SherpaRuntime
 def run_folder(tmp_path: Path, model_path: Path) -> Path:
     """A run of two stages, both done."""
     stages = [{"name": "first"}, {"name": "second"}]
-    (tmp_path / "recipe.json").write_text(json.dumps({"stage": stages}))
+    (tmp_path / "recipe.json").write_text(json.dumps({"name": "mine", "stage": stages}))
     for stage in stages:
         (tmp_path / stage["name"]).mkdir()
         shutil.copyfile(model_path, tmp_path / stage["name"] / "model.safetensors")
@@ -26,6 +26,12 @@ def run_folder(tmp_path: Path, model_path: Path) -> Path:
 
 def test_a_run_is_its_last_stage(run_folder: Path) -> None:
     assert model_file(run_folder) == run_folder / "second" / "model.safetensors"
+
+
+@pytest.mark.parametrize("shipped", ["mine.safetensors", "mine.pocket"])
+def test_a_scored_run_is_the_file_it_ships(run_folder: Path, shipped: str) -> None:
+    (run_folder / shipped).touch()
+    assert model_file(run_folder) == run_folder / shipped
 
 
 def test_a_stage_is_its_model(run_folder: Path) -> None:

@@ -25,6 +25,15 @@ name = "second"
 from = "first"
 audio_hours = 1
 """
+SHARED = """model = { sharing = { blocks = 1 } }, weights = [
+  { match = "encoder.blocks.0.*", bits = 8 }, { match = "*", bits = 4 }]""".replace("\n", "")
+
+
+def finetune(keys: str) -> str:
+    """The change that makes a fine-tuning of the second stage."""
+    return (
+        f'stage.1={{ name = "second", kind = "finetune", from = "first", audio_hours = 1, {keys} }}'
+    )
 
 
 @pytest.fixture
@@ -120,6 +129,49 @@ def test_later_changes_win(recipe: Path) -> None:
             'stage.0.audio_hours = "long": input should be a valid number',
         ),
         ("stage=[]", "stage = []: "),
+        ("stage.0.loss.transducer=half", "input should be 'pruned' or 'full'"),
+        (finetune("weights = []"), "stage.1.weights = []: "),
+        (
+            finetune('weights = [{ match = "*", bits = 3 }]'),
+            "stage.1.weights.0.bits = 3: input should be 8, 4 or 2",
+        ),
+        (
+            finetune('weights = [{ match = "*", block = 32 }]'),
+            "symmetric, block and clip say how to quantise: give bits too",
+        ),
+        (
+            finetune('weights = [{ match = "*", activations = 8 }]'),
+            "activations are integers where weights are: give bits too",
+        ),
+        (
+            finetune('weights = [{ match = "*", sparsity = "4:2" }]'),
+            "sparsity",
+        ),
+        (
+            finetune('sampled_bits = [2], weights = [{ match = "*", bits = 2 }]'),
+            "sampled_bits.0 = 2: input should be 8 or 4",
+        ),
+        (
+            finetune('teacher = "third", weights = [{ match = "*", bits = 4 }]'),
+            "teacher = 'third' is no earlier stage",
+        ),
+        (
+            'stage.1={ name = "second", kind = "finetune", audio_hours = 1, '
+            'weights = [{ match = "*" }] }',
+            "a fine-tuning needs from: the stage whose model it goes on with",
+        ),
+        (
+            finetune('loss = { transducer = "full" }, weights = [{ match = "*" }]'),
+            "a teacher is listened to in the windows of the pruned loss",
+        ),
+        (
+            finetune('weights = [{ match = "nothing", bits = 4 }]'),
+            "stage 'second': weights: match = 'nothing' fits no weight",
+        ),
+        (
+            finetune(SHARED),
+            "weights gives the two different formats; one tensor ships in one format",
+        ),
         ("speech.train=[]", "speech.train = []: "),
         ("speech.bad_share=2", "speech.bad_share = 2: input should be less than or equal to 1"),
         ("evaluate.beam=0", "evaluate.beam = 0: input should be greater than or equal to 1"),
@@ -182,13 +234,26 @@ class TestSize:
     def test_shipped(self, name: str) -> None:
         assert size(name)["bytes"] > 1e5
 
+    def test_the_promised_sizes(self) -> None:
+        """The paper's 5M, all of it; equal stored parameters; a tenth of float32."""
+        librispeech = size("shared_lowrank_librispeech")
+        assert librispeech["parameters_stored"] < 5e6 < 6 * 5e6 < librispeech["parameters_virtual"]
+        rows = size("shared_lowrank_ablation")["models"]
+        small = rows["small"]["parameters_stored"]
+        for row in ("blocks", "modules", "parts", "factors", "combination"):
+            assert abs(rows[row]["parameters_stored"] / small - 1) < 0.03
+            assert rows[row]["parameters_virtual"] > 1.5 * small
+        packed, plain = size("usm_lite"), size("speechocean762")
+        assert packed["parameters_stored"] == plain["parameters_stored"]
+        assert packed["bytes"] < 0.1 * plain["bytes"]
+
     def test_trained(self, tiny_run: Path) -> None:
         """The plan was right but for the number of characters, training's heads, the header."""
         trained, planned = size(str(tiny_run)), size(str(tiny_run.with_name("tiny.toml")))
         for part in ("encoder.blocks.0", "subsampling", "normalisation"):
-            assert trained["parts"][part] == planned["parts"][part]
+            assert 2 * trained["parts"][part] == planned["parts"][part], "float16 ships"
         units = len(read_json(tiny_run / "units.json")["symbols"])
-        less = planned["parts"]["predictor"] - trained["parts"]["predictor"]
+        less = planned["parts"]["predictor"] - 2 * trained["parts"]["predictor"]
         assert less == 4 * 16 * (30 - units)
 
     @pytest.mark.parametrize("name", ["nowhere", "nowhere.toml"])

@@ -1,5 +1,6 @@
 """A run goes on where it was killed, runs nothing twice, and is the same in several processes."""
 
+import json
 import re
 import signal
 import subprocess
@@ -7,13 +8,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 from tiny import TINY_RECIPE, command, environment, run_here
 from torch import Tensor
 
 from pocketscribe.errors import UserError
+from pocketscribe.export.open import model_file, open_model
 from pocketscribe.files import read_json
 from pocketscribe.models.saved import load_model
 from pocketscribe.recipes.run import Run
@@ -44,11 +48,18 @@ def test_a_finished_run(tiny_run: Path) -> None:
         assert result["utterances"] == 3 and len(result["hypotheses"]) == 3
         assert 0 <= result["ci_low"] <= result["wer"] <= result["ci_high"]
         assert result["bytes"] == (tiny_run / "tiny.safetensors").stat().st_size
-    card = load_model(tiny_run / MODEL).card
-    assert card["recipe"] == "tiny" and card["stage"] == "float" and card["skipped_steps"] == 0
-    assert card["audio_hours_heard"] == pytest.approx(0.06, abs=0.01)
-    [part] = card["trained_on"]
-    assert part["corpus"] == "synthetic train" and part["weight"] == 1.0
+    card = load_model(tiny_run / "tiny.safetensors").card
+    assert card["recipe"] == "tiny"
+    [stage] = card["stages"]
+    assert stage["name"] == "float" and stage["skipped_steps"] == 0
+    assert stage["audio_hours_heard"] == pytest.approx(0.06, abs=0.01)
+    [part] = stage["trained_on"]
+    hours = part.pop("hours")
+    assert part == {"corpus": "synthetic", "kind": "digits", "count": 24} and 0.005 < hours < 0.05
+    for title, result in model["scores"].items():
+        assert card["scores"][title] == {
+            k: result[k] for k in ("wer", "ci_low", "ci_high", "words")
+        }
     assert any((tiny_run / "float").glob("events.out.tfevents.*")), "TensorBoard's log"
 
 
@@ -156,6 +167,10 @@ weights = [{ match = "subsampling.*", bits = 8 }, { match = "*", bits = 4, spars
         assert not torch.equal(weight.stored, tuned.weights.stored[key].stored)
         shipped = load_model(folder / "small.pocket").model.weights.stored[key]
         assert torch.equal(shipped(), tuned.weights.stored[key]())
+    card = load_model(folder / "small.pocket").card
+    assert [stage["name"] for stage in card["stages"]] == ["float", "tuned"], "all that it heard"
+    assert card["scores"].keys() == {"synthetic dev", "synthetic test"}
+    assert model_file(folder) == folder / "small.pocket", "a run is what it ships"
 
 
 @pytest.mark.parametrize(
@@ -165,12 +180,45 @@ weights = [{ match = "subsampling.*", bits = 8 }, { match = "*", bits = 4, spars
         ("{ sharing = { blocks = 3 } }", "sharing.blocks = 3 must divide encoder.layers = 1"),
         ('{ sharing = { share = [{ modules = ["ffn3"] }] } }', "no module is named 'ffn3'"),
         ('{ weights = [{ match = "ffn3", rank = 2 }] }', "match = 'ffn3' fits no weight"),
+        (
+            '{ weights = [{ match = "*.depthwise", rank = 2 }] }',
+            "match = '*.depthwise' has no effect: it fits no linear map",
+        ),
+        (
+            '{ weights = [{ match = "*.ffn1.*", rank = 2 }], '
+            'sharing = { tie = [["ffn1", "ffn2"]] } }',
+            "encoder.blocks.0.ffn2.up: is one with encoder.blocks.0.ffn1.up by model.sharing, but",
+        ),
+        (
+            '{ sharing = { tie = [["ffn1", "ffn2"]], share = [{ modules = ["ffn2"] }] } }',
+            "share names 'ffn2', which tie makes 'ffn1'; share that",
+        ),
     ],
 )
 def test_a_stage_without_a_possible_model_is_refused(recipe: Path, change: str, line: str) -> None:
     with pytest.raises(UserError, match=rf"^tiny\.toml: .*{re.escape(line)}"):
         run_here(recipe, recipe.parent / "run", f"stage.0.model={change}")
     assert not (recipe.parent / "run").exists()
+
+
+def test_too_many_utterances_that_cannot_be_trained_on_stop_the_run(
+    recipe: Path, tmp_path: Path
+) -> None:
+    """Fifty words in a second; the list of them is kept."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for index in range(3):
+        noise = np.random.default_rng(index).normal(0, 0.1, 16000).astype(np.float32)
+        soundfile.write(folder / f"{index}.wav", noise, 16000)
+        words = "ONE TWO" if index else " ".join(["ONE TWO"] * 25)
+        (folder / f"{index}.txt").write_text(words, encoding="utf-8")
+    train = f"speech.train=[{{ corpus = {json.dumps(str(folder))} }}]"
+    with pytest.raises(
+        UserError, match=r"1 of 3 utterances cannot .* more than 5%; .*: 0\.wav: mor"
+    ):
+        run_here(recipe, tmp_path / "run", train)
+    listed = read_json(tmp_path / "run" / "float" / "refused.json")
+    assert listed == {"mine train": {"0.wav": "more labels than encoder frames"}}
 
 
 @pytest.mark.parametrize(
@@ -242,6 +290,9 @@ def test_kill_minus_9_and_again(recipe: Path, tiny_run: Path, prepared_beside: C
         process.wait()
     assert not (folder / MODEL).exists(), "it was to be killed while it trained"
     assert step_of(state) >= 4
+    meanwhile = open_model(folder / "float" / "checkpoint")  # can be listened to
+    assert meanwhile.parameters_stored == open_model(tiny_run).parameters_stored
+    meanwhile.transcribe([np.zeros(16000, np.float32)], streaming=True)
     run_here(recipe, folder)
     assert_equal(load_file(folder / MODEL), load_file(tiny_run / MODEL))
 
@@ -268,9 +319,9 @@ def test_two_processes_learn_what_one_learns(recipe: Path, tiny_run: Path) -> No
     assert one.keys() == two.keys()
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)
-    cards = [load_model(f / MODEL).card for f in (tiny_run, folder)]
+    stages = [load_model(f / MODEL).card["stages"][0] for f in (tiny_run, folder)]
     for key in ("steps", "audio_hours_heard", "trained_on"):
-        assert cards[0][key] == cards[1][key]
+        assert stages[0][key] == stages[1][key]
 
 
 @pytest.fixture

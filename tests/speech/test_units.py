@@ -53,6 +53,9 @@ def test_sizes() -> None:
 
 
 def test_json_keeps_everything(units: Units) -> None:
+    for damaged in ("", "????", units.to_json()[:40]):
+        with pytest.raises(UserError, match=r"^model: its text units are damaged$"):
+            Units.from_json(damaged, "model")
     again = Units.from_json(units.to_json())
     assert again.symbols() == units.symbols()
     assert [again.encode(t) for t in sentences()] == [units.encode(t) for t in sentences()]

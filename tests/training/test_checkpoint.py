@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from pocketscribe.errors import UserError
 from pocketscribe.models import Recogniser
+from pocketscribe.models.saved import load_model
 from pocketscribe.training.checkpoint import (
     Progress,
     load_checkpoint,
@@ -42,7 +43,7 @@ def stepped(model: Recogniser, kind: str, steps: int) -> Optimizer:
 def saved(tiny: Tiny, tmp_path: Path) -> Path:
     model = tiny()
     save_checkpoint(
-        tmp_path / "checkpoint", model, {}, stepped(model, "adamw", 1), Progress(step=1)
+        tmp_path / "checkpoint", model, {}, stepped(model, "adamw", 1), Progress(step=1), "units"
     )
     return tmp_path / "checkpoint"
 
@@ -53,7 +54,8 @@ def test_round_trip(tiny: Tiny, tmp_path: Path, kind: str) -> None:
     optimiser = stepped(model, kind, 6)
     average = {name: p.detach() / 3 for name, p in model.named_parameters()}
     progress = Progress(step=6, audio_seconds=0.1 + 0.2, skipped=1, averaged=2, wall_seconds=9.5)
-    save_checkpoint(tmp_path / "checkpoint", model, average, optimiser, progress)
+    save_checkpoint(tmp_path / "checkpoint", model, average, optimiser, progress, "units")
+    assert load_model(tmp_path / "checkpoint" / "model.safetensors").units == "units"
     assert sorted(p.name for p in (tmp_path / "checkpoint").iterdir()) == FILES
 
     other = tiny()

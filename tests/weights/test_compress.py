@@ -113,7 +113,8 @@ def test_shared_weights_stay_shared() -> None:
 def test_refused() -> None:
     model = nn.ModuleDict({"table": nn.Embedding(8, 16), "out": nn.Linear(16, 8, bias=False)})
     with pytest.raises(UserError, match="'encoder' fits no layer"):
-        compress(model, [FormatRule(match="encoder", bits=4)])
+        compress(model, [FormatRule(match="out", bits=4), FormatRule(match="encoder")])
+    assert compress(model, [FormatRule(match="out")]) == {}, "a plain format is one too"
     model["out"].weight = model["table"].weight
     with pytest.raises(UserError, match="another layer's too, under another format"):
         compress(model, [FormatRule(match="out", bits=4)])

@@ -237,6 +237,13 @@ def test_refusals() -> None:
     refused({"blocks": 3}, (), r"sharing\.blocks = 3 must divide encoder\.layers = 4")
     refused({}, [{"match": "*", "share_factor": "u"}], "share_factor = 'u' needs a rank")
     refused({}, [{"match": "*", "rank": 2, "across": 2}], "across needs share_factor")
+    tied, ranked = {"tie": [["ffn1", "ffn2"]]}, [{"match": "*.ffn1.*", "rank": 2}]
+    refused(tied, ranked, r"ffn2\.up: is one with .*ffn1\.up by model\.sharing.* different ranks")
+    refused({"blocks": 2}, [{"match": "encoder.blocks.0.*", "rank": 2}], "different ranks")
+    refused({**tied, "share": [{"modules": ["ffn2"]}]}, (), "share names 'ffn2', which tie makes")
+    refused({}, [{"match": "*.depthwise", "rank": 2}], "has no effect: it fits no linear map")
+    twice = [{"match": "encoder.*", "rank": 2}, {"match": "*.ffn1.*", "rank": 4}]
+    refused({}, twice, "has no effect: .* or an earlier rule goes first")
     weights = Weights((), Sharing.read({"tie": [["a", "b^T"]]}, "x"))
     with pytest.raises(UserError, match="only a linear map"):
         weights.depthwise("e.0.b", 3, 4)
@@ -244,7 +251,9 @@ def test_refusals() -> None:
 
 def test_a_rank_that_saves_nothing_is_warned_of_with_the_break_even() -> None:
     """A 16 x 64 matrix: 1,024 numbers; rank r has 80 r: up to 12 saves."""
-    with pytest.warns(UserWarning, match=r"rank 13 .* 8,320 numbers, plain matrices 8,192; .* 12$"):
+    with pytest.warns(
+        UserWarning, match=r"rank 13 .* 8,320 numbers of 64 x 16 maps, plain matrices 8,192; .* 12$"
+    ):
         Recogniser(config({}, [{"match": "*.ffn?.up", "rank": 13}]), 12)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -252,3 +261,6 @@ def test_a_rank_that_saves_nothing_is_warned_of_with_the_break_even() -> None:
         # One U for all four layers: 16 r + 4 x 64 r / ... saves at higher ranks too.
         rule = {"match": "*.ffn?.up", "rank": 14, "share_factor": "u"}
         Recogniser(config({}, [rule]), 12)
+    # 16 x 16 maps of attention save up to rank 7; what wide ones save must not hide that.
+    with pytest.warns(UserWarning, match=r"'encoder\.\*' stores .* of 16 x 16 maps, .* up to 7$"):
+        Recogniser(config({}, [{"match": "encoder.*", "rank": 8}]), 12)

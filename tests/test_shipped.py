@@ -1,0 +1,69 @@
+"""The very files in models/: they load, they are as large as the results say, and they listen."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pocketscribe.export.open import open_model
+from pocketscribe.export.size import size_of_file
+from pocketscribe.speech.corpora import CorpusConfig, items, locate
+from pocketscribe.speech.features import read_audio, resampled
+
+ROOT = Path(__file__).parents[1]
+FILES = {path.name: path for path in sorted((ROOT / "models").iterdir())}
+
+
+def test_all_of_them_are_under_15_mb() -> None:
+    assert sum(p.stat().st_size for p in (ROOT / "models").rglob("*") if p.is_file()) < 15e6
+
+
+@pytest.mark.parametrize(
+    ("file", "stage"),
+    [
+        ("digits.safetensors", "float"),
+        ("speechocean762.safetensors", "float"),
+        ("usm_lite.pocket", "int4_2of4"),
+    ],
+)
+def test_it_is_the_file_that_was_scored(file: str, stage: str) -> None:
+    path = FILES[file]
+    results = json.loads((ROOT / "results" / f"{path.stem}.json").read_text(encoding="utf-8"))
+    scores = results["models"][stage]["scores"]
+    found = size_of_file(path)
+    for key in ("bytes", "parameters_stored", "parameters_virtual"):
+        assert {result[key] for result in scores.values()} == {found[key]}
+
+
+def test_the_pocket_file_is_a_tenth() -> None:
+    plain = size_of_file(FILES["speechocean762.safetensors"])["parameters_stored"]
+    assert FILES["usm_lite.pocket"].stat().st_size < 0.105 * 4 * plain
+
+
+@pytest.mark.parametrize(
+    ("file", "corpus"),
+    [
+        ("digits.safetensors", "fsdd"),
+        ("digits-sherpa-onnx", "fsdd"),
+        ("speechocean762.safetensors", "speechocean762"),
+        ("usm_lite.pocket", "speechocean762"),
+    ],
+)
+def test_it_says_what_the_results_say(file: str, corpus: str, corpora: Path) -> None:
+    """The first utterances of the dev part; int8 may hear some of them otherwise."""
+    config = CorpusConfig(corpus=corpus, split="dev")
+    name = file.removesuffix("-sherpa-onnx").split(".")[0]
+    results = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    scored = list(results["models"].values())[-1]["scores"][config.title]
+    expected = {row["id"]: row["hypothesis"] for row in scored["hypotheses"]}
+    runtime = open_model(FILES[file])
+    equal = 0
+    for item, _ in zip(items(config, locate(config, corpora)), range(10), strict=False):
+        if item.audio is not None:
+            samples = read_audio(item.audio)
+        else:
+            assert item.samples is not None
+            samples = resampled(item.samples, item.sample_rate)
+        [said] = runtime.transcribe([samples], streaming=False)
+        equal += said.text == expected[item.id]
+    assert equal >= (9 if file != "digits-sherpa-onnx" else 5)
