@@ -22,6 +22,7 @@ def test_all_of_them_are_under_15_mb() -> None:
     ("file", "stage"),
     [
         ("digits.safetensors", "float"),
+        ("shared_lowrank.safetensors", "float"),
         ("speechocean762.safetensors", "float"),
         ("usm_lite.pocket", "int4_2of4"),
     ],
@@ -45,6 +46,7 @@ def test_the_pocket_file_is_a_tenth() -> None:
     [
         ("digits.safetensors", "fsdd"),
         ("digits-sherpa-onnx-int8", "fsdd"),
+        ("shared_lowrank.safetensors", "fsdd"),
         ("speechocean762.safetensors", "speechocean762"),
         ("usm_lite.pocket", "speechocean762"),
     ],
