@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,3 +157,17 @@ def test_what_it_cannot_do_is_refused(path: Path, folder: Path, tmp_path: Path) 
     with pytest.raises(UserError, match="--int8 is for onnx targets"):
         export(path, "executorch", tmp_path / "out", int8=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_its_package_may_be_missing(
+    path: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("executorch", "executorch_runtime"):
+        monkeypatch.delitem(sys.modules, f"pocketscribe.export.{module}")
+    monkeypatch.setitem(sys.modules, "executorch", None)
+    monkeypatch.setitem(sys.modules, "executorch.runtime", None)
+    line = r"is not installed; pip install 'pocketscribe\[executorch\]'"
+    with pytest.raises(UserError, match=line):
+        export(path, "executorch", tmp_path / "out")
+    with pytest.raises(UserError, match=line):
+        open_model(folder)
