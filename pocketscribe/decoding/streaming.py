@@ -86,7 +86,7 @@ class LiveStream(Protocol):
         """What was said so far."""
 
     def finish(self) -> Transcript:
-        """Decodes what is left, completed with silence to a whole chunk."""
+        """Decodes what is left, completed with silence to a whole chunk; then only `reset` goes."""
 
 
 class Stream:
