@@ -201,19 +201,21 @@ def _show_warning(
 def main() -> None:
     """Entry point: bad input ends with one line and exit code 2, never a traceback."""
     warnings.showwarning = _show_warning
+    said = ""
     try:
         code = app(standalone_mode=False) or 0
     except UserError as error:
         code, said = 2, str(error)
     except UsageError as error:  # typer would frame it in five lines
-        code, said = 2, f"{error.format_message()} (--help tells more)"
+        code, said = 2, error.format_message()  # nothing where it has shown the help
+        said = said and f"{said} (--help tells more)"
     except OSError as error:  # no permission, no space, a folder where a file should be
         code, said = 2, f"{error.filename}: {error.strerror}"
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     if code == INTERRUPTED:
         said = "stopped; the same command goes on from here"
-    if code:
+    if said:
         print(f"pocketscribe: {said}", file=sys.stderr)
     sys.exit(code)
 

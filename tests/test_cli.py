@@ -237,6 +237,12 @@ def test_prepare_counts_and_lists_what_is_bad(speech: Path, tmp_path: Path, call
     assert ended.code == 0 and "2 utterances" in ended.out
 
 
+def test_without_a_command_there_is_the_help_and_nothing_more(call: Call) -> None:
+    ended = call()
+    assert ended.code == 2 and "Usage:" in ended.out + ended.err
+    assert "pocketscribe: " not in ended.err
+
+
 RECIPES = {  # what is wrong with a recipe file, and what is said about it
     "[speech": "wrong.toml: not readable as TOML",
     "": "wrong.toml: key 'speech' is missing",
