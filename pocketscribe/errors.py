@@ -1,5 +1,8 @@
 """The one exception that is the user's to mend, and the one warning that is theirs to weigh."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Bad input: the message is one line that says what is wrong, where, and what to do.
@@ -13,3 +16,15 @@ class UserError(Exception):
 
 class UserHint(UserWarning):
     """What was asked for works but looks unwise; the command line prints it as one line."""
+
+
+@contextmanager
+def needs_extra(extra: str, asked: str) -> Iterator[None]:
+    """Around what imports an optional package: its absence is a UserError that names the extra."""
+    try:
+        yield
+    except ImportError as error:
+        package = (error.name or str(error)).split(".")[0]
+        raise UserError(
+            f"{asked}: {package} is not installed; pip install 'pocketscribe[{extra}]'"
+        ) from None

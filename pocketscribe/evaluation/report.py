@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from pocketscribe.errors import UserError
+from pocketscribe.errors import UserError, needs_extra
 from pocketscribe.evaluation.evaluate import summary
 from pocketscribe.files import read_json, replacing, write_json, write_text
 
@@ -121,12 +121,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def _plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     """WER with its interval against bytes, a point a run."""
-    try:
+    with needs_extra("report", "report"):
         from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError(
-            "report: matplotlib is not installed; pip install 'pocketscribe[report]'"
-        ) from None
     crowded = len(rows) > 8  # names beside the points then, and no legend over them
     figure = Figure(figsize=(10, 7) if crowded else (7, 4.5), layout="constrained")
     axes = figure.subplots()

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchao.quantization import IntxUnpackedToInt8Tensor
 
-from pocketscribe.errors import UserError
 from pocketscribe.export.executorch_runtime import FORMAT
 from pocketscribe.export.graph import JoinerGraph, PredictorGraph, StreamingGraph, describe
 from pocketscribe.files import replacing, write_json
@@ -31,13 +30,7 @@ GROUP = 32
 
 
 def export_executorch(saved: Saved, chunking: Chunking, out: Path) -> None:
-    """Writes a model's folder for one stream at a time.
-
-    Raises:
-        UserError: the model cannot stream.
-    """
-    if chunking.size is None:
-        raise UserError("export: this model was trained for full context alone and cannot stream")
+    """Writes a model's folder for one stream at a time."""
     model = decoded(saved.model)
     products = {
         key: _Product(weight)
@@ -82,8 +75,8 @@ class _Product(nn.Module):
         codes = F.pad(found.codes.to(torch.int8), (0, self.filled))
         block = codes.shape[1] if wide else GROUP
         blocks = codes.shape[1] // block
-        scale = found.scale.float().repeat_interleave(-(-blocks // found.scale.shape[1]), dim=1)
-        scale = scale[:, :blocks].contiguous()
+        each = (weight.format.block or codes.shape[1]) // block  # groups that share a scale
+        scale = found.scale.float().repeat_interleave(each, dim=1)[:, :blocks].contiguous()
         self.weight = nn.Parameter(
             IntxUnpackedToInt8Tensor(
                 codes,

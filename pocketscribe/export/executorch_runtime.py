@@ -1,6 +1,5 @@
 """Running an `export --to executorch` folder in ExecuTorch's own runtime."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,8 @@ from executorch.runtime import Method, Runtime, Verification
 from torch import Tensor
 
 from pocketscribe.errors import UserError
-from pocketscribe.export.graph_runtime import GRAPHS, GraphRuntime
+from pocketscribe.export.graph_runtime import GRAPHS, GraphRuntime, checked
+from pocketscribe.files import read_json
 
 FORMAT = "pocketscribe-executorch-1"
 
@@ -46,9 +46,7 @@ def _description(folder: Path) -> dict[str, Any]:
     """What the export wrote about the model; UserError where it is missing or another version's."""
     path = folder / "model.json"
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: missing or damaged ({error}); export the model again") from None
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise UserError(f"{folder}: not exported by this version of Pocketscribe")
-    return about
+        about = read_json(path)
+    except UserError:
+        raise UserError(f"{path}: missing or damaged; export the model again") from None
+    return checked(about, FORMAT, folder)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pocketscribe.errors import UserError
+from pocketscribe.errors import UserError, needs_extra
 from pocketscribe.export.graph_runtime import folder_bytes
 from pocketscribe.export.open import choose_chunking, model_file, quietly
 from pocketscribe.models import decoded
@@ -29,19 +29,15 @@ def export(model: Path, to: str, out: Path, *, int8: bool = False, chunk: int | 
         else:
             save_model(out, Saved(decoded(saved.model), saved.units, saved.card), half=True)
         return out.stat().st_size
-    try:
-        if to == "executorch":
-            with quietly():
-                from pocketscribe.export.executorch import export_executorch
+    if chunking.size is None:
+        raise UserError("export: this model was trained for full context alone and cannot stream")
+    if to == "executorch":
+        with needs_extra("executorch", f"export --to {to}"), quietly():
+            from pocketscribe.export.executorch import export_executorch
 
-                export_executorch(saved, chunking, out)
-        else:
+            export_executorch(saved, chunking, out)
+    else:
+        with needs_extra("export", f"export --to {to}"):
             from pocketscribe.export.onnx import export_onnx
-
-            export_onnx(saved, chunking, out, sherpa=to == "sherpa-onnx", int8=int8)
-    except ImportError as error:
-        extra = "executorch" if to == "executorch" else "export"
-        raise UserError(
-            f"export --to {to}: {error.name} is not installed; pip install 'pocketscribe[{extra}]'"
-        ) from None
+        export_onnx(saved, chunking, out, sherpa=to == "sherpa-onnx", int8=int8)
     return folder_bytes(out)

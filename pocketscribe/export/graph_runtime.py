@@ -13,11 +13,22 @@ from torch import Tensor, zeros
 
 from pocketscribe.decoding.search import BeamSearch, CtcSearch, GreedySearch, Search
 from pocketscribe.decoding.streaming import Stream, Transcript, stream_one
+from pocketscribe.errors import UserError
 from pocketscribe.models import State
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.units import Units
 
 GRAPHS = ("encoder", "decoder", "joiner")
+
+
+DESCRIBED = {"head", "frames", "states", "units", "parameters_stored", "parameters_virtual"}
+
+
+def checked(about: Any, format: str, folder: Path) -> dict[str, Any]:
+    """What `graph.describe` said at an export; UserError where it is not that, or of a version."""
+    if not isinstance(about, dict) or about.get("format") != format or DESCRIBED - about.keys():
+        raise UserError(f"{folder}: not exported by this version of Pocketscribe")
+    return about
 
 
 class GraphRuntime:
@@ -26,7 +37,7 @@ class GraphRuntime:
     always_streams = True
 
     def __init__(self, folder: Path, about: dict[str, Any], beam: int) -> None:
-        """`about` is what `graph.describe` said at the export."""
+        """`about` is `checked`."""
         self.units, self.beam = Units.from_json(about["units"], str(folder)), beam
         self.chunk = about["frames"] // FACTOR
         self.shapes: dict[str, list[int]] = about["states"]

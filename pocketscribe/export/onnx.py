@@ -26,11 +26,7 @@ from pocketscribe.export.graph import (
 )
 from pocketscribe.export.low_bits import with_low_bits
 from pocketscribe.files import replacing
-from pocketscribe.models import (
-    Chunking,
-    Recogniser,
-    decoded,
-)
+from pocketscribe.models import Chunking, Recogniser, decoded
 from pocketscribe.models.predictor import CONTEXT
 from pocketscribe.models.saved import Saved
 from pocketscribe.speech.units import Units
@@ -43,11 +39,10 @@ def export_onnx(saved: Saved, chunking: Chunking, out: Path, *, sherpa: bool, in
     """Writes a model's folder; `sherpa` for sherpa-onnx, `int8` with matrices quantised live.
 
     Raises:
-        UserError: the model cannot stream, or has no transducer head where sherpa-onnx wants one.
+        UserError: the model has no transducer head where sherpa-onnx wants one, or formats of its
+            own where int8 is asked for.
     """
     model = saved.model
-    if chunking.size is None:
-        raise UserError("export: this model was trained for full context alone and cannot stream")
     if sherpa and model.config.head != "transducer":
         raise UserError(
             "export --to sherpa-onnx: this model has a CTC head; train head = 'transducer', "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pocketscribe.errors import UserError
-from pocketscribe.export.graph_runtime import GRAPHS, GraphRuntime
+from pocketscribe.export.graph_runtime import GRAPHS, GraphRuntime, checked
 from pocketscribe.export.onnx import FORMAT
 
 
@@ -46,9 +46,7 @@ def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
 def metadata(encoder: onnxruntime.InferenceSession, folder: Path) -> dict:
     """What `export` wrote about the model; UserError where the folder is not ours."""
     about = json.loads(encoder.get_modelmeta().custom_metadata_map.get("pocketscribe", "{}"))
-    if about.get("format") != FORMAT:
-        raise UserError(f"{folder}: not exported by this version of Pocketscribe")
-    return about
+    return checked(about, FORMAT, folder)
 
 
 def is_sherpa(folder: Path) -> bool:

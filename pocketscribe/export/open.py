@@ -18,7 +18,7 @@ from pocketscribe.decoding.streaming import (
     stream_one,
     transcript,
 )
-from pocketscribe.errors import UserError
+from pocketscribe.errors import UserError, needs_extra
 from pocketscribe.evaluation.runtime import Runtime
 from pocketscribe.files import read_json
 from pocketscribe.models import Chunking, Recogniser, stored_parameters, virtual_parameters
@@ -35,11 +35,8 @@ class TorchRuntime:
     def __init__(self, path: Path, beam: int = 1, chunk: int | None = None) -> None:
         """`chunk` (encoder frames of 40 ms) is the latency; None takes the model's first choice."""
         saved = load_model(path)
-        self.model, self.units, self.beam = (
-            saved.model,
-            Units.from_json(saved.units, str(path)),
-            beam,
-        )
+        self.model, self.beam = saved.model, beam
+        self.units = Units.from_json(saved.units, str(path))
         self.chunking = choose_chunking(self.model, chunk)
         self.bytes = path.stat().st_size
         self.parameters_stored = stored_parameters(self.model)
@@ -100,20 +97,13 @@ def _exported(path: Path, beam: int) -> Any:
     """The runtime of an exported folder; None where it is none."""
     if not is_exported(path):
         return None
-    program = (path / "encoder.pte").is_file()
-    try:
-        if program:
-            with quietly():
-                from pocketscribe.export.executorch_runtime import ExecutorchRuntime
-
-            return ExecutorchRuntime(path, beam)
+    if (path / "encoder.pte").is_file():
+        with needs_extra("executorch", str(path)), quietly():
+            from pocketscribe.export.executorch_runtime import ExecutorchRuntime
+        return ExecutorchRuntime(path, beam)
+    with needs_extra("export", str(path)):
         from pocketscribe.export.onnx_runtime import OnnxRuntime, is_sherpa
         from pocketscribe.export.sherpa_runtime import SherpaRuntime
-    except ImportError as error:
-        extra = "executorch" if program else "export"
-        raise UserError(
-            f"{path}: {error.name} is not installed; pip install 'pocketscribe[{extra}]'"
-        ) from None
     return (SherpaRuntime if is_sherpa(path) else OnnxRuntime)(path, beam)
 
 

@@ -126,8 +126,11 @@ class Run:
         fabric = make_fabric(stage.precision, folder)
         fabric.seed_everything(stage.seed, verbose=False)
         model = Recogniser(self.recipe.model_of(stage.name), len(units))
+        before: list[dict[str, Any]] = []
         if stage.from_ is not None:
-            start_from(model, load_model(self._model_file(stage.from_)).model)
+            start = load_model(self._model_file(stage.from_))
+            start_from(model, start.model)
+            before = start.card.get("stages", [])
         else:
             mean, std = feature_statistics(usable)
             model.mean.copy_(mean)
@@ -150,7 +153,7 @@ class Run:
         if isinstance(stage, FinetuneStage):
             settle(model)
         if fabric.is_global_zero:
-            card = self._card(stage, model, usable, progress)
+            card = self._card(stage, model, usable, progress, before)
             save_model(self._model_file(stage.name), Saved(model, units.to_json(), card))
         fabric.barrier()
 
@@ -205,17 +208,21 @@ class Run:
         return validate
 
     def _card(
-        self, stage: StageConfig, model: Recogniser, usable: Sequence[Trainable], progress: Progress
+        self,
+        stage: StageConfig,
+        model: Recogniser,
+        usable: Sequence[Trainable],
+        progress: Progress,
+        before: Sequence[dict[str, Any]],
     ) -> dict[str, Any]:
         """What this model is, for the artefact's header and for people; scores join it later."""
-        before = None if stage.from_ is None else load_model(self._model_file(stage.from_)).card
         return {
             "recipe": self.recipe.name,
             "parameters": stored_parameters(model),
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
             "made": time.strftime("%Y-%m-%d", time.gmtime()),
             "stages": [
-                *(before or {}).get("stages", []),
+                *before,
                 {
                     "name": stage.name,
                     "trained_on": [_heard(part) for part in usable],

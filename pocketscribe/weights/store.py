@@ -89,16 +89,15 @@ class Weights:
                     f"model.weights: match = {rule.match!r} has no effect: it fits no linear map, "
                     "or an earlier rule goes first"
                 )
-            self._warn_of_useless_rank(rule)
+            self._warn_of_useless_rank(rule, [use for use in uses if use.factor])
         for given in self.formats:
             if not any(fnmatchcase(name, given.match) for name in self.uses):
                 raise UserError(f"weights: match = {given.match!r} fits no weight")
 
-    def _warn_of_useless_rank(self, rule: Rule) -> None:
+    def _warn_of_useless_rank(self, rule: Rule, uses: Sequence["Use"]) -> None:
         """Says from which rank downwards a rule's factors, as they are shared, save anything."""
         if rule.rank is None:
             return
-        uses = [u for n, u in self.uses.items() if _first(n, self.rules) is rule and u.factor]
         for out, fan_in in sorted({u.shape for u in uses}):  # a narrow shape must not hide a wide
             alike = [u for u in uses if u.shape == (out, fan_in)]
             factors = {id(w): w for u in alike for w in (u.weight, u.factor) if w is not None}
@@ -132,12 +131,11 @@ class Weights:
 
     def _plain(self, name: str, out: int, fan_in: int, init_scale: float = UNIT_VARIANCE) -> Weight:
         """What is neither factored nor scaled: tables and kernels; transposing one is refused."""
-        spec, key = self._asked(name)
+        _, key = self._asked(name)
         if key.transposed:
             raise UserError(f"{name}: only a linear map can be used transposed")
-        spec = WeightSpec()
         weight = self._weight(str(key), out, fan_in, name, init_scale=init_scale)
-        self.uses[name] = Use(key, (out, fan_in), spec, weight)
+        self.uses[name] = Use(key, (out, fan_in), WeightSpec(), weight)
         return weight
 
     def _factors(

@@ -15,7 +15,7 @@ from torchao.quantization import IntxUnpackedToInt8Tensor
 
 from pocketscribe.errors import UserError
 from pocketscribe.export import executorch
-from pocketscribe.export.executorch_runtime import ExecutorchRuntime
+from pocketscribe.export.executorch_runtime import FORMAT, ExecutorchRuntime
 from pocketscribe.export.export import export
 from pocketscribe.export.open import TorchRuntime, open_model
 from pocketscribe.export.size import size_of_file
@@ -104,12 +104,13 @@ def test_a_shared_tensor_is_in_the_file_once_and_in_4_bits(path: Path, folder: P
     [
         {"bits": 4, "sparsity": "2:4"},
         {"bits": 4, "block": 64},
+        {"bits": 4, "block": 128},
         {"bits": 2, "clip": "search"},
         {"bits": 8},
     ],
     ids=str,
 )
-@pytest.mark.parametrize("fan_in", [96, 40])
+@pytest.mark.parametrize("fan_in", [96, 40, 288])
 def test_weights_keep_their_integers(format: dict, fan_in: int) -> None:
     weight = Weight("w", 8, fan_in, 1.0, Format(**format))
     product = executorch._Product(weight)
@@ -134,6 +135,7 @@ def test_grids_that_xnnpack_has_not_stay_float() -> None:
         ("model.json", None, "model.json: missing or damaged"),
         ("model.json", b"{", "model.json: missing or damaged"),
         ("model.json", json.dumps({"format": "other"}).encode(), "not exported by this version"),
+        ("model.json", json.dumps({"format": FORMAT}).encode(), "not exported by this version"),
     ],
 )
 def test_damaged_folders_are_refused(
