@@ -91,12 +91,15 @@ class Outside:
             )
         return recipe, stage
 
+    def recipe_of(self, name: str) -> Recipe:
+        """The recipe that makes a model which is not there. Raises UserError as `recipe`."""
+        return read_recipe(self.recipe(name)[0], (), self.runs)
+
     def config(self, name: str) -> ModelConfig:
         """The model behind a name, trained or not. Raises UserError as `file`."""
         if (path := self.file(name)) is not None:
             return load_model(path).model.config
-        recipe, stage = self.recipe(name)
-        return read_recipe(recipe, (), self.runs).model_of(stage, self.config)
+        return self.recipe_of(name).model_of(self.recipe(name)[1], self.config)
 
 
 def _file(recipe: str) -> Path:
@@ -128,7 +131,7 @@ def _composed(path: Path, above: tuple[str, ...]) -> dict[str, Any]:
         known = {f"{base}/{stage['name']}": stage for stage in _stages(under)}
     for index, stage in enumerate(_stages(data)):
         if (like := stage.pop("like", None)) is not None:
-            if like not in known:
+            if str(like) not in known:
                 raise UserError(
                     f"{path.name}: stage.{index}.like = {like!r}: no such stage before it "
                     f"(known: {', '.join(known) or 'none'})"
