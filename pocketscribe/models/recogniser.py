@@ -17,7 +17,7 @@ from pocketscribe.models.conformer import Conformer, ConformerConfig, State
 from pocketscribe.models.joiner import Joiner
 from pocketscribe.models.predictor import Predictor
 from pocketscribe.models.subsampling import FACTOR, PAST, Subsampling
-from pocketscribe.weights import FormatRule, Rule, Sharing, Weights, convert
+from pocketscribe.weights import FormatRule, RankRule, Sharing, Weights, convert
 
 MELS = 80
 BLANK = 0
@@ -41,7 +41,7 @@ class ModelConfig(Config):
     joiner: int = Field(default=256, gt=0)
     subsampling: int = Field(default=128, gt=0)
     sharing: Sharing = Sharing()
-    weights: tuple[Rule, ...] = ()
+    weights: tuple[RankRule, ...] = ()
     formats: tuple[FormatRule, ...] = ()
 
     @model_validator(mode="after")

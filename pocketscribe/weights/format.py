@@ -1,13 +1,12 @@
 """In what form a stored tensor ships: bits, blocks and N:M sparsity, chosen by rules over names."""
 
-from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pocketscribe.config import Config
 from pocketscribe.weights.quantise import Grid
+from pocketscribe.weights.rules import Rule
 from pocketscribe.weights.sparsity import parse
 
 
@@ -63,15 +62,5 @@ class Format(Config):
         return None if self.sparsity is None else parse(self.sparsity)
 
 
-class FormatRule(Format):
-    """A format for every weight whose name matches the pattern (`*` crosses dots)."""
-
-    match: str
-
-    def format(self) -> Format:
-        return Format(**self.model_dump(exclude={"match"}))
-
-
-def format_of(name: str, rules: Sequence[FormatRule]) -> Format:
-    """The format of the weight `name`: the first rule that matches wins, else plain floats."""
-    return next((rule.format() for rule in rules if fnmatchcase(name, rule.match)), Format())
+class FormatRule(Rule, Format):
+    """A format for every weight whose name matches."""

@@ -3,16 +3,16 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from math import ceil
 
 import torch
 
 from pocketscribe.errors import UserError, UserHint
-from pocketscribe.weights.format import FormatRule, format_of
+from pocketscribe.weights.format import Format, FormatRule
 from pocketscribe.weights.layers import Conv1d, Embedding, Linear
+from pocketscribe.weights.rules import check_rules, first_match, resolve
 from pocketscribe.weights.sharing import Key, Sharing, names
-from pocketscribe.weights.spec import Rule, WeightSpec, resolve
+from pocketscribe.weights.spec import RankRule, WeightSpec
 from pocketscribe.weights.weight import Transposed, Weight
 
 UNIT_VARIANCE = 3**-0.5  # of the inputs' sum: half of it reaches the output's variance
@@ -27,7 +27,7 @@ class Weights:
 
     def __init__(
         self,
-        rules: Sequence[Rule] = (),
+        rules: Sequence[RankRule] = (),
         sharing: Sharing | None = None,
         layers: int = 1,
         formats: Sequence[FormatRule] = (),
@@ -69,7 +69,7 @@ class Weights:
         """To be called when all layers exist.
 
         Raises:
-            UserError: sharing or a rule names what no layer is called.
+            UserError: sharing names what no layer is called, or a rule has no effect.
         """
         inside = sorted({use.key.inside for use in self.uses.values()} | self._insides())
         for module in self.sharing.modules:
@@ -77,24 +77,17 @@ class Weights:
                 raise UserError(
                     f"model.sharing: no module is named {module!r} (there are: {', '.join(inside)})"
                 )
+        check_rules(self.rules, self.uses, "model.weights")
+        check_rules(self.formats, self.uses, "weights")
         for rule in self.rules:
-            if not any(fnmatchcase(name, rule.match) for name in self.uses):
+            mine = {n: u for n, u in self.uses.items() if first_match(n, self.rules) is rule}
+            if all(use.spec != resolve(name, self.rules, WeightSpec) for name, use in mine.items()):
                 raise UserError(
-                    f"model.weights: match = {rule.match!r} fits no weight "
-                    f"(they are called {', '.join(list(self.uses)[:3])}, …)"
+                    f"model.weights: match = {rule.match!r} has no effect: it fits no linear map"
                 )
-            uses = [u for n, u in self.uses.items() if _first(n, self.rules) is rule]
-            if all(use.spec != rule.spec() for use in uses):
-                raise UserError(
-                    f"model.weights: match = {rule.match!r} has no effect: it fits no linear map, "
-                    "or an earlier rule goes first"
-                )
-            self._warn_of_useless_rank(rule, [use for use in uses if use.factor])
-        for given in self.formats:
-            if not any(fnmatchcase(name, given.match) for name in self.uses):
-                raise UserError(f"weights: match = {given.match!r} fits no weight")
+            self._warn_of_useless_rank(rule, [use for use in mine.values() if use.factor])
 
-    def _warn_of_useless_rank(self, rule: Rule, uses: Sequence["Use"]) -> None:
+    def _warn_of_useless_rank(self, rule: RankRule, uses: Sequence["Use"]) -> None:
         """Says from which rank downwards a rule's factors, as they are shared, save anything."""
         if rule.rank is None:
             return
@@ -119,7 +112,7 @@ class Weights:
         return {free.key(name, self.layers).inside for name in self.uses}
 
     def _asked(self, name: str) -> tuple[WeightSpec, Key]:
-        spec, key = resolve(name, self.rules), self.sharing.key(name, self.layers)
+        spec, key = resolve(name, self.rules, WeightSpec), self.sharing.key(name, self.layers)
         stored = spec.model_copy(update={"scale": False})  # which is each layer's own
         first, other = self._specs.setdefault(str(key), (name, stored))
         if other != stored:
@@ -179,7 +172,7 @@ class Weights:
         init_scale: float = UNIT_VARIANCE,
     ) -> Weight:
         shape = (fan_in, out) if transposed else (out, fan_in)
-        format = format_of(name, self.formats)
+        format = resolve(name, self.formats, Format)
         weight = self.stored.get(key)
         if weight is None:
             weight = self.stored[key] = Weight(key, *shape, init_scale, format)
@@ -212,7 +205,3 @@ class Use:
 
 def _read(weight: Weight, key: Key) -> Weight | Transposed:
     return Transposed(weight) if key.transposed else weight
-
-
-def _first(name: str, rules: Sequence[Rule]) -> Rule | None:
-    return next((rule for rule in rules if fnmatchcase(name, rule.match)), None)

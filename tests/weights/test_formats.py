@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pocketscribe.weights.format import Format, FormatRule, format_of
+from pocketscribe.weights.format import Format
 from pocketscribe.weights.packing import layout, pack, pattern_bits, unpack
 from pocketscribe.weights.quantise import Grid, fake_quantise, quantise
 from pocketscribe.weights.sparsity import mask
@@ -152,13 +152,6 @@ def test_damaged_parts_are_refused() -> None:
 def test_impossible_patterns_are_refused(sparsity: str) -> None:
     with pytest.raises(ValueError, match="write N:M with 1 <= N < M <= 16"):
         Format(sparsity=sparsity)
-
-
-def test_first_rule_wins_and_no_rule_is_floats() -> None:
-    rules = [FormatRule(match="*.depthwise", bits=8), FormatRule(match="*", bits=4)]
-    assert format_of("a.depthwise", rules) == Format(bits=8)
-    assert format_of("a.up", rules) == Format(bits=4)
-    assert format_of("a.up", rules[:1]) == Format()
 
 
 def test_masked_gradients_and_gradients_that_pass() -> None:

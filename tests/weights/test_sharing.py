@@ -21,7 +21,7 @@ from pocketscribe.models import (
     stored_parameters,
     virtual_parameters,
 )
-from pocketscribe.weights import Rule, Sharing, Weights, convert
+from pocketscribe.weights import RankRule, Sharing, Weights, convert
 from pocketscribe.weights.convert import matrix_of
 
 BLOCKS = {"blocks": 2, "order": "cyclic"}
@@ -208,7 +208,7 @@ def test_conversion_is_the_mean_and_the_best_low_rank_fit() -> None:
 
 @pytest.mark.parametrize("rank", [4, 9])
 def test_factors_are_balanced_and_as_large_as_the_full_draw(rank: int) -> None:
-    spec = Rule(match="*", rank=rank, share_factor="u")
+    spec = RankRule(match="*", rank=rank, share_factor="u")
     weights = Weights([spec], layers=6)
     layers = [weights.linear(f"e.{i}.up", 24, 40) for i in range(6)]
     assert len({id(layer.weight) for layer in layers}) == 1
@@ -243,7 +243,7 @@ def test_refusals() -> None:
     refused({**tied, "share": [{"modules": ["ffn2"]}]}, (), "share names 'ffn2', which tie makes")
     refused({}, [{"match": "*.depthwise", "rank": 2}], "has no effect: it fits no linear map")
     twice = [{"match": "encoder.*", "rank": 2}, {"match": "*.ffn1.*", "rank": 4}]
-    refused({}, twice, "has no effect: .* or an earlier rule goes first")
+    refused({}, twice, r"'\*\.ffn1\.\*' has no effect: earlier rules match")
     weights = Weights((), Sharing.read({"tie": [["a", "b^T"]]}, "x"))
     with pytest.raises(UserError, match="only a linear map"):
         weights.depthwise("e.0.b", 3, 4)
