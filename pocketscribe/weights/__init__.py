@@ -8,7 +8,7 @@ from pocketscribe.weights.rules import resolve
 from pocketscribe.weights.sharing import Share, Sharing
 from pocketscribe.weights.spec import RankRule, WeightSpec
 from pocketscribe.weights.store import Use, Weights
-from pocketscribe.weights.weight import Pipeline, Weight, at_least
+from pocketscribe.weights.weight import Pipeline, Weight, at_least, formatted_once
 
 __all__ = [
     "Conv1d",
@@ -27,5 +27,6 @@ __all__ = [
     "at_least",
     "compress",
     "convert",
+    "formatted_once",
     "resolve",
 ]

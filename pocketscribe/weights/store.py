@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 
 import torch
+from torch import nn
 
 from pocketscribe.errors import UserError, UserHint
 from pocketscribe.weights.format import Format, FormatRule
@@ -48,15 +49,16 @@ class Weights:
             UserError: it is to share a tensor of another shape.
         """
         spec, key = self._asked(name)
-        scale = out if spec.scale else None
-        if spec.rank is None:
-            weight = self._weight(str(key), out, fan_in, name, key.transposed)
-            self.uses[name] = Use(key, (out, fan_in), spec, weight)
-            return Linear(_read(weight, key), out if bias else None, None, scale)
-        u, v = self._factors(name, key, fan_in, out, spec)
-        self.uses[name] = Use(key, (out, fan_in), spec, u, v)
-        left, right = (v, u) if key.transposed else (u, v)
-        return Linear(_read(left, key), out if bias else None, _read(right, key), scale)
+        weight, factor = (
+            (self._weight(str(key), out, fan_in, name, key.transposed), None)
+            if spec.rank is None
+            else self._factors(name, key, fan_in, out, spec)
+        )
+        read = [_read(w, key) for w in (weight, factor) if w is not None]
+        left, *right = reversed(read) if key.transposed else read
+        layer = Linear(left, out if bias else None, *right, scale=out if spec.scale else None)
+        self.uses[name] = Use(key, (out, fan_in), spec, weight, factor, layer)
+        return layer
 
     def embedding(self, name: str, count: int, width: int) -> Embedding:
         # Unit variance whatever the width: rows are looked up, not summed over.
@@ -193,7 +195,8 @@ class Weights:
 class Use:
     """One layer's use of stored tensors: `factor` is V where `weight` is U.
 
-    `shape` is the layer's `[out, fan_in]`, whichever way round the tensor is stored.
+    `shape` is the layer's `[out, fan_in]`, whichever way round the tensor is stored; `linear` is
+    the layer itself if it is a linear map.
     """
 
     key: Key
@@ -201,6 +204,12 @@ class Use:
     spec: WeightSpec
     weight: Weight
     factor: Weight | None = None
+    linear: Linear | None = None
+
+    @property
+    def scale(self) -> nn.Parameter | None:
+        """The layer's own scale `[out]`, where it has one."""
+        return None if self.linear is None else self.linear.scale
 
 
 def _read(weight: Weight, key: Key) -> Weight | Transposed:
