@@ -20,7 +20,7 @@ from rich.progress import Progress as Bar
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
-from pocketscribe.files import settle
+from pocketscribe.files import restore_interrupted
 from pocketscribe.models import Recogniser
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.augment import AugmentConfig
@@ -119,7 +119,7 @@ class Training:
         self.average: dict[str, torch.Tensor] = {}
         self.units = ""
         with fabric.rank_zero_first():
-            settle(self.folder)
+            restore_interrupted(self.folder)
         if self.folder.is_dir():  # loaded after `setup`, to where the model now is
             self.progress, average = load_checkpoint(self.folder, model, self.raw_optimiser)
             self.average = {name: t.to(fabric.device) for name, t in average.items()}

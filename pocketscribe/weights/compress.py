@@ -56,7 +56,7 @@ def compress(module: nn.Module, rules: Sequence[FormatRule]) -> dict[str, Borrow
     layers = {name: m for name, m in module.named_modules() if isinstance(m, KINDS)}
     check_rules(rules, layers, "compress")
     for name, layer in layers.items():
-        format = resolve(name, rules, Format)
+        format = resolve(name, rules, Format).for_rows_of(layer.weight[0].numel())
         if formats.setdefault(id(layer.weight), format) != format:
             raise UserError(f"{name}: its weight is another layer's too, under another format")
         if format.plain:

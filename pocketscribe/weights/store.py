@@ -49,14 +49,14 @@ class Weights:
             UserError: it is to share a tensor of another shape.
         """
         spec, key = self._asked(name)
-        weight, factor = (
-            (self._weight(str(key), out, fan_in, name, key.transposed), None)
-            if spec.rank is None
-            else self._factors(name, key, fan_in, out, spec)
-        )
-        read = [_read(w, key) for w in (weight, factor) if w is not None]
-        left, *right = reversed(read) if key.transposed else read
-        layer = Linear(left, out if bias else None, *right, scale=out if spec.scale else None)
+        scale = out if spec.scale else None
+        if spec.rank is None:
+            weight, factor = self._weight(str(key), out, fan_in, name, key.transposed), None
+            layer = Linear(_read(weight, key), out if bias else None, None, scale)
+        else:
+            weight, factor = self._factors(name, key, fan_in, out, spec)
+            left, right = (factor, weight) if key.transposed else (weight, factor)
+            layer = Linear(_read(left, key), out if bias else None, _read(right, key), scale)
         self.uses[name] = Use(key, (out, fan_in), spec, weight, factor, layer)
         return layer
 
@@ -174,7 +174,7 @@ class Weights:
         init_scale: float = UNIT_VARIANCE,
     ) -> Weight:
         shape = (fan_in, out) if transposed else (out, fan_in)
-        format = resolve(name, self.formats, Format)
+        format = resolve(name, self.formats, Format).for_rows_of(shape[1])
         weight = self.stored.get(key)
         if weight is None:
             weight = self.stored[key] = Weight(key, *shape, init_scale, format)

@@ -303,7 +303,7 @@ def test_layers_that_are_missing_or_of_another_size_are_refused() -> None:
     target.linear("a", 8, 4)
     with pytest.raises(UserError, match=r"^a: \(4, 8\) here, \(8, 4\) in the model to start from"):
         convert(source, target)
-    with pytest.raises(UserError, match="^a: the model to start from has no such layer"):
+    with pytest.raises(UserError, match=r"^a: the model to start from has no such layer"):
         convert(Weights(), target)
 
 
