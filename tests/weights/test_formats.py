@@ -200,8 +200,8 @@ def test_activations_go_to_their_nearest_level(dtype: torch.dtype) -> None:
     wide = x.detach().double()
     scale = wide.abs().amax(1, keepdim=True) / 127
     levels = found.detach().double() / scale
-    # bfloat16 is 0.2% off a level: of the largest one a quarter of a step.
-    near = 0.75 if dtype == torch.bfloat16 else 0.501
+    # bfloat16 is up to 0.4% off a level: of the largest one half a step.
+    near = 1.0 if dtype == torch.bfloat16 else 0.501
     assert (levels - wide / scale).abs().max() <= near
     assert torch.equal(found.detach().abs().amax(1), x.detach().abs().amax(1)), "none is at 128"
     found.sum().backward()
