@@ -169,11 +169,11 @@ def test_later_changes_win(recipe: Path) -> None:
         ),
         (
             finetune('formats = [{ match = "nothing", bits = 4 }]'),
-            "stage 'second': model.formats: match = 'nothing' fits no weight",
+            "stage 'second': formats: match = 'nothing' fits no weight",
         ),
         (
             finetune(SHARED),
-            "model.formats gives the two different formats; one tensor ships in one format",
+            "formats gives the two different formats; one tensor ships in one format",
         ),
         (
             "model.weights=[]",
