@@ -90,6 +90,7 @@ def evaluate(
     root: Root = None,
 ) -> None:
     """Score a model on a corpus: word error rate with its confidence interval, speed, size."""
+    from pocketscribe.decoding.searcher import SearchConfig
     from pocketscribe.evaluation.evaluate import evaluate
     from pocketscribe.evaluation.report import score_lines
     from pocketscribe.export.open import open_model
@@ -102,7 +103,8 @@ def evaluate(
         raise UserError("--where: write COLUMN=VALUE, such as age_group=child")
     columns = {key: value for key, _, value in pairs}
     part = CorpusConfig(corpus=corpus, split=split, where=columns, group=group)
-    result = evaluate(open_model(model, beam, chunk), part, root, streaming=streaming)
+    runtime = open_model(model, SearchConfig(beam=beam), chunk)
+    result = evaluate(runtime, part, root, streaming=streaming)
     print("\n".join(score_lines(part.title, result)))
     if json_file is not None:
         write_json(json_file, result)
@@ -118,12 +120,13 @@ def transcribe(
     beam: Beam = 1,
 ) -> None:
     """Write down what is said in audio files, or live at the microphone."""
+    from pocketscribe.decoding.searcher import SearchConfig
     from pocketscribe.export.open import open_model
     from pocketscribe.speech.features import read_audio
 
     if microphone == bool(audio):
         raise UserError("transcribe: give audio files, or --microphone")
-    runtime = open_model(model, beam, chunk)
+    runtime = open_model(model, SearchConfig(beam=beam), chunk)
     if microphone:
         from pocketscribe.decoding.microphone import listen
 
