@@ -35,6 +35,7 @@ class GraphRuntime:
     """An exported folder with our searches around it."""
 
     always_streams = True
+    rows = 32
 
     def __init__(self, folder: Path, about: dict[str, Any], search: SearchConfig) -> None:
         """`about` is `checked`."""

@@ -28,7 +28,8 @@ class SherpaRuntime:
             session(folder / name, threads)
         about = metadata(session(folder / "encoder.onnx", threads), folder)
         tokens = folder / "tokens.txt"
-        expected = tokens_text(Units.from_json(about["units"], str(folder)))
+        self.units = Units.from_json(about["units"], str(folder))
+        expected = tokens_text(self.units)
         if not tokens.is_file() or tokens.read_text("utf-8", "replace") != expected:
             raise UserError(f"{tokens}: missing or damaged; export the model again")
         self.chunk = about["frames"] // FACTOR
@@ -43,8 +44,8 @@ class SherpaRuntime:
             num_threads=threads,
             sample_rate=SAMPLE_RATE,
             feature_dim=80,
-            decoding_method="modified_beam_search" if search.beam > 1 else "greedy_search",
-            max_active_paths=search.beam,
+            decoding_method="modified_beam_search" if search.width > 1 else "greedy_search",
+            max_active_paths=search.width,
         )
 
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:

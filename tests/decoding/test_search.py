@@ -30,6 +30,8 @@ VOCABULARY, JOINT = 5, 6
 class RandomScorer:
     """A predictor that is a table over its two labels, and a joiner that is a matrix."""
 
+    rows = 4
+
     def __init__(self, seed: int = 0, sharpness: float = 2.0) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.table = torch.randn(VOCABULARY + 1, VOCABULARY, JOINT, generator=generator)
@@ -155,6 +157,7 @@ def test_merging_changes_what_wins() -> None:
     """Each alignment of [2] loses to the one of [3], but together they win."""
 
     class Fixed:
+        rows = 1
         frames = torch.tensor([[0.34, 0.0, 0.26, 0.40], [0.34, 0.0, 0.26, 0.40]]).log()
 
         def predict(self, context: Tensor) -> Tensor:
