@@ -111,6 +111,7 @@ class Ngram:
         self.first = np.cumsum(self.count) - self.count + 1
         self.parent = np.concatenate([[0], np.repeat(np.arange(nodes), self.count)])
         self._check_labels()
+        self.order = len(list(self._levels()))
         self.link = self._links()
         self.target = self._targets()
         self.row = lru_cache(maxsize=ROWS)(self._row)

@@ -89,33 +89,33 @@ class GreedySearch:
 
     def advance(self, encoded: Float[Tensor, "B S J"], frames: Int[Tensor, " B"]) -> None:
         """Joins some frames ahead with what is predicted now; up to the first label that holds."""
-        flat, size = encoded.flatten(0, 1), encoded.shape[1]
         at, ends = [0] * len(encoded), frames.tolist()
+        emitted: list[tuple[int, Tensor]] = []
         while live := [i for i, end in enumerate(ends) if at[i] < end]:
             ahead = max(1, self.scorer.rows // len(live))
             spans = [range(at[i], min(at[i] + ahead, ends[i])) for i in live]
-            rows = [i * size + t for i, span in zip(live, spans, strict=True) for t in span]
-            contexts = [self.contexts[i] for i, span in zip(live, spans, strict=True) for _ in span]
-            logits = self.scorer.join(flat[rows], self.predictions.after(contexts))
-            labels = logits.argmax(-1).tolist()
-            first, emitted = 0, []
+            window = [encoded[i, s.start : s.stop] for i, s in zip(live, spans, strict=True)]
+            predicted = self.predictions.after([self.contexts[i] for i in live])
+            lengths = torch.tensor([len(span) for span in spans], device=predicted.device)
+            logits = self.scorer.join(torch.cat(window), predicted.repeat_interleave(lengths, 0))
+            labels, first = logits.argmax(-1).tolist(), 0
             for i, span in zip(live, spans, strict=True):
                 at[i] = span.stop
-                for t, label in zip(span, labels[first:], strict=False):
+                for row, t in enumerate(span, start=first):
                     # sherpa-onnx reads the unknown label as blank, so we do.
-                    if label not in (BLANK, UNKNOWN):
+                    if labels[row] not in (BLANK, UNKNOWN):
                         at[i] = t + 1
-                        self.found[i].labels.append(label)
+                        self.found[i].labels.append(labels[row])
                         self.found[i].frames.append(self.clock + t)
-                        self.contexts[i] = (*self.contexts[i][1:], label)
-                        emitted.append((i, first + t - span.start))
+                        self.contexts[i] = (*self.contexts[i][1:], labels[row])
+                        emitted.append((i, logits[row]))
                         break
                 first += len(span)
-            if emitted:
-                best = logits[[row for _, row in emitted]].float().log_softmax(-1).amax(-1)
-                for (i, _), score in zip(emitted, best.tolist(), strict=True):
-                    self.found[i].scores.append(score)
-        self.clock += size
+        if emitted:
+            scores = torch.stack([row for _, row in emitted]).float().log_softmax(-1).amax(-1)
+            for (i, _), score in zip(emitted, scores.tolist(), strict=True):
+                self.found[i].scores.append(score)
+        self.clock += encoded.shape[1]
 
     def best(self) -> list[Hypothesis]:
         return self.found

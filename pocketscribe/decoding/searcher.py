@@ -33,8 +33,8 @@ class SearchConfig(Config):
 
     beam: int | None = Field(default=None, ge=1)
     lm: Path | None = None
-    lm_scale: float = Field(default=0.3, ge=0)
-    label_bonus: float = 0.0
+    lm_scale: float = Field(default=0.4, ge=0)
+    label_bonus: float = 0.4
     hotwords: tuple[str, ...] = ()
     hotword_score: float = Field(default=1.5, ge=0)
 

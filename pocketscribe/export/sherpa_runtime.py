@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import sherpa_onnx
 
+from pocketscribe.decoding.ngram import load
 from pocketscribe.decoding.searcher import GREEDY, SearchConfig
 from pocketscribe.decoding.streaming import Transcript, stream_one, tail_silence
 from pocketscribe.errors import UserError
 from pocketscribe.export.graph_runtime import folder_bytes
 from pocketscribe.export.onnx import tokens_text
+from pocketscribe.export.onnx_lm import export_lm
 from pocketscribe.export.onnx_runtime import metadata, session
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.features import SAMPLE_RATE
@@ -36,6 +39,7 @@ class SherpaRuntime:
         self.parameters_stored = about["parameters_stored"]
         self.parameters_virtual = about["parameters_virtual"]
         self.bytes = folder_bytes(folder)
+        lm = search.lm and self._language_model(search.lm)
         self.recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
             tokens=str(tokens),
             encoder=str(folder / "encoder.onnx"),
@@ -46,7 +50,16 @@ class SherpaRuntime:
             feature_dim=80,
             decoding_method="modified_beam_search" if search.width > 1 else "greedy_search",
             max_active_paths=search.width,
+            lm=str(lm) if lm else "",
+            lm_scale=search.lm_scale,
         )
+
+    def _language_model(self, path: Path) -> Path:
+        """The wheel's own form of it, which lives as long as this runtime does."""
+        self.temporary = TemporaryDirectory()
+        written = Path(self.temporary.name) / "lm.onnx"
+        export_lm(load(path, self.units), written)
+        return written
 
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:
         return [stream_one(self.stream(), x) for x in audio]
