@@ -30,7 +30,18 @@ Model = Annotated[
 Chunk = Annotated[
     int | None, typer.Option(help="Latency in frames of 40 ms, out of those trained for.")
 ]
-Beam = Annotated[int, typer.Option(min=1, help="Width of the beam; 1 is greedy.")]
+Beam = Annotated[
+    int | None,
+    typer.Option(min=1, help="Width of the beam; 1 is greedy; 4 with --lm or hotwords."),
+]
+Lm = Annotated[Path | None, typer.Option(help="A language model's file, made by lm.")]
+LmScale = Annotated[float, typer.Option(min=0, help="Weight of the language model.")]
+LabelBonus = Annotated[float, typer.Option(help="With --lm: added for each label.")]
+Hotword = Annotated[
+    list[str] | None, typer.Option(help="A word or phrase to prefer; may be repeated.")
+]
+HotwordsFile = Annotated[Path | None, typer.Option("--hotwords", help="A file of them, by lines.")]
+HotwordScore = Annotated[float, typer.Option(min=0, help="Worth of each unit of a hotword.")]
 
 
 @app.command()
@@ -79,7 +90,13 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, dev, test, …")] = "test",
     streaming: Annotated[bool, typer.Option("--streaming", help="Chunk by chunk.")] = False,
     chunk: Chunk = None,
-    beam: Beam = 1,
+    beam: Beam = None,
+    lm: Lm = None,
+    lm_scale: LmScale = 0.4,
+    label_bonus: LabelBonus = 0.4,
+    hotword: Hotword = None,
+    hotwords: HotwordsFile = None,
+    hotword_score: HotwordScore = 1.5,
     where: Annotated[
         list[str] | None, typer.Option(help="COLUMN=VALUE of the manifest; may be repeated.")
     ] = None,
@@ -90,6 +107,7 @@ def evaluate(
     root: Root = None,
 ) -> None:
     """Score a model on a corpus: word error rate with its confidence interval, speed, size."""
+    from pocketscribe.decoding.searcher import SearchConfig, read_hotwords
     from pocketscribe.evaluation.evaluate import evaluate
     from pocketscribe.evaluation.report import score_lines
     from pocketscribe.export.open import open_model
@@ -102,7 +120,16 @@ def evaluate(
         raise UserError("--where: write COLUMN=VALUE, such as age_group=child")
     columns = {key: value for key, _, value in pairs}
     part = CorpusConfig(corpus=corpus, split=split, where=columns, group=group)
-    result = evaluate(open_model(model, beam, chunk), part, root, streaming=streaming)
+    search = SearchConfig(
+        beam=beam,
+        lm=lm,
+        lm_scale=lm_scale,
+        label_bonus=label_bonus,
+        hotwords=read_hotwords(hotword or (), hotwords),
+        hotword_score=hotword_score,
+    )
+    runtime = open_model(model, search, chunk)
+    result = evaluate(runtime, part, root, streaming=streaming)
     print("\n".join(score_lines(part.title, result)))
     if json_file is not None:
         write_json(json_file, result)
@@ -115,15 +142,30 @@ def transcribe(
     microphone: Annotated[bool, typer.Option("--microphone", help="Listen live.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
     chunk: Chunk = None,
-    beam: Beam = 1,
+    beam: Beam = None,
+    lm: Lm = None,
+    lm_scale: LmScale = 0.4,
+    label_bonus: LabelBonus = 0.4,
+    hotword: Hotword = None,
+    hotwords: HotwordsFile = None,
+    hotword_score: HotwordScore = 1.5,
 ) -> None:
     """Write down what is said in audio files, or live at the microphone."""
+    from pocketscribe.decoding.searcher import SearchConfig, read_hotwords
     from pocketscribe.export.open import open_model
     from pocketscribe.speech.features import read_audio
 
     if microphone == bool(audio):
         raise UserError("transcribe: give audio files, or --microphone")
-    runtime = open_model(model, beam, chunk)
+    search = SearchConfig(
+        beam=beam,
+        lm=lm,
+        lm_scale=lm_scale,
+        label_bonus=label_bonus,
+        hotwords=read_hotwords(hotword or (), hotwords),
+        hotword_score=hotword_score,
+    )
+    runtime = open_model(model, search, chunk)
     if microphone:
         from pocketscribe.decoding.microphone import listen
 
@@ -135,6 +177,35 @@ def transcribe(
             print(json.dumps({"path": str(path), **vars(said)}, ensure_ascii=False), flush=True)
         else:
             print(f"{path}: {said.text}" if len(audio or ()) > 1 else said.text, flush=True)
+
+
+@app.command()
+def lm(
+    model: Model,
+    text: Annotated[
+        list[Path],
+        typer.Option(help="Sentences, one a line, or a table with a column transcript; repeatable"),
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    order: Annotated[int, typer.Option(min=2, max=12, help="Units in the longest n-gram.")] = 8,
+    budget: Annotated[str, typer.Option(help="Bytes of the file, such as 500kB or 2MB.")] = "2MB",
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="CORPUS:SPLIT not to learn from either, besides all dev and test parts."),
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Learn a language model for a recogniser's units from text."""
+    from pocketscribe.decoding.lm import held_out, make_lm, read_bytes, read_part
+    from pocketscribe.export.open import open_model
+
+    scored = held_out([read_part(part) for part in without or ()], root)
+    card = make_lm(open_model(model).units, text, scored, order, read_bytes(budget), out)
+    print(
+        f"{out}: {out.stat().st_size / 1e6:.2f} MB, {card['ngrams']} n-grams "
+        f"from {card['sentences']} sentences; left out: {card['left_out']} that are scored "
+        f"in dev or test, {card['unspellable']} that the units cannot spell"
+    )
 
 
 @app.command()

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from executorch.runtime import Method, Runtime, Verification
 from torch import Tensor
 
+from pocketscribe.decoding.searcher import GREEDY, SearchConfig
 from pocketscribe.errors import UserError
 from pocketscribe.export.graph_runtime import GRAPHS, GraphRuntime, checked
 from pocketscribe.files import read_json
@@ -14,17 +16,22 @@ FORMAT = "pocketscribe-executorch-1"
 
 
 class ExecutorchRuntime(GraphRuntime):
-    """One stream at a time: a program's shapes are fixed. The beam must be 1."""
+    """One stream at a time: a program's shapes are fixed."""
 
-    def __init__(self, folder: Path, beam: int = 1) -> None:
-        """Raises UserError where a file is missing or damaged, or the beam is wider than 1."""
-        super().__init__(folder, _description(folder), beam)
-        if beam > 1:
-            raise UserError(f"--beam {beam}: {folder} runs one hypothesis at a time; use --beam 1")
-        names = GRAPHS if self.transducer else GRAPHS[:1]
+    rows = 1
+
+    def __init__(self, folder: Path, search: SearchConfig = GREEDY) -> None:
+        """Raises UserError where a file is missing or damaged."""
+        super().__init__(folder, _description(folder), search)
+        names = GRAPHS if self.scorer else GRAPHS[:1]
         self.methods = {name: _method(folder / f"{name}.pte") for name in names}
 
     def run(self, graph: str, *inputs: Tensor) -> list[Tensor]:
+        """Row by row: a beam's hypotheses, one after the other."""
+        rows = [self._run(graph, *row) for row in zip(*(x.split(1) for x in inputs), strict=True)]
+        return [torch.cat(outputs) for outputs in zip(*rows, strict=True)]
+
+    def _run(self, graph: str, *inputs: Tensor) -> list[Tensor]:
         # A program's outputs lie in its own memory and change with the next call.
         return [x.clone() for x in self.methods[graph].execute([x.contiguous() for x in inputs])]
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pocketscribe.decoding.offline import decode, with_tail
+from pocketscribe.decoding.searcher import GREEDY, SearchConfig, Searcher
 from pocketscribe.decoding.streaming import (
     Stream,
     TorchStreaming,
@@ -32,11 +33,12 @@ class TorchRuntime:
 
     always_streams = False
 
-    def __init__(self, path: Path, beam: int = 1, chunk: int | None = None) -> None:
+    def __init__(self, path: Path, search: SearchConfig = GREEDY, chunk: int | None = None) -> None:
         """`chunk` (encoder frames of 40 ms) is the latency; None takes the model's first choice."""
         saved = load_model(path)
-        self.model, self.beam = saved.model, beam
+        self.model = saved.model
         self.units = Units.from_json(saved.units, str(path))
+        self.searcher = Searcher.open(search, self.units)
         self.chunking = choose_chunking(self.model, chunk)
         self.bytes = path.stat().st_size
         self.parameters_stored = stored_parameters(self.model)
@@ -46,7 +48,7 @@ class TorchRuntime:
         if streaming:
             return [stream_one(self.stream(), x) for x in audio]
         features = [with_tail(torch.from_numpy(fbank(x))) for x in audio]
-        found = decode(self.model, features, self.chunking, self.beam)
+        found = decode(self.model, features, self.chunking, self.searcher)
         return [transcript(h, self.units) for h in found]
 
     def stream(self) -> Stream:
@@ -56,7 +58,7 @@ class TorchRuntime:
                 "this model was trained for full context alone and cannot stream; "
                 "train with a number in model.chunks.sizes"
             )
-        return Stream(TorchStreaming(self.model, self.chunking), self.units, self.beam)
+        return Stream(TorchStreaming(self.model, self.chunking), self.units, self.searcher)
 
 
 def choose_chunking(model: Recogniser, chunk: int | None) -> Chunking:
@@ -75,14 +77,14 @@ def choose_chunking(model: Recogniser, chunk: int | None) -> Chunking:
     raise UserError(f"--chunk {chunk}: this model was trained for chunks of {sizes} (x 40 ms)")
 
 
-def open_model(path: Path, beam: int = 1, chunk: int | None = None) -> Runtime:
+def open_model(path: Path, search: SearchConfig = GREEDY, chunk: int | None = None) -> Runtime:
     """Opens whatever `path` is: a run's folder, a stage's, a saved file, or an exported folder.
 
     Raises:
         UserError: it is none of these, or it is damaged, or an exported model has another chunk.
     """
-    if (runtime := _exported(path, beam)) is None:
-        return TorchRuntime(model_file(path), beam, chunk)
+    if (runtime := _exported(path, search)) is None:
+        return TorchRuntime(model_file(path), search, chunk)
     if chunk not in (None, runtime.chunk):
         raise UserError(f"--chunk {chunk}: {path} was exported for chunks of {runtime.chunk}")
     return runtime
@@ -93,18 +95,18 @@ def is_exported(path: Path) -> bool:
     return any((path / f"encoder.{kind}").is_file() for kind in ("onnx", "pte"))
 
 
-def _exported(path: Path, beam: int) -> Any:
+def _exported(path: Path, search: SearchConfig) -> Any:
     """The runtime of an exported folder; None where it is none."""
     if not is_exported(path):
         return None
     if (path / "encoder.pte").is_file():
         with needs_extra("executorch", str(path)), quietly():
             from pocketscribe.export.executorch_runtime import ExecutorchRuntime
-        return ExecutorchRuntime(path, beam)
+        return ExecutorchRuntime(path, search)
     with needs_extra("export", str(path)):
         from pocketscribe.export.onnx_runtime import OnnxRuntime, is_sherpa
         from pocketscribe.export.sherpa_runtime import SherpaRuntime
-    return (SherpaRuntime if is_sherpa(path) else OnnxRuntime)(path, beam)
+    return (SherpaRuntime if is_sherpa(path) else OnnxRuntime)(path, search)
 
 
 def model_file(path: Path) -> Path:

@@ -127,6 +127,10 @@ def texts_file(config: CorpusConfig, root: Path | None) -> Path | None:
     return corpora_root(root) / config.texts
 
 
+class EmptyPartError(UserError):
+    """A corpus is there, and nothing in it is of the split that was asked for."""
+
+
 NOTHING_HELD_OUT = HeldOut(())
 
 
@@ -138,7 +142,8 @@ def items(
     Synthetic voices do not read what is `held_out`.
 
     Raises:
-        UserError: a manifest is missing or broken, or the split holds nothing.
+        UserError: a manifest is missing or broken.
+        EmptyPartError: the split holds nothing.
     """
     found = False
     for item in _all_items(config, source, held_out):
@@ -146,7 +151,7 @@ def items(
             found = True
             yield item
     if not found:
-        raise UserError(
+        raise EmptyPartError(
             f"corpus {config.title!r}: no utterance matches in {source}; check split and where"
         )
 
