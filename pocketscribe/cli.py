@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pocketscribe.errors import UserError, UserHint
+from pocketscribe.errors import UserError, UserHint, one_line
 from pocketscribe.files import write_json
 
 app = typer.Typer(
@@ -198,6 +198,12 @@ def _show_warning(
         print(warnings.formatwarning(message, category, filename, lineno), end="", file=sys.stderr)
 
 
+def _too_much(error: Exception) -> bool:
+    """Whether input asked for more than there is, and not a fault of ours did."""
+    torchs_own = "alloc" in str(error)  # a RuntimeError like any other
+    return torchs_own or isinstance(error, MemoryError | OverflowError | RecursionError)
+
+
 def main() -> None:
     """Entry point: bad input ends with one line and exit code 2, never a traceback."""
     warnings.showwarning = _show_warning
@@ -210,11 +216,19 @@ def main() -> None:
         code, said = 2, error.format_message()  # nothing where it has shown the help
         said = said and f"{said} (--help tells more)"
     except OSError as error:  # no permission, no space, a folder where a file should be
-        code, said = 2, f"{error.filename}: {error.strerror}"
-    except (KeyboardInterrupt, typer.Abort):
+        where = f"{error.filename}: " if error.filename else ""
+        code, said = 2, where + (error.strerror or one_line(str(error)))
+    except KeyboardInterrupt:
         code = INTERRUPTED
+    except typer.Abort as error:  # typer's word for a file that ends too early
+        code, said = 2, one_line(str(error.__cause__))
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        if not _too_much(error):
+            raise
+        code, said = 2, f"too much for this machine ({one_line(str(error))})"
     if code == INTERRUPTED:
-        said = "stopped; the same command goes on from here"
+        goes_on = sys.argv[1:2] == ["run"]  # a run alone has checkpoints
+        said = "stopped; the same command goes on from here" if goes_on else "stopped"
     if said:
         print(f"pocketscribe: {said}", file=sys.stderr)
     sys.exit(code)

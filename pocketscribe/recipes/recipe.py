@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from pocketscribe.config import Config
+from pocketscribe.config import Config, FileName
 from pocketscribe.errors import UserError
 from pocketscribe.models import ModelConfig, Recogniser
 from pocketscribe.speech.corpora import CorpusConfig
@@ -19,6 +19,9 @@ from pocketscribe.training.loop import TrainingConfig
 from pocketscribe.training.masks import MaskConfig
 from pocketscribe.training.objectives import DistilConfig
 from pocketscribe.weights import FormatRule
+
+LONGEST_RECIPE, LONGEST_LINE = 100_000, 2_000  # characters
+MOST_LAYERS = 600  # of all stages' models
 
 
 class SpeechConfig(Config):
@@ -130,10 +133,10 @@ class EvaluateConfig(Config):
 class Recipe(Config):
     """A whole recipe. A run is one recipe file; its name is the file's."""
 
-    name: str
+    name: FileName
     speech: SpeechConfig
     model: ModelConfig = ModelConfig()
-    stage: tuple[Stage, ...] = Field(min_length=1)
+    stage: tuple[Stage, ...] = Field(min_length=1, max_length=100)
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @classmethod
@@ -141,11 +144,12 @@ class Recipe(Config):
         """As any config; an unknown kind of stage is told here, where no kind could be named."""
         stages = data.get("stage") if isinstance(data, dict) else None
         for index, stage in enumerate(stages if isinstance(stages, list) else ()):
-            if isinstance(stage, dict) and (kind := stage.get("kind", "train")) not in KINDS:
-                given, allowed = json.dumps(kind, default=str), " or ".join(map(repr, KINDS))
-                raise UserError(
-                    f"{source}: stage.{index}.kind = {given}: input should be {allowed}"
-                )
+            if not isinstance(stage, dict):
+                raise UserError(f"{source}: stage.{index}: input should be a table, [[stage]]")
+            if (kind := stage.get("kind", "train")) not in KINDS:
+                given = f" = {json.dumps(kind)}" if isinstance(kind, str) else ""
+                allowed = " or ".join(map(repr, KINDS))
+                raise UserError(f"{source}: stage.{index}.kind{given}: input should be {allowed}")
         return super().read(data, source)
 
     @model_validator(mode="after")
@@ -229,20 +233,36 @@ def read_recipe(recipe: str, changes: Sequence[str] = ()) -> Recipe:
             )
         path = shipped()[recipe]
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        data = _parsed(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as TOML ({error})") from None
     for change in changes:
         _change(data, change)
     read = Recipe.read({"name": path.stem, **data}, path.name)
+    models: list[ModelConfig] = []
     for stage in read.stage:
         config = read.model_of(stage.name, f"{path.name}: ")
+        if config in models:
+            continue
+        models.append(config)
+        if sum(model.encoder.layers for model in models) > MOST_LAYERS:
+            raise UserError(f"{path.name}: its models have more than {MOST_LAYERS} layers in all")
         try:
             with torch.device("meta"):  # names and shapes, no numbers: sharing must fit the model
                 Recogniser(config, vocabulary=30)
         except UserError as error:
             raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
     return read
+
+
+def _parsed(toml: str) -> dict[str, Any]:
+    """Raises ValueError or RecursionError where it is no TOML, or would take minutes to read."""
+    # Python's parser is quadratic in the parts of a dotted key.
+    if len(toml) > LONGEST_RECIPE or max(map(len, toml.splitlines()), default=0) > LONGEST_LINE:
+        raise ValueError(
+            f"more than {LONGEST_RECIPE} characters, or {LONGEST_LINE} of them in a line"
+        )
+    return tomllib.loads(toml)
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -261,9 +281,11 @@ def _change(data: dict[str, Any], change: str) -> None:
     if not equals or not key:
         raise UserError(f"--set {change}: write KEY=VALUE, such as model.encoder.layers=4")
     try:
-        value = tomllib.loads(f"x = {text}")["x"]
+        value = _parsed(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
         value = text
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--set {key}: not readable as TOML ({error})") from None
     *path, last = key.split(".")
     node: Any = data
     try:

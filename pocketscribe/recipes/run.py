@@ -110,10 +110,10 @@ class Run:
         path = self.folder / "units.json"
         with self.fabric.rank_zero_first():
             if path.is_file():
-                return Units.from_json(read_json(path)["model"], str(path))
+                return Units.read(path)
             texts = [cut.supervisions[0].text for part in parts for cut in part.cuts]
             units = Units.learn(texts, self.recipe.speech.units)
-            write_json(path, {"symbols": units.symbols(), "model": units.to_json()})
+            units.write(path)
             return units
 
     def _train(self, stage: StageConfig, parts: dict[str, Prepared], bar: Bar) -> None:

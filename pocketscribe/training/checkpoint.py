@@ -1,22 +1,36 @@
 """Checkpoints: a folder with tensors in safetensors and the rest in JSON, replaced as a whole."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pocketscribe.config import Config
 from pocketscribe.errors import UserError
 from pocketscribe.files import read_json, replacing, write_json
 from pocketscribe.models import Recogniser
 from pocketscribe.models.saved import Saved, fill, save_model
 
+# Torch's optimisers raise any of these on a state that is not theirs.
+FAULTS = (
+    UserError,
+    SafetensorError,
+    OSError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
-@dataclass
+
+@dataclass(config=Config.model_config | {"frozen": False})
 class Progress:
     """How far a training is, and what it has seen: all that resuming needs besides tensors."""
 
@@ -26,6 +40,14 @@ class Progress:
     skipped: int = 0  # steps whose gradient was not finite
     averaged: int = 0  # snapshots in the running average of weights
     wall_seconds: float = 0.0
+
+
+class State(Config):
+    """What state.json holds: the progress, and whatever of an optimiser is no tensor."""
+
+    progress: Progress
+    groups: list[dict[str, Any]]
+    numbers: dict[str, float]
 
 
 def save_checkpoint(
@@ -69,20 +91,21 @@ def load_checkpoint(
         UserError: the checkpoint is damaged or belongs to another model.
     """
     try:
-        state = read_json(folder / "state.json")
+        path = folder / "state.json"
+        state = State.read(read_json(path), str(path))
         fill(model, load_file(folder / "model.safetensors"), str(folder))
         average = load_file(folder / "average.safetensors")
         for key, mask in load_file(folder / "masks.safetensors").items():
             weight = model.weights.stored[key]
             weight.fixed_mask = mask.to(weight.stored.device)
         per_parameter: dict[int, dict[str, Any]] = {}
-        everything = {**load_file(folder / "optimiser.safetensors"), **state["numbers"]}
+        everything = {**load_file(folder / "optimiser.safetensors"), **state.numbers}
         for key, value in everything.items():
             index, name = key.split(".", 1)
             per_parameter.setdefault(int(index), {})[name] = value
-        optimiser.load_state_dict({"state": per_parameter, "param_groups": state["groups"]})
-        return Progress(**state["progress"]), average
-    except (UserError, SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        optimiser.load_state_dict({"state": per_parameter, "param_groups": state.groups})
+        return state.progress, average
+    except FAULTS as error:
         raise UserError(
             f"{folder}: damaged checkpoint ({error}); delete the folder to start this stage anew"
         ) from None
