@@ -1,16 +1,16 @@
 """Running an `export --to executorch` folder in ExecuTorch's own runtime."""
 
 from pathlib import Path
-from typing import Any
 
 from executorch.runtime import Method, Runtime, Verification
 from torch import Tensor
 
 from pocketscribe.errors import UserError
-from pocketscribe.export.graph_runtime import GRAPHS, GraphRuntime, checked
+from pocketscribe.export.graph_runtime import GraphRuntime, checked
+from pocketscribe.export.seal import check_seal
 from pocketscribe.files import read_json
 
-FORMAT = "pocketscribe-executorch-1"
+FORMAT = "pocketscribe-executorch-2"
 
 
 class ExecutorchRuntime(GraphRuntime):
@@ -18,11 +18,12 @@ class ExecutorchRuntime(GraphRuntime):
 
     def __init__(self, folder: Path, beam: int = 1) -> None:
         """Raises UserError where a file is missing or damaged, or the beam is wider than 1."""
-        super().__init__(folder, _description(folder), beam)
+        check_seal(folder, "model.json")
+        about = checked(read_json(folder / "model.json"), FORMAT, folder)
+        super().__init__(folder, about, beam)
         if beam > 1:
             raise UserError(f"--beam {beam}: {folder} runs one hypothesis at a time; use --beam 1")
-        names = GRAPHS if self.transducer else GRAPHS[:1]
-        self.methods = {name: _method(folder / f"{name}.pte") for name in names}
+        self.methods = {name: _method(folder / f"{name}.pte") for name in about.graphs}
 
     def run(self, graph: str, *inputs: Tensor) -> list[Tensor]:
         # A program's outputs lie in its own memory and change with the next call.
@@ -40,13 +41,3 @@ def _method(path: Path) -> Method:
         raise UserError(f"{path}: not a readable program ({str(error)[:120]})") from None
     assert loaded is not None
     return loaded
-
-
-def _description(folder: Path) -> dict[str, Any]:
-    """What the export wrote about the model; UserError where it is missing or another version's."""
-    path = folder / "model.json"
-    try:
-        about = read_json(path)
-    except UserError:
-        raise UserError(f"{path}: missing or damaged; export the model again") from None
-    return checked(about, FORMAT, folder)
