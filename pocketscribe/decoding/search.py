@@ -20,10 +20,14 @@ BLANK, UNKNOWN = 0, 1
 
 @dataclass
 class Hypothesis:
-    """Labels and the encoder frame (40 ms) in which each was emitted."""
+    """Labels, the encoder frame (40 ms) in which each was emitted, and its log-probability there.
+
+    Two are equal by labels and frames: scores differ in their last bits with the batch.
+    """
 
     labels: list[int] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list, compare=False)
 
 
 @runtime_checkable
@@ -60,12 +64,14 @@ class GreedySearch:
 
     def advance(self, encoded: Float[Tensor, "B S J"], frames: Int[Tensor, " B"]) -> None:
         for t in range(encoded.shape[1]):
-            label = self.scorer.join(encoded[:, t], self.predicted).argmax(-1)
+            logits = self.scorer.join(encoded[:, t], self.predicted)
+            label = logits.argmax(-1)
             # sherpa-onnx reads the unknown label as blank, so we do.
             emits = (label != BLANK) & (label != UNKNOWN) & (t < frames)
             for i in emits.nonzero().flatten().tolist():
                 self.found[i].labels.append(int(label[i]))
                 self.found[i].frames.append(self.clock + t)
+                self.found[i].scores.append(float(logits[i].float().log_softmax(-1)[label[i]]))
             if emits.any():
                 moved = torch.cat([self.context[:, 1:], label.unsqueeze(1)], dim=1)
                 self.context = torch.where(emits.unsqueeze(1), moved, self.context)
@@ -79,6 +85,7 @@ class GreedySearch:
 class _Path(NamedTuple):
     score: float
     frames: tuple[int, ...]
+    scores: tuple[float, ...]
 
 
 class BeamSearch:
@@ -88,7 +95,7 @@ class BeamSearch:
         self.scorer = scorer
         self.beam = beam
         self.beams: list[dict[tuple[int, ...], _Path]] = [
-            {(): _Path(0.0, ())} for _ in range(streams)
+            {(): _Path(0.0, (), ())} for _ in range(streams)
         ]
         self.clock = 0
 
@@ -103,7 +110,7 @@ class BeamSearch:
         found = []
         for paths in self.beams:
             labels, path = max(paths.items(), key=lambda p: _normalised(p[1].score, p[0]))
-            found.append(Hypothesis(list(labels), list(path.frames)))
+            found.append(Hypothesis(list(labels), list(path.frames), list(path.scores)))
         return found
 
     def _frame(self, encoded: Float[Tensor, "B J"], live: list[int], now: int) -> None:
@@ -112,8 +119,8 @@ class BeamSearch:
         hypotheses = [h for i in live for h in self.beams[i].items()]
         contexts = torch.tensor([[*START, *labels][-CONTEXT:] for labels, _ in hypotheses])
         logits = self.scorer.join(encoded[owner], self.scorer.predict(contexts))
-        scores = logits.float().log_softmax(-1)
-        scores = scores + torch.tensor([path.score for _, path in hypotheses]).unsqueeze(1)
+        log_probs = logits.float().log_softmax(-1)
+        scores = log_probs + torch.tensor([path.score for _, path in hypotheses]).unsqueeze(1)
         first = 0
         for i in live:
             count = len(self.beams[i])
@@ -121,15 +128,18 @@ class BeamSearch:
             top = rows.topk(min(self.beam, rows.numel()))
             merged: dict[tuple[int, ...], _Path] = {}
             for score, index in zip(top.values.tolist(), top.indices.tolist(), strict=True):
-                labels, path = hypotheses[first + index // scores.shape[1]]
-                label, times = index % scores.shape[1], path.frames
+                row, label = divmod(first * scores.shape[1] + index, scores.shape[1])
+                labels, path = hypotheses[row]
+                path = path._replace(score=score)
                 if label not in (BLANK, UNKNOWN):
-                    labels, times = (*labels, label), (*times, now)
+                    labels = (*labels, label)
+                    emitted = float(log_probs[row, label])
+                    path = _Path(score, (*path.frames, now), (*path.scores, emitted))
                 other = merged.get(labels)
                 if other is not None:  # the better path's times stay
                     total = torch.logaddexp(torch.tensor(score), torch.tensor(other.score))
-                    score, times = float(total), other.frames
-                merged[labels] = _Path(score, times)
+                    path = other._replace(score=float(total))
+                merged[labels] = path
             self.beams[i] = merged
             first += count
 
@@ -146,11 +156,13 @@ class CtcSearch:
         self.clock = 0
 
     def advance(self, encoded: Float[Tensor, "B S V"], frames: Int[Tensor, " B"]) -> None:
-        for i, row in enumerate(encoded.argmax(-1).tolist()):
+        best = encoded.float().log_softmax(-1).max(-1)
+        for i, row in enumerate(best.indices.tolist()):
             for t, label in enumerate(row[: int(frames[i])]):
                 if label not in (BLANK, UNKNOWN, self.last[i]):
                     self.found[i].labels.append(label)
                     self.found[i].frames.append(self.clock + t)
+                    self.found[i].scores.append(float(best.values[i, t]))
                 self.last[i] = label
         self.clock += encoded.shape[1]
 

@@ -68,6 +68,25 @@ def slow_greedy(scorer: RandomScorer, encoded: Tensor) -> Hypothesis:
     return said
 
 
+@pytest.mark.parametrize("kind", ["greedy", "beam"])
+def test_scores_are_the_log_probabilities_of_the_labels(kind: str) -> None:
+    scorer, encoded = RandomScorer(3), encoder(2, 12)
+    for said, frames in zip(found(make(kind, 2), encoded), encoded, strict=True):
+        expected = [
+            scorer.log_probs(frames[t], said.labels[:n])[said.labels[n]]
+            for n, t in enumerate(said.frames)
+        ]
+        assert said.labels and said.scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_scores_of_ctc() -> None:
+    logits = encoder(1, 12)[..., :VOCABULARY]
+    said = found(CtcSearch(1), logits)[0]
+    log_probs = logits[0].log_softmax(-1)
+    expected = [log_probs[t, v].item() for v, t in zip(said.labels, said.frames, strict=True)]
+    assert said.labels and said.scores == pytest.approx(expected, abs=1e-5)
+
+
 def enumerated(scorer: RandomScorer, encoded: Tensor) -> dict[tuple[int, ...], float]:
     """Probability of every label sequence, over all ways to emit at most one label a frame."""
     total: dict[tuple[int, ...], float] = {}
