@@ -39,6 +39,7 @@ class GraphRuntime:
     def __init__(self, folder: Path, about: dict[str, Any], beam: int) -> None:
         """`about` is `checked`."""
         self.units, self.beam = Units.from_json(about["units"], str(folder)), beam
+        self.card: dict[str, Any] = about.get("card", {})
         self.chunk = about["frames"] // FACTOR
         self.shapes: dict[str, list[int]] = about["states"]
         self.parameters_stored = about["parameters_stored"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sherpa_onnx
@@ -30,6 +31,7 @@ class SherpaRuntime:
         expected = tokens_text(Units.from_json(about["units"], str(folder)))
         if not tokens.is_file() or tokens.read_text("utf-8", "replace") != expected:
             raise UserError(f"{tokens}: missing or damaged; export the model again")
+        self.card: dict[str, Any] = about.get("card", {})
         self.chunk = about["frames"] // FACTOR
         self.parameters_stored = about["parameters_stored"]
         self.parameters_virtual = about["parameters_virtual"]
@@ -79,4 +81,4 @@ class SherpaStream:
         # sherpa-onnx writes a word's first token with a space before it.
         tokens = [token.replace(" ", SPACE) for token in result.tokens]
         times = [round(float(t), 2) for t in result.timestamps]
-        return Transcript(result.text.strip(), tokens, times)
+        return Transcript(result.text.strip(), tokens, times, list(result.ys_probs))

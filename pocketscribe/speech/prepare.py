@@ -35,7 +35,7 @@ from pocketscribe.speech.features import (
     read_audio,
 )
 
-FORMAT = 1  # raise when features or cuts change, so that old caches are made anew
+FORMAT = 2  # raise when features or cuts change, so that old caches are made anew
 MIN_SECONDS, MAX_SECONDS = 0.1, 120.0
 AT_ONCE = 64  # utterances in memory
 
