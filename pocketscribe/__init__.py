@@ -28,6 +28,7 @@ def load(
         pocketscribe.errors.UserError: there is no such model, or it is damaged.
     """
     from pocketscribe.api import Model  # here: PyTorch takes seconds to import
+    from pocketscribe.decoding.searcher import SearchConfig
     from pocketscribe.export.open import open_model
 
-    return Model(open_model(Path(model), beam, chunk, device))
+    return Model(open_model(Path(model), SearchConfig(beam=beam), chunk, device))

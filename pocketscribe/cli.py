@@ -106,6 +106,7 @@ def evaluate(
     root: Root = None,
 ) -> None:
     """Score a model on a corpus: word error rate with its confidence interval, speed, size."""
+    from pocketscribe.decoding.searcher import SearchConfig
     from pocketscribe.evaluation.evaluate import evaluate, peak_rss_bytes
     from pocketscribe.evaluation.report import score_lines
     from pocketscribe.export.open import open_model
@@ -119,7 +120,7 @@ def evaluate(
         raise UserError("--where: write COLUMN=VALUE, such as age_group=child")
     columns = {key: value for key, _, value in pairs}
     part = CorpusConfig(corpus=corpus, split=split, where=columns, group=group)
-    runtime = open_model(model, beam, chunk, device)
+    runtime = open_model(model, SearchConfig(beam=beam), chunk, device)
     with progress_bar(Console(stderr=True, quiet=not sys.stderr.isatty())) as bar:
         result = evaluate(runtime, part, root, streaming=streaming, progress=bar)
     result["peak_rss_bytes"] = peak_rss_bytes()  # of a process that did nothing else

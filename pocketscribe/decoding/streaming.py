@@ -6,6 +6,7 @@ Dimensions: B streams, T feature frames of a chunk (10 ms), S = T // 4 encoder f
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import exp
 from statistics import fmean
 from typing import Protocol, runtime_checkable
@@ -15,8 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pocketscribe.decoding.offline import TAIL, head_input, make_search
-from pocketscribe.decoding.search import Hypothesis, Search
+from pocketscribe.decoding.offline import TAIL, head_input, scorer_of
+from pocketscribe.decoding.search import Hypothesis, TransducerScorer
+from pocketscribe.decoding.searcher import Searcher
 from pocketscribe.models import Chunking, Recogniser, State
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.features import HOP_SECONDS, SAMPLE_RATE, LiveFbank, fbank
@@ -56,7 +58,7 @@ class Transcript:
         """The tokens word by word; a confidence is the geometric mean of its tokens'."""
         starts = [i for i, token in enumerate(self.tokens) if i == 0 or token.startswith(SPACE)]
         found = []
-        for first, end in zip(starts, [*starts[1:], len(self.tokens)], strict=True):
+        for first, end in pairwise([*starts, len(self.tokens)]):
             spoken = [i for i in range(first, end) if self.tokens[i] != SPACE]
             if not spoken:
                 continue
@@ -79,14 +81,16 @@ class StreamingModel(Protocol):
 
     chunk: int  # encoder frames a step
 
+    @property
+    def scorer(self) -> TransducerScorer | None:
+        """None for a CTC head."""
+
     def initial_state(self, streams: int) -> State: ...
 
     def step(
         self, features: Float[Tensor, "B T F"], state: State
     ) -> tuple[Float[Tensor, "B S J"], State]:
         """One chunk of 4 x `chunk` feature frames -> what a search takes, and the new state."""
-
-    def search(self, streams: int, beam: int) -> Search: ...
 
 
 class TorchStreaming:
@@ -95,6 +99,7 @@ class TorchStreaming:
     def __init__(self, model: Recogniser, chunking: Chunking) -> None:
         assert chunking.size is not None
         self.model, self.chunk, self.left = model, chunking.size, chunking.left
+        self.scorer = scorer_of(model)
 
     def initial_state(self, streams: int) -> State:
         return self.model.initial_state(streams, self.left)
@@ -105,9 +110,6 @@ class TorchStreaming:
     ) -> tuple[Float[Tensor, "B S J"], State]:
         encoded, state = self.model.step(features.to(self.model.mean.device), state)
         return head_input(self.model, encoded), state
-
-    def search(self, streams: int, beam: int) -> Search:
-        return make_search(self.model, streams, beam)
 
 
 @runtime_checkable
@@ -130,15 +132,15 @@ class LiveStream(Protocol):
 class Stream:
     """A `LiveStream` through our own loop around any `StreamingModel`."""
 
-    def __init__(self, model: StreamingModel, units: Units, beam: int = 1) -> None:
-        self.model, self.units, self.beam = model, units, beam
+    def __init__(self, model: StreamingModel, units: Units, searcher: Searcher) -> None:
+        self.model, self.units, self.searcher = model, units, searcher
         self.reset()
 
     def reset(self) -> None:
         self.state = self.model.initial_state(1)
         self.features = LiveFbank()
         with torch.inference_mode():
-            self.search = self.model.search(1, self.beam)
+            self.search = self.searcher.start(self.model.scorer, 1)
 
     def accept(self, samples: np.ndarray) -> None:
         self.features.accept(samples)

@@ -15,13 +15,10 @@ def subtitles(words: Sequence[Word], form: str) -> str:
     """The text of a .srt or .vtt file; `form` is the suffix without its dot."""
     cues: list[list[Word]] = []
     for word in words:
-        cue = cues[-1] if cues else []
-        letters = sum(len(w.word) + 1 for w in cue) + len(word.word)
-        if cue and word.start - cue[-1].end < PAUSE:
-            if letters <= LETTERS and word.end - cue[0].start <= SECONDS:
-                cue.append(word)
-                continue
-        cues.append([word])
+        if cues and _fits(word, cues[-1]):
+            cues[-1].append(word)
+        else:
+            cues.append([word])
     starts = [cue[0].start for cue in cues] + [float("inf")]
     lines = [] if form == "srt" else ["WEBVTT", ""]
     for number, (cue, (start, following)) in enumerate(
@@ -32,6 +29,12 @@ def subtitles(words: Sequence[Word], form: str) -> str:
         lines += [f"{_clock(start, form)} --> {_clock(end, form)}"]
         lines += [" ".join(word.word for word in cue), ""]
     return "\n".join(lines)
+
+
+def _fits(word: Word, cue: Sequence[Word]) -> bool:
+    letters = sum(len(w.word) + 1 for w in cue) + len(word.word)
+    soon = word.start - cue[-1].end < PAUSE and word.end - cue[0].start <= SECONDS
+    return soon and letters <= LETTERS
 
 
 def _clock(seconds: float, form: str) -> str:

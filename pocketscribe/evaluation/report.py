@@ -130,30 +130,34 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def card_markdown(card: dict[str, Any]) -> str:
-    """A model's card as a README.md, with the header that model hubs read."""
-    header = ["pipeline_tag: automatic-speech-recognition", "library_name: pocketscribe"]
-    lines = ["---", *header, "metrics: [wer]", "---", f"# {card.get('recipe', 'A recogniser')}", ""]
-    for key in ("parameters", "made", "machine"):
-        if key in card:
-            lines.append(f"- {key}: {card[key]}")
-    for stage in card.get("stages", []):
-        heard = ", ".join(_trained_on(part) for part in stage["trained_on"])
-        lines.append(
-            f"- stage {stage['name']}: {stage['audio_hours_heard']} h heard in "
-            f"{stage['steps']} steps, {stage['wall_minutes']} minutes, seed {stage['seed']}; {heard}"
-        )
-    if card.get("scores"):
+    """A model's card as a README.md, with the header that model hubs read.
+
+    Raises:
+        UserError: it is not a card that a run wrote.
+    """
+    lines = [
+        "---",
+        "pipeline_tag: automatic-speech-recognition",
+        "library_name: pocketscribe",
+        "metrics: [wer]",
+        "---",
+    ]
+    try:
+        lines += [f"# {card.get('recipe', 'A recogniser')}", ""]
+        lines += [f"- {k}: {card[k]}" for k in ("parameters", "made", "machine") if k in card]
+        for stage in card.get("stages", ()):
+            heard = ", ".join(f"{p['corpus']} ({p['hours']} h)" for p in stage["trained_on"])
+            lines.append(
+                f"- stage {stage['name']}: {stage['audio_hours_heard']} h heard of {heard}; "
+                f"{stage['steps']} steps, {stage['wall_minutes']} minutes, seed {stage['seed']}"
+            )
         lines += ["", "| data | WER [95% CI] | words |", "|---|---|---|"]
-    for title, found in card.get("scores", {}).items():
-        rate = f"{found['wer']:.2%} [{found['ci_low']:.2%}, {found['ci_high']:.2%}]"
-        lines.append(f"| {title} | {rate} | {found['words']} |")
+        for title, found in card.get("scores", {}).items():
+            rate = f"{found['wer']:.2%} [{found['ci_low']:.2%}, {found['ci_high']:.2%}]"
+            lines.append(f"| {title} | {rate} | {found['words']} |")
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError("this card was not written by a run; --json shows it as it is") from None
     return "\n".join(lines)
-
-
-def _trained_on(part: dict[str, Any]) -> str:
-    """A training part's name with how much of it there is."""
-    name = " ".join(str(part[key]) for key in ("corpus", "kind", "split") if key in part)
-    return f"{name} ({part['hours']} h)"
 
 
 def _plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from executorch.runtime import Method, Runtime, Verification
 from torch import Tensor
 
+from pocketscribe.decoding.searcher import GREEDY, SearchConfig
 from pocketscribe.errors import UserError
 from pocketscribe.export.graph_runtime import GRAPHS, GraphRuntime, checked
 from pocketscribe.files import read_json
@@ -16,12 +17,14 @@ FORMAT = "pocketscribe-executorch-1"
 class ExecutorchRuntime(GraphRuntime):
     """One stream at a time: a program's shapes are fixed. The beam must be 1."""
 
-    def __init__(self, folder: Path, beam: int = 1) -> None:
+    def __init__(self, folder: Path, search: SearchConfig = GREEDY) -> None:
         """Raises UserError where a file is missing or damaged, or the beam is wider than 1."""
-        super().__init__(folder, _description(folder), beam)
-        if beam > 1:
-            raise UserError(f"--beam {beam}: {folder} runs one hypothesis at a time; use --beam 1")
-        names = GRAPHS if self.transducer else GRAPHS[:1]
+        super().__init__(folder, _description(folder), search)
+        if search.beam > 1:
+            raise UserError(
+                f"--beam {search.beam}: {folder} runs one hypothesis at a time; use --beam 1"
+            )
+        names = GRAPHS if self.scorer else GRAPHS[:1]
         self.methods = {name: _method(folder / f"{name}.pte") for name in names}
 
     def run(self, graph: str, *inputs: Tensor) -> list[Tensor]:

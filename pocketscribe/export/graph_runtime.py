@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor, zeros
 
-from pocketscribe.decoding.search import BeamSearch, CtcSearch, GreedySearch, Search
+from pocketscribe.decoding.searcher import SearchConfig, Searcher
 from pocketscribe.decoding.streaming import Stream, Transcript, stream_one
 from pocketscribe.errors import UserError
 from pocketscribe.models import State
@@ -36,15 +36,16 @@ class GraphRuntime:
 
     always_streams = True
 
-    def __init__(self, folder: Path, about: dict[str, Any], beam: int) -> None:
+    def __init__(self, folder: Path, about: dict[str, Any], search: SearchConfig) -> None:
         """`about` is `checked`."""
-        self.units, self.beam = Units.from_json(about["units"], str(folder)), beam
+        self.units = Units.from_json(about["units"], str(folder))
+        self.searcher = Searcher.open(search, self.units)
         self.card: dict[str, Any] = about.get("card", {})
         self.chunk = about["frames"] // FACTOR
         self.shapes: dict[str, list[int]] = about["states"]
         self.parameters_stored = about["parameters_stored"]
         self.parameters_virtual = about["parameters_virtual"]
-        self.transducer = about["head"] == "transducer"
+        self.scorer = self if about["head"] == "transducer" else None
         self.bytes = folder_bytes(folder)
 
     def run(self, graph: str, *inputs: Tensor) -> list[Tensor]:
@@ -55,7 +56,7 @@ class GraphRuntime:
         return [stream_one(self.stream(), x) for x in audio]
 
     def stream(self) -> Stream:
-        return Stream(self, self.units, self.beam)
+        return Stream(self, self.units, self.searcher)
 
     def initial_state(self, streams: int) -> State:
         return {name: zeros(streams, *shape) for name, shape in self.shapes.items()}
@@ -65,11 +66,6 @@ class GraphRuntime:
     ) -> tuple[Float[Tensor, "N S J"], State]:
         encoded, *new = self.run("encoder", features, *state.values())
         return encoded, dict(zip(state, new, strict=True))
-
-    def search(self, streams: int, beam: int) -> Search:
-        if not self.transducer:
-            return CtcSearch(streams, beam)
-        return BeamSearch(self, streams, beam) if beam > 1 else GreedySearch(self, streams)
 
     def predict(self, context: Int[Tensor, "N 2"]) -> Float[Tensor, "N J"]:
         return self.run("decoder", context)[0]

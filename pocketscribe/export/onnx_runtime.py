@@ -7,6 +7,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
+from pocketscribe.decoding.searcher import GREEDY, SearchConfig
 from pocketscribe.errors import UserError
 from pocketscribe.export.graph_runtime import GRAPHS, GraphRuntime, checked
 from pocketscribe.export.onnx import FORMAT
@@ -15,12 +16,12 @@ from pocketscribe.export.onnx import FORMAT
 class OnnxRuntime(GraphRuntime):
     """An `export --to onnx` folder."""
 
-    def __init__(self, folder: Path, beam: int = 1, threads: int = 1) -> None:
+    def __init__(self, folder: Path, search: SearchConfig = GREEDY, threads: int = 1) -> None:
         """Raises UserError where a file is missing, damaged, or was written by another version."""
         encoder = session(folder / "encoder.onnx", threads)
-        super().__init__(folder, metadata(encoder, folder), beam)
+        super().__init__(folder, metadata(encoder, folder), search)
         self.sessions = {"encoder": encoder}
-        for name in GRAPHS[1:] if self.transducer else ():
+        for name in GRAPHS[1:] if self.scorer else ():
             self.sessions[name] = session(folder / f"{name}.onnx", threads)
 
     def run(self, graph: str, *inputs: Tensor) -> list[Tensor]:

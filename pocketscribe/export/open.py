@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pocketscribe.decoding.offline import decode
+from pocketscribe.decoding.searcher import GREEDY, SearchConfig, Searcher
 from pocketscribe.decoding.streaming import (
     Stream,
     TorchStreaming,
@@ -37,12 +38,19 @@ class TorchRuntime:
 
     always_streams = False
 
-    def __init__(self, path: Path, beam: int = 1, chunk: Chunk = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        path: Path,
+        search: SearchConfig = GREEDY,
+        chunk: Chunk = None,
+        device: str = "cpu",
+    ) -> None:
         """`chunk` is the latency; `device` is cpu, cuda or auto."""
         saved = load_model(path)
-        self.model, self.beam, self.card = saved.model, beam, saved.card
+        self.model, self.card = saved.model, saved.card
         self.model.to(choose_device(device))
         self.units = Units.from_json(saved.units, str(path))
+        self.searcher = Searcher.open(search, self.units)
         self.chunking = choose_chunking(self.model, chunk)
         self.chunk = self.chunking.size
         self.bytes = path.stat().st_size
@@ -54,7 +62,7 @@ class TorchRuntime:
             return [stream_one(self.stream(), x) for x in audio]
         limit = SAMPLE_RATE * (FULL_SECONDS if self.chunk is None else LONG_SECONDS)
         features = [whole_features(x, self.chunking) for x in audio if len(x) <= limit]
-        found = iter(decode(self.model, features, self.chunking, self.beam))
+        found = iter(decode(self.model, features, self.chunking, self.searcher))
         return [
             transcript(next(found), self.units) if len(x) <= limit else stream_one(self.stream(), x)
             for x in audio
@@ -68,7 +76,7 @@ class TorchRuntime:
                 "choose a --chunk that the model was trained for, "
                 "or train with a number in model.chunks.sizes"
             )
-        return Stream(TorchStreaming(self.model, self.chunking), self.units, self.beam)
+        return Stream(TorchStreaming(self.model, self.chunking), self.units, self.searcher)
 
 
 def choose_device(name: str) -> torch.device:
@@ -97,14 +105,16 @@ def choose_chunking(model: Recogniser, chunk: Chunk) -> Chunking:
     raise UserError(f"--chunk {chunk}: this model was trained for chunks of {sizes} (x 40 ms)")
 
 
-def open_model(path: Path, beam: int = 1, chunk: Chunk = None, device: str = "cpu") -> Runtime:
+def open_model(
+    path: Path, search: SearchConfig = GREEDY, chunk: Chunk = None, device: str = "cpu"
+) -> Runtime:
     """Opens whatever `path` is: a run's folder, a stage's, a saved file, or an exported folder.
 
     Raises:
         UserError: it is none of these, or it is damaged, or an exported model has another chunk.
     """
-    if (runtime := _exported(path, beam)) is None:
-        return TorchRuntime(model_file(path), beam, chunk, device)
+    if (runtime := _exported(path, search)) is None:
+        return TorchRuntime(model_file(path), search, chunk, device)
     if device == "cuda":
         raise UserError(f"--device cuda: {path} is an exported folder, which runs on the CPU")
     if chunk not in (None, runtime.chunk):
@@ -117,18 +127,18 @@ def is_exported(path: Path) -> bool:
     return any((path / f"encoder.{kind}").is_file() for kind in ("onnx", "pte"))
 
 
-def _exported(path: Path, beam: int) -> Any:
+def _exported(path: Path, search: SearchConfig) -> Any:
     """The runtime of an exported folder; None where it is none."""
     if not is_exported(path):
         return None
     if (path / "encoder.pte").is_file():
         with needs_extra("executorch", str(path)), quietly():
             from pocketscribe.export.executorch_runtime import ExecutorchRuntime
-        return ExecutorchRuntime(path, beam)
+        return ExecutorchRuntime(path, search)
     with needs_extra("export", str(path)):
         from pocketscribe.export.onnx_runtime import OnnxRuntime, is_sherpa
         from pocketscribe.export.sherpa_runtime import SherpaRuntime
-    return (SherpaRuntime if is_sherpa(path) else OnnxRuntime)(path, beam)
+    return (SherpaRuntime if is_sherpa(path) else OnnxRuntime)(path, search)
 
 
 def model_file(path: Path) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import sherpa_onnx
 
+from pocketscribe.decoding.searcher import GREEDY, SearchConfig
 from pocketscribe.decoding.streaming import Transcript, stream_one, tail_silence
 from pocketscribe.errors import UserError
 from pocketscribe.export.graph_runtime import folder_bytes
@@ -22,7 +23,7 @@ class SherpaRuntime:
 
     always_streams = True
 
-    def __init__(self, folder: Path, beam: int = 1, threads: int = 1) -> None:
+    def __init__(self, folder: Path, search: SearchConfig = GREEDY, threads: int = 1) -> None:
         """Raises UserError where a file is missing or damaged: the wheel would end the process."""
         for name in ("decoder.onnx", "joiner.onnx"):
             session(folder / name, threads)
@@ -44,8 +45,8 @@ class SherpaRuntime:
             num_threads=threads,
             sample_rate=SAMPLE_RATE,
             feature_dim=80,
-            decoding_method="modified_beam_search" if beam > 1 else "greedy_search",
-            max_active_paths=beam,
+            decoding_method="modified_beam_search" if search.beam > 1 else "greedy_search",
+            max_active_paths=search.beam,
         )
 
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:

@@ -25,13 +25,16 @@ class Subsampling(nn.Module):
         super().__init__()
         self.conv1 = weights.linear(f"{name}.conv1", 3 * mels, channels)
         self.conv2 = weights.linear(f"{name}.conv2", 3 * channels, width)
+        # Without it the encoder starts on inputs a fifth of a residual branch's size, and training
+        # stays on its first plateau for hours (docs/training.md).
+        self.norm = nn.LayerNorm(width)
 
     def forward(
         self, x: Float[Tensor, "B T F"], past: Float[Tensor, "B 3 F"]
     ) -> Float[Tensor, "B S D"]:
         x = torch.cat([past, x], dim=1)
         x = F.silu(self.conv1(_stack(x)))
-        return self.conv2(_stack(x))
+        return self.norm(self.conv2(_stack(x)))
 
 
 def _stack(x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T2 C3"]:

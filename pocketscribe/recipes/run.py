@@ -10,6 +10,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from pocketscribe.decoding.offline import decode, with_tail
+from pocketscribe.decoding.searcher import SearchConfig
 from pocketscribe.errors import UserError
 from pocketscribe.evaluation.evaluate import evaluate
 from pocketscribe.evaluation.report import results_table
@@ -34,10 +36,11 @@ from pocketscribe.speech.batches import (
     trainable,
 )
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
+from pocketscribe.speech.held_out import HeldOut
 from pocketscribe.speech.prepare import Prepared, prepare, progress_bar
 from pocketscribe.speech.units import Units
 from pocketscribe.training.checkpoint import Progress
-from pocketscribe.training.loop import Training, make_fabric
+from pocketscribe.training.loop import Training, make_fabric, measured_precision
 from pocketscribe.training.masks import settle
 from pocketscribe.training.objectives import FineTuned, Objective, Plain
 
@@ -96,15 +99,28 @@ class Run:
         return self.folder / stage / "model.safetensors"
 
     def _prepare_all(self, bar: Bar) -> dict[str, Prepared]:
-        """Every training part of every stage; what is scored later is at least looked for."""
-        for corpus in (*self.recipe.speech.dev, *self.recipe.speech.test):
-            next(items(corpus, locate(corpus, self.root)))
+        """Every training part of every stage."""
         return {_key(corpus): self._prepare(corpus, bar) for corpus in self.recipe.corpora}
 
     def _prepare(self, corpus: CorpusConfig, bar: Bar) -> Prepared:
         out, share = self.folder.parent / "prepared", self.recipe.speech.bad_share
         with self.fabric.rank_zero_first():
-            return prepare(corpus, self.root, out, bad_share=share, progress=bar)
+            return prepare(
+                corpus,
+                self.root,
+                out,
+                bad_share=share,
+                progress=bar,
+                held_out=self._held_out,
+            )
+
+    @cached_property
+    def _held_out(self) -> HeldOut:
+        """What dev and test say; looking for it also tells early where a part is missing."""
+        parts = (*self.recipe.speech.dev, *self.recipe.speech.test)
+        scored = [part for part in parts if part.corpus != "synthetic"]
+        found = (item.text for part in scored for item in items(part, locate(part, self.root)))
+        return HeldOut(found)
 
     def _units(self, parts: Iterable[Prepared]) -> Units:
         path = self.folder / "units.json"
@@ -123,7 +139,7 @@ class Run:
         prepared = [Prepared(parts[_key(corpus)].folder, corpus) for corpus in chosen]
         usable = [trainable(part, units, stage.max_seconds) for part in prepared]
         self._list_refused(usable, folder)
-        fabric = make_fabric(stage.precision, folder)
+        fabric = make_fabric(self._precision(stage), folder)
         fabric.seed_everything(stage.seed, verbose=False)
         model = Recogniser(self.recipe.model_of(stage.name), len(units))
         before: list[dict[str, Any]] = []
@@ -141,6 +157,7 @@ class Run:
             stage.augment,
             batch_seconds=stage.batch_seconds,
             seed=stage.seed,
+            views=stage.loss.views,
             rank=fabric.global_rank,
             processes=fabric.world_size,
         )
@@ -156,6 +173,17 @@ class Run:
             card = self._card(stage, model, usable, progress, before)
             save_model(self._model_file(stage.name), Saved(model, units.to_json(), card))
         fabric.barrier()
+
+    def _precision(self, stage: StageConfig) -> str:
+        """The stage's precision; what "auto" came to is kept, for a run goes on as it began."""
+        if stage.precision != "auto":
+            return stage.precision
+        path = self.folder / stage.name / "precision.json"
+        with self.fabric.rank_zero_first():
+            if not path.is_file():
+                width = self.recipe.model_of(stage.name).encoder.width
+                write_json(path, measured_precision(width, stage.batch_seconds))
+        return read_json(path)["precision"]
 
     def _objective(self, stage: StageConfig, model: Recogniser) -> Objective:
         """What the stage's steps compute."""
@@ -229,6 +257,7 @@ class Run:
                     "audio_hours_heard": round(progress.audio_seconds / 3600, 2),
                     "steps": progress.step,
                     "skipped_steps": progress.skipped,
+                    "weights": progress.chosen,
                     "wall_minutes": round(progress.wall_seconds / 60, 1),
                     "seed": stage.seed,
                 },
@@ -246,7 +275,7 @@ class Run:
             results = old
         for stage in self.recipe.scored:
             shipped = self._ship(stage)
-            runtime = TorchRuntime(shipped, beam)
+            runtime = TorchRuntime(shipped, SearchConfig(beam=beam))
             model = results["models"].setdefault(
                 stage, {"file": shipped.name, "chunk": str(runtime.chunking), "scores": {}}
             )

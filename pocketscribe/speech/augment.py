@@ -1,5 +1,7 @@
 """Augmentation of cached log-mel features, so that audio is decoded once and heard many ways.
 
+It grows as a network learns to listen: not at all before it has found its first alignments.
+
 Speed and vocal-tract changes resample the features along time and frequency; gain, noise and
 silence act on mel energies (powers add). The log-domain readings of speed, gain and noise are ours;
 SpecAugment is Park et al. 2019 (arXiv 1904.08779) with time masks that scale with the length.
@@ -9,10 +11,11 @@ Dimensions: T feature frames (10 ms), F mel bins.
 
 import math
 from functools import cache
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from pocketscribe.config import Config
@@ -36,10 +39,14 @@ class AugmentConfig(Config):
             last, each for itself.
         frequency_masks, frequency_width: SpecAugment's F masks, in mel bins.
         time_masks, time_share: SpecAugment's T masks, each at most this part of the utterance.
-        mild_steps: batches at a training's start without noise and masks. They hide what a network
-            that does not listen yet needs to find its first alignments: a few hours of speech can
-            be lost to a plateau otherwise.
+        strength: factor on all of the above once augmentation has grown; 0 leaves speech as it is.
+        grows: where it begins to grow and where it is full-grown: CTC losses a label, as shares of
+            what guessing labels by their frequency would cost. What varies and hides speech also
+            hides the first alignments, which a network has to find before it listens at all.
     """
+
+    # Out of 1: each new step of augmentation re-reads the stream of batches.
+    STEPS: ClassVar[int] = 4
 
     speed: float = Field(default=0.1, ge=0, lt=0.5)
     tract: float = Field(default=0.1, ge=0, lt=0.5)
@@ -53,52 +60,84 @@ class AugmentConfig(Config):
     frequency_width: int = Field(default=20, ge=0, lt=MELS)
     time_masks: int = Field(default=6, ge=0)
     time_share: float = Field(default=0.04, ge=0, le=1)
-    mild_steps: int = Field(default=0, ge=0)
+    strength: float = Field(default=1.0, ge=0, le=1)
+    grows: tuple[float, float] = (0.6, 0.3)
 
-    def at(self, step: int) -> "AugmentConfig":
-        """What is in force at a batch."""
-        if step >= self.mild_steps:
-            return self
-        mild = {"noise_share": 0.0, "frequency_masks": 0, "time_masks": 0}
-        return self.model_copy(update=mild)
+    @model_validator(mode="after")
+    def _check(self) -> "AugmentConfig":
+        if not self.grows[0] >= self.grows[1] >= 0:
+            raise ValueError(f"grows = {list(self.grows)}: give a larger loss, then a smaller one")
+        return self
 
-    @classmethod
-    def none(cls) -> "AugmentConfig":
-        """Leaves features as they are."""
-        return cls(
-            speed=0.0,
-            tract=0.0,
-            gain_db=0.0,
-            noise_share=0.0,
-            silence_share=0.0,
-            frequency_masks=0,
-            time_masks=0,
+    def growth(self, loss: float) -> float:
+        """How far augmentation has grown, 0 to 1 in `STEPS` steps, at a CTC loss (see `grows`)."""
+        first, last = self.grows
+        done = (first - loss) / (first - last) if first > last else float(loss <= last)
+        return math.floor(min(max(done, 0.0), 1.0) * self.STEPS) / self.STEPS
+
+    def at(self, growth: float) -> "AugmentConfig":
+        """What is in force when augmentation has grown so far (0 to 1)."""
+        factor = growth * self.strength
+        shrunk = {name: getattr(self, name) * factor for name in _FACTORED}
+        return self.model_copy(
+            update={**shrunk, "frequency_width": round(self.frequency_width * factor)}
         )
 
 
+_FACTORED = (
+    "speed",
+    "tract",
+    "gain_db",
+    "noise_share",
+    "telephone_share",
+    "silence_share",
+    "time_share",
+)
+
+
 def augment(
+    x: Float[Tensor, "T F"], config: AugmentConfig, generator: torch.Generator, views: int = 1
+) -> list[Float[Tensor, "T2 F"]]:
+    """One utterance's features, varied, in `views` versions that are aligned frame by frame.
+
+    They share speed, vocal tract and silence, and differ in level, noise and masks. All randomness
+    comes from `generator`.
+    """
+    x = _stretch(x, config, generator)
+    return [_disguise(x, config, generator) for _ in range(views)]
+
+
+def _uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * torch.rand((), generator=generator).item()
+
+
+def _stretch(
     x: Float[Tensor, "T F"], config: AugmentConfig, generator: torch.Generator
 ) -> Float[Tensor, "T2 F"]:
-    """One utterance's features, varied. All randomness comes from `generator`."""
-
-    def uniform(low: float, high: float) -> float:
-        return low + (high - low) * torch.rand((), generator=generator).item()
-
+    """What moves speech in time: speed, and silence around it; with it the vocal tract."""
     if config.speed or config.tract:
-        speed = uniform(1 - config.speed, 1 + config.speed)
-        x = resample(x, speed, speed * uniform(1 - config.tract, 1 + config.tract))
+        speed = _uniform(1 - config.speed, 1 + config.speed, generator)
+        tract = _uniform(1 - config.tract, 1 + config.tract, generator)
+        x = resample(x, speed, speed * tract)
     for before in (True, False):
-        if uniform(0.0, 1.0) < config.silence_share:
-            count = int(uniform(0.0, config.silence_s) * 100)
+        if _uniform(0.0, 1.0, generator) < config.silence_share:
+            count = int(_uniform(0.0, config.silence_s, generator) * 100)
             silence = x.new_full((count, x.shape[1]), LOG_FLOOR)
             x = torch.cat([silence, x] if before else [x, silence])
-    if uniform(0.0, 1.0) < config.noise_share:
-        x = _add_noise(x, uniform(*config.noise_db), generator)
+    return x
+
+
+def _disguise(
+    x: Float[Tensor, "T F"], config: AugmentConfig, generator: torch.Generator
+) -> Float[Tensor, "T F"]:
+    """What leaves every frame in its place: noise, level, telephone, masks."""
+    if _uniform(0.0, 1.0, generator) < config.noise_share:
+        x = _add_noise(x, _uniform(*config.noise_db, generator), generator)
     if config.gain_db:
-        gain = uniform(-config.gain_db, config.gain_db) * math.log(10) / 10
+        gain = _uniform(-config.gain_db, config.gain_db, generator) * math.log(10) / 10
         x = (x + gain).clamp(min=LOG_FLOOR)
-    if config.telephone_share and uniform(0.0, 1.0) < config.telephone_share:
-        band = int(torch.searchsorted(_bin_hertz(), uniform(*TELEPHONE_HZ)))
+    if config.telephone_share and _uniform(0.0, 1.0, generator) < config.telephone_share:
+        band = int(torch.searchsorted(_bin_hertz(), _uniform(*TELEPHONE_HZ, generator)))
         x = torch.cat([x[:, :band], x.new_full((len(x), MELS - band), LOG_FLOOR)], dim=1)
     return _spec_augment(x, config, generator)
 
@@ -151,7 +190,10 @@ def _add_noise(
 def _spec_augment(
     x: Float[Tensor, "T F"], config: AugmentConfig, generator: torch.Generator
 ) -> Float[Tensor, "T F"]:
-    """Masks bands and spans with the utterance's mean, which hides without looking like silence."""
+    """Masks bands and spans with each bin's mean over the utterance.
+
+    After normalisation only that is neutral: one number for all bins is a spectrum of its own.
+    """
     if not config.frequency_masks and not config.time_masks:
         return x
     length = x.shape[0]
@@ -164,4 +206,4 @@ def _spec_augment(
             width = int(torch.randint(widest + 1, (), generator=generator))
             start = int(torch.randint(x.shape[axis] - width + 1, (), generator=generator))
             hidden.narrow(axis, start, width).fill_(True)
-    return torch.where(hidden, x.mean(), x)
+    return torch.where(hidden, x.mean(0), x)

@@ -37,6 +37,7 @@ class Batch:
     labels: Int[Tensor, " B"]
     seconds: float  # of audio in the whole global batch
     total_frames: int  # feature frames in the whole global batch, before augmentation
+    views: int = 1  # versions of each utterance: all of the first, then all of the second
     idle: bool = False  # fewer utterances than processes: this one stands in and counts for nothing
 
     def to(self, device: torch.device) -> "Batch":
@@ -86,6 +87,9 @@ def trainable(prepared: Prepared, units: Units, max_seconds: float) -> Trainable
 class TrainingBatches(IterableDataset):
     """Endless batches of about `batch_seconds` of audio with its padding, similar lengths together.
 
+    With several `views` of each utterance, differently augmented, all of them count as audio.
+    `growth` is how far augmentation has grown: the training loop sets it.
+
     The k-th global batch and its augmentation depend on `seed` and k alone: skipping to k resumes a
     run, and process r of n takes every n-th utterance of it.
     """
@@ -98,6 +102,7 @@ class TrainingBatches(IterableDataset):
         *,
         batch_seconds: float,
         seed: int,
+        views: int = 1,
         skip: int = 0,
         rank: int = 0,
         processes: int = 1,
@@ -107,6 +112,8 @@ class TrainingBatches(IterableDataset):
         self.augmentation = augmentation
         self.batch_seconds = batch_seconds
         self.seed = seed
+        self.views = views
+        self.growth = 1.0
         self.skip = skip
         self.rank = rank
         self.processes = processes
@@ -131,13 +138,14 @@ class TrainingBatches(IterableDataset):
         count = sum(len(p.cuts) for p in self.parts)
         mean_seconds = sum(p.seconds for p in self.parts) / count
         # At least two batches a bucket, or small corpora would come in small batches.
-        two_each = math.ceil(2 * BUCKETS * self.batch_seconds / mean_seconds)
+        most_seconds = self.batch_seconds / self.views
+        two_each = math.ceil(2 * BUCKETS * most_seconds / mean_seconds)
         # Not by lhotse's DynamicBucketingSampler, whose batches differ between loading processes.
         bucketer = DynamicBucketer(
             mixed,
             duration_bins=estimate_duration_buckets(islice(mixed, 10_000), BUCKETS),
             world_size=1,
-            max_duration=self.batch_seconds,
+            max_duration=most_seconds,
             buffer_size=max(min(20_000, count), two_each),
             shuffle=True,
             rng=random.Random(self.seed),
@@ -147,25 +155,39 @@ class TrainingBatches(IterableDataset):
             yield list(cuts)
 
     def _collate(self, step: int, cuts: list[MonoCut]) -> Batch:
-        features, targets = [], []
+        versions, targets = [], []
+        augmentation = self.augmentation.at(self.growth)
         mine = range(self.rank, len(cuts), self.processes)
         for index in mine or range(1):  # every process has to take part in every step
             cut = cuts[index]
             generator = torch.Generator().manual_seed(hash((self.seed, step, index)) % 2**63)
             x = torch.from_numpy(cut.load_features())
-            x = augment(x, self.augmentation.at(step), generator)
             target = self.units.encode(cut.supervisions[0].text)
-            features.append(_long_enough(x, len(target)))
+            varied = augment(x, augmentation, generator, self.views)
+            versions.append([_long_enough(x, len(target)) for x in varied])
             targets.append(torch.tensor(target, dtype=torch.long))
+        features = [x for view in zip(*versions, strict=True) for x in view]
+        targets = targets * self.views
         return Batch(
             features=pad_sequence(features, batch_first=True),
             frames=torch.tensor([len(x) for x in features]),
             targets=pad_sequence(targets, batch_first=True),
             labels=torch.tensor([len(t) for t in targets]),
-            seconds=sum(c.duration for c in cuts),
-            total_frames=sum(c.num_frames for c in cuts),
+            seconds=self.views * sum(c.duration for c in cuts),
+            total_frames=self.views * sum(c.num_frames for c in cuts),
+            views=self.views,
             idle=not mine,
         )
+
+
+def label_entropy(parts: Sequence[Trainable], units: Units) -> float:
+    """Nats a label: what it costs to guess labels by how often each is heard in training."""
+    counts = torch.zeros(len(units), dtype=torch.float64)
+    for part in parts:
+        found = [label for cut in part.cuts for label in units.encode(cut.supervisions[0].text)]
+        weight = part.prepared.config.weight
+        counts += weight * torch.bincount(torch.tensor(found), minlength=len(units))
+    return float(torch.distributions.Categorical(counts).entropy())
 
 
 def _long_enough(x: Float[Tensor, "T F"], labels: int) -> Float[Tensor, "T2 F"]:

@@ -19,10 +19,10 @@ from pydantic import Field, model_validator
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
+from pocketscribe.speech.held_out import HeldOut
 from pocketscribe.speech.synthetic import SPLITS, SyntheticSpeech
 
-MANIFEST_CORPORA = ("speechocean762", "librispeech_sample", "asterisk_allison", "freeswitch_callie")
-NAMES = (*MANIFEST_CORPORA, "fsdd", "librispeech", "synthetic")
+MANIFESTS = ("manifest.tsv", "manifest.jsonl")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".au")
 
 
@@ -30,7 +30,8 @@ class CorpusConfig(Config):
     """One part of a corpus.
 
     Attributes:
-        corpus: a name (speechocean762, fsdd, librispeech, …, synthetic) or a folder of your own.
+        corpus: a name (a folder with a manifest below the corpora's folder, librispeech, or
+            synthetic), or a folder of your own.
         split: train, dev, test; for librispeech a part such as train-clean-100.
         weight: in training, how often this part is drawn for each second that it holds.
         where: keep items whose manifest columns have these values, e.g. { digits_only = "1" }.
@@ -67,8 +68,8 @@ class CorpusConfig(Config):
     @property
     def title(self) -> str:
         """A short name for tables, e.g. `speechocean762 test digits_only=1`."""
-        name = Path(self.corpus).name if self.corpus not in NAMES else self.corpus
-        return " ".join([name, self.split, *(f"{k}={v}" for k, v in self.where.items())])
+        where = (f"{k}={v}" for k, v in self.where.items())
+        return " ".join([Path(self.corpus).name, self.split, *where])
 
 
 @dataclass(frozen=True)
@@ -97,23 +98,26 @@ def locate(config: CorpusConfig, root: Path | None) -> Path | None:
     """
     if config.corpus == "synthetic":
         return texts_file(config, root)
-    if config.corpus not in NAMES:
-        folder = Path(config.corpus)
-        if not folder.is_dir():
-            raise UserError(
-                f"corpus {config.corpus!r}: neither a folder nor a known corpus "
-                f"(known: {', '.join(NAMES)})"
-            )
-        return folder
-    folder = corpora_root(root) / config.corpus
-    if config.corpus == "librispeech" and not folder.is_dir():
-        folder = folder.with_name("LibriSpeech")
-    if not folder.is_dir():
+    root = corpora_root(root)
+    named = root / config.corpus
+    if config.corpus == "librispeech" and not named.is_dir():
+        named = root / "LibriSpeech"
+    found = named if config.corpus in known(root) else Path(config.corpus)
+    if not found.is_dir():
         raise UserError(
-            f"corpus {config.corpus!r}: no folder {folder}; "
+            f"corpus {config.corpus!r}: neither a folder nor a corpus in {root} "
+            f"(there: {', '.join(known(root)) or 'none'}); "
             "set POCKETSCRIBE_CORPORA or --root to the folder that holds the corpora"
         )
-    return folder
+    return found
+
+
+def known(root: Path) -> list[str]:
+    """The corpora that can be called by name: each folder below `root` with a manifest."""
+    folders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    manifests = [p.name for p in folders if any((p / name).is_file() for name in MANIFESTS)]
+    libri = ["librispeech"] if {"librispeech", "LibriSpeech"} & {p.name for p in folders} else []
+    return [*manifests, *libri]
 
 
 def texts_file(config: CorpusConfig, root: Path | None) -> Path | None:
@@ -123,14 +127,21 @@ def texts_file(config: CorpusConfig, root: Path | None) -> Path | None:
     return corpora_root(root) / config.texts
 
 
-def items(config: CorpusConfig, source: Path | None) -> Iterator[Item]:
+NOTHING_HELD_OUT = HeldOut(())
+
+
+def items(
+    config: CorpusConfig, source: Path | None, held_out: HeldOut = NOTHING_HELD_OUT
+) -> Iterator[Item]:
     """Every utterance of this part of the corpus, in a stable order; `source` is from `locate`.
+
+    Synthetic voices do not read what is `held_out`.
 
     Raises:
         UserError: a manifest is missing or broken, or the split holds nothing.
     """
     found = False
-    for item in _all_items(config, source):
+    for item in _all_items(config, source, held_out):
         if all(item.columns.get(k) == v for k, v in config.where.items()):
             found = True
             yield item
@@ -140,9 +151,9 @@ def items(config: CorpusConfig, source: Path | None) -> Iterator[Item]:
         )
 
 
-def _all_items(config: CorpusConfig, source: Path | None) -> Iterator[Item]:
+def _all_items(config: CorpusConfig, source: Path | None, held_out: HeldOut) -> Iterator[Item]:
     if config.corpus == "synthetic":
-        return _synthetic(config, source)
+        return _synthetic(config, source, held_out)
     assert source is not None
     if config.corpus == "fsdd":
         return _connected_digits(source, config.split)
@@ -151,7 +162,7 @@ def _all_items(config: CorpusConfig, source: Path | None) -> Iterator[Item]:
     return _folder(source, config.split)
 
 
-def _synthetic(config: CorpusConfig, texts: Path | None) -> Iterator[Item]:
+def _synthetic(config: CorpusConfig, texts: Path | None, held_out: HeldOut) -> Iterator[Item]:
     speech = SyntheticSpeech(
         kind=config.kind or "sentences",
         texts=texts,
@@ -160,6 +171,7 @@ def _synthetic(config: CorpusConfig, texts: Path | None) -> Iterator[Item]:
         seed=config.seed or 0,
         engines=config.engines or ("espeak",),
         max_words=config.max_words or 12,
+        held_out=held_out,
     )
     for u in speech.utterances():
         yield Item(u.id, u.text, u.speaker, samples=u.samples)
@@ -167,7 +179,7 @@ def _synthetic(config: CorpusConfig, texts: Path | None) -> Iterator[Item]:
 
 def _folder(folder: Path, split: str) -> Iterator[Item]:
     """A folder with manifest.tsv or manifest.jsonl, or with audio beside .txt files."""
-    for name, rows in (("manifest.tsv", _tsv), ("manifest.jsonl", _jsonl)):
+    for name, rows in zip(MANIFESTS, (_tsv, _jsonl), strict=True):
         if (manifest := folder / name).is_file():
             yield from _manifest(manifest, rows(manifest), split)
             return

@@ -25,7 +25,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from pocketscribe.errors import UserError
 from pocketscribe.files import read_json, replacing, write_json, write_text
 from pocketscribe.speech import text
-from pocketscribe.speech.corpora import AUDIO_SUFFIXES, CorpusConfig, Item, items, locate
+from pocketscribe.speech.corpora import (
+    AUDIO_SUFFIXES,
+    NOTHING_HELD_OUT,
+    CorpusConfig,
+    Item,
+    items,
+    locate,
+)
 from pocketscribe.speech.features import (
     HOP_SECONDS,
     MELS,
@@ -34,6 +41,7 @@ from pocketscribe.speech.features import (
     fbank,
     read_audio,
 )
+from pocketscribe.speech.held_out import HeldOut
 
 FORMAT = 2  # raise when features or cuts change, so that old caches are made anew
 MIN_SECONDS, MAX_SECONDS = 0.1, 120.0
@@ -70,19 +78,22 @@ def prepare(
     *,
     bad_share: float = 0.05,
     progress: Progress | None = None,
+    held_out: HeldOut = NOTHING_HELD_OUT,
 ) -> Prepared:
     """Prepares one part of a corpus below `out`; what is there already is used as it is.
+
+    Synthetic voices do not read what is `held_out`.
 
     Raises:
         UserError: the corpus is missing, or more than `bad_share` of its items are bad.
     """
     source = locate(config, root)
     name = re.sub(r"[^\w.-]", "-", config.title.replace("=", "_"))
-    folder = out / f"{name}-{_fingerprint(config, source)}"
+    folder = out / f"{name}-{_fingerprint(config, source, held_out)}"
     prepared = Prepared(folder, config)
     if not (folder / "prepared.json").is_file():
         with replacing(folder) as beside:
-            summary = _write(config, items(config, source), beside, progress)
+            summary = _write(config, items(config, source, held_out), beside, progress)
             found = summary["utterances"] + summary["bad"]
             if summary["bad"] > bad_share * found:  # nothing is kept but the list
                 listed = out / f"{name}.bad.tsv"
@@ -227,10 +238,12 @@ def _cut(item: Item, recording: Recording, features: np.ndarray, key: str) -> Mo
     )
 
 
-def _fingerprint(config: CorpusConfig, source: Path | None) -> str:
+def _fingerprint(config: CorpusConfig, source: Path | None, held_out: HeldOut) -> str:
     """Changes with whatever the prepared part depends on: config, place, manifests, format."""
     digest = hashlib.sha256(f"{FORMAT}".encode())
     digest.update(config.model_dump_json(exclude={"weight", "group"}, exclude_none=True).encode())
+    if config.texts is not None:
+        digest.update(held_out.digest.encode())
     if source is not None:
         digest.update(str(source.resolve()).encode())
         manifests = (

@@ -10,7 +10,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 
 from pocketscribe.errors import UserError
+from pocketscribe.speech.held_out import HeldOut
 from pocketscribe.speech.synthesis import SAMPLE_RATE, Voice, engine, synthesise
 
 KINDS: Final = ("digits", "sentences")
@@ -164,17 +165,18 @@ class SyntheticSpeech:
     texts: Path | None = None  # sentences to speak instead of ours: TSV with `transcript`, or lines
     engines: tuple[str, ...] = ("espeak",)
     max_words: int = 12  # longer sentences of `texts` are cut into phrases
+    held_out: HeldOut = field(default=HeldOut(()), compare=False)  # never spoken out of `texts`
 
     def __post_init__(self) -> None:
-        for field, value, known in (
+        for name, value, known in (
             ("kind", self.kind, KINDS),
             ("split", self.split, SPLITS),
         ):
             if value not in known:
-                raise UserError(f'synthetic: {field} = "{value}": use one of {", ".join(known)}')
-        for field, number in (("count", self.count), ("max_words", self.max_words)):
+                raise UserError(f'synthetic: {name} = "{value}": use one of {", ".join(known)}')
+        for name, number in (("count", self.count), ("max_words", self.max_words)):
             if number < 1:
-                raise UserError(f"synthetic: {field} = {number}: use 1 or more")
+                raise UserError(f"synthetic: {name} = {number}: use 1 or more")
         if not self.engines:
             raise UserError('synthetic: engines is empty: use ["espeak"]')
         if self.texts is not None and self.kind != "sentences":
@@ -189,7 +191,7 @@ class SyntheticSpeech:
     def _phrases(self) -> list[str]:
         """The file's phrases in this seed's order."""
         assert self.texts is not None
-        phrases = read_phrases(self.texts, self.max_words)
+        phrases = read_phrases(self.texts, self.max_words, self.held_out)
         random.Random(f"{self.seed}/{self.split}").shuffle(phrases)
         return phrases
 
@@ -253,8 +255,10 @@ def _sentence(rng: random.Random, split: str) -> str:
             return text.replace("_", " ").upper()
 
 
-def read_phrases(path: Path, max_words: int) -> list[str]:
+def read_phrases(path: Path, max_words: int, held_out: HeldOut) -> list[str]:
     """The sentences of a text file in capitals, each cut into even phrases of ≤ `max_words` words.
+
+    Sentences that are held out are left out, and phrases that are one.
 
     The file has a sentence a line, or is a TSV whose header names a `transcript` column.
     Punctuation goes. Raises UserError for a file that cannot be read, has no such column, has no
@@ -278,11 +282,12 @@ def read_phrases(path: Path, max_words: int) -> list[str]:
         strange = re.search(r"[^A-Z' ]", " ".join(words))
         if strange:
             raise UserError(f'{path}:{number}: "{strange[0]}": write sentences in words of A–Z')
-        if not words:
+        if not words or " ".join(words) in held_out:
             continue
         parts = -(-len(words) // max_words)
         cuts = [len(words) * part // parts for part in range(parts + 1)]
-        phrases += [" ".join(words[a:b]) for a, b in pairwise(cuts)]
+        found = (" ".join(words[a:b]) for a, b in pairwise(cuts))
+        phrases += [phrase for phrase in found if phrase not in held_out]
     if not phrases:
         raise UserError(f"synthetic: no sentences in {path}: write one a line")
     return phrases

@@ -1,13 +1,13 @@
 """Checkpoints: a folder with tensors in safetensors and the rest in JSON, replaced as a whole."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pocketscribe.errors import UserError
@@ -24,14 +24,22 @@ class Progress:
     audio_seconds: float = 0.0
     before_seconds: float = 0.0  # audio_seconds before the last step
     skipped: int = 0  # steps whose gradient was not finite
-    averaged: int = 0  # snapshots in the running average of weights
+    growth: float = 0.0  # of augmentation
+    label_nats: float = 0.0  # since augmentation last had a chance to grow
+    labels: float = 0.0
+    averaged: dict[str, int] = field(default_factory=dict)  # snapshots in each average of weights
+    validations: int = 0
+    best: float | None = None  # dev score
+    stale: int = 0  # validations since then
+    chosen: str = ""  # whose weights the training ended with
     wall_seconds: float = 0.0
 
 
 def save_checkpoint(
     folder: Path,
+    objective: nn.Module,
     model: Recogniser,
-    average: dict[str, Tensor],
+    candidates: dict[str, Tensor],
     optimiser: Optimizer,
     progress: Progress,
     units: str,
@@ -49,7 +57,8 @@ def save_checkpoint(
     with replacing(folder) as beside:
         beside.mkdir()
         save_model(beside / "model.safetensors", Saved(model, units, {"step": progress.step}))
-        save_file(_contiguous(average), beside / "average.safetensors")
+        save_file(_contiguous(candidates), beside / "candidates.safetensors")
+        save_file(_contiguous(_own(objective, model)), beside / "objective.safetensors")
         save_file(_contiguous(plain), beside / "optimiser.safetensors")
         masks = {k: w.fixed_mask for k, w in model.weights.stored.items()}
         fixed = {k: mask for k, mask in masks.items() if mask is not None}
@@ -61,9 +70,9 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: Recogniser, optimiser: Optimizer
+    folder: Path, objective: nn.Module, model: Recogniser, optimiser: Optimizer
 ) -> tuple[Progress, dict[str, Tensor]]:
-    """Restores model and optimiser in place; returns the progress and the average of weights.
+    """Restores objective, model and optimiser in place; returns progress and candidate weights.
 
     Raises:
         UserError: the checkpoint is damaged or belongs to another model.
@@ -71,7 +80,11 @@ def load_checkpoint(
     try:
         state = read_json(folder / "state.json")
         fill(model, load_file(folder / "model.safetensors"), str(folder))
-        average = load_file(folder / "average.safetensors")
+        candidates = load_file(folder / "candidates.safetensors")
+        with torch.no_grad():
+            kept = load_file(folder / "objective.safetensors")
+            for name, parameter in _own(objective, model).items():
+                parameter.copy_(kept[name])
         for key, mask in load_file(folder / "masks.safetensors").items():
             weight = model.weights.stored[key]
             weight.fixed_mask = mask.to(weight.stored.device)
@@ -81,21 +94,28 @@ def load_checkpoint(
             index, name = key.split(".", 1)
             per_parameter.setdefault(int(index), {})[name] = value
         optimiser.load_state_dict({"state": per_parameter, "param_groups": state["groups"]})
-        return Progress(**state["progress"]), average
+        return Progress(**state["progress"]), candidates
     except (UserError, SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(
             f"{folder}: damaged checkpoint ({error}); delete the folder to start this stage anew"
         ) from None
 
 
-def update_average(average: dict[str, Tensor], model: Recogniser, count: int) -> None:
-    """Folds the model's parameters into the mean of `count` snapshots, this one included."""
+def update_average(means: dict[str, Tensor], mean: str, model: Recogniser, count: int) -> None:
+    """Folds the model's parameters into a mean of `count` snapshots, this one included."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name in average:
-                average[name].lerp_(parameter.detach(), 1 / count)
+            if count > 1:
+                means[f"{mean}/{name}"].lerp_(parameter.detach(), 1 / count)
             else:
-                average[name] = parameter.detach().clone()
+                means[f"{mean}/{name}"] = parameter.detach().clone()
+
+
+def _own(objective: nn.Module, model: Recogniser) -> dict[str, Tensor]:
+    """What an objective trains besides the model: a map that compares, and never ships."""
+    ours = {id(p) for p in model.parameters()}
+    trained = ((n, p) for n, p in objective.named_parameters() if p.requires_grad)
+    return {name: p for name, p in trained if id(p) not in ours}
 
 
 def _contiguous(found: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ last checkpoint to the same weights as one that was not.
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from lightning_fabric.loggers import TensorBoardLogger
 from lightning_fabric.strategies import DDPStrategy
 from pydantic import Field
 from rich.progress import Progress as Bar
+from torch import Tensor
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
@@ -24,7 +25,7 @@ from pocketscribe.files import settle
 from pocketscribe.models import Recogniser
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.augment import AugmentConfig
-from pocketscribe.speech.batches import Batch, TrainingBatches, loader
+from pocketscribe.speech.batches import Batch, TrainingBatches, label_entropy, loader
 from pocketscribe.training.checkpoint import (
     Progress,
     load_checkpoint,
@@ -34,8 +35,13 @@ from pocketscribe.training.checkpoint import (
 from pocketscribe.training.objectives import LossConfig, Objective, StepContext, draw_chunking
 from pocketscribe.training.optimisers import OptimiserConfig, build_optimiser, lr_factor
 
-AVERAGE_EVERY = 10  # steps between two snapshots of the average
+AVERAGED_SHARES = (0.3, 0.1)  # of a training: the ends over which weights are averaged
+LAST, BEST = "last", "best on dev"  # and the averages: whose weights a training may end with
+AVERAGE_EVERY = 10  # steps between two snapshots of an average
+GROW_EVERY = 50  # steps between two looks at whether augmentation may grow
 MOST_SKIPPED_IN_A_ROW = 20
+FRAMES_PER_SECOND = 25  # of an encoder
+BF16_GAIN = 0.8  # of float32's time: less would be eaten up by what mixed precision costs besides
 LOG_FILE_EVERY = 100  # steps between two lines where the output is no terminal
 MAX_GRADIENT_NORM = 5.0  # for AdamW; ScaledAdam clips by its own running median
 
@@ -47,10 +53,10 @@ class TrainingConfig(Config):
         audio_hours: audio to hear in all, repetitions counted: what makes trainings comparable.
         batch_seconds: audio of one batch over all processes, padding included.
         accumulate: batches whose gradients are added up for one step.
-        average_share: the last part of training whose weights are averaged into the result.
         max_seconds: longer utterances are left out of training.
-        precision: "auto" is bf16 where the hardware multiplies it faster than float32.
+        precision: "auto" is bf16 where this machine multiplies it faster than float32.
         validations: how often in a run the dev parts are scored.
+        patience: validations without a better score after which training ends; None goes on.
         checkpoint_minutes: time between checkpoints.
     """
 
@@ -60,10 +66,10 @@ class TrainingConfig(Config):
     optimiser: OptimiserConfig = OptimiserConfig()
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
-    average_share: float = Field(default=0.25, ge=0, lt=1)
     max_seconds: float = Field(default=20.0, gt=0)
     precision: Literal["auto", "float32", "bf16"] = "auto"
     validations: int = Field(default=10, ge=0)
+    patience: int | None = Field(default=None, ge=1)
     checkpoint_minutes: float = Field(default=5.0, ge=0)
     seed: int = 0
 
@@ -72,8 +78,6 @@ def make_fabric(precision: str, folder: Path) -> Fabric:
     """One process, or this process' part of a torchrun job; its logger writes into `folder`."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     mode: Any = "bf16-mixed" if precision == "bf16" else "32-true"
-    if precision == "auto" and fast_bf16():
-        mode = "bf16-mixed"
     fabric = Fabric(
         accelerator="auto",
         strategy=DDPStrategy(find_unused_parameters=True) if processes > 1 else "auto",
@@ -86,14 +90,31 @@ def make_fabric(precision: str, folder: Path) -> Fabric:
     return fabric
 
 
-def fast_bf16() -> bool:
-    """Whether bf16 matrix products outrun float32 ones here: GPUs, and CPUs with AMX.
+def measured_precision(width: int, batch_seconds: float) -> dict[str, Any]:
+    """Which of float32 and bf16 multiplies faster here, and what was measured.
 
-    Without AMX a CPU emulates bf16: measured at a quarter of float32's speed.
+    Timed, on one product of the model's own shape with the casts that mixed precision makes: a CPU
+    without instructions for bf16 emulates it at a quarter of float32's speed, one with them
+    multiplies it at two to five times float32's.
     """
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return torch.cpu._is_amx_tile_supported()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x = torch.randn(round(min(batch_seconds, 60) * FRAMES_PER_SECOND), width, device=device)
+    weight = torch.randn(4 * width, width, device=device)
+
+    def milliseconds(bf16: bool) -> float:
+        best = math.inf
+        for _ in range(5):
+            started = time.perf_counter()
+            with torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):
+                for _ in range(4):
+                    y = torch.nn.functional.linear(x, weight)
+            float(y[0, 0])  # waits for an accelerator
+            best = min(best, 250 * (time.perf_counter() - started))
+        return round(best, 3)
+
+    taken = {"float32_ms": milliseconds(False), "bf16_ms": milliseconds(True)}
+    faster = taken["bf16_ms"] < BF16_GAIN * taken["float32_ms"]
+    return {"precision": "bf16" if faster else "float32", **taken}
 
 
 class Training:
@@ -116,50 +137,71 @@ class Training:
         self.raw_optimiser = build_optimiser(config.optimiser, objective.named_parameters())
         self.objective, self.optimiser = fabric.setup(objective, self.raw_optimiser)
         self.progress = Progress()
-        self.average: dict[str, torch.Tensor] = {}
+        self.candidates: dict[str, torch.Tensor] = {}
         self.units = ""
         with fabric.rank_zero_first():
             settle(self.folder)
         if self.folder.is_dir():  # loaded after `setup`, to where the model now is
-            self.progress, average = load_checkpoint(self.folder, model, self.raw_optimiser)
-            self.average = {name: t.to(fabric.device) for name, t in average.items()}
+            self.progress, found = load_checkpoint(
+                self.folder, objective, model, self.raw_optimiser
+            )
+            self.candidates = {name: t.to(fabric.device) for name, t in found.items()}
 
     def run(self, batches: TrainingBatches, bar: Bar, corpus_seconds: float) -> None:
-        """Trains to the end; afterwards the model holds the averaged weights.
+        """Trains to the end; afterwards the model holds the weights that scored best on dev.
 
         Raises:
             UserError: the loss stays non-finite.
         """
-        goal = self.config.audio_hours * 3600
-        task = bar.add_task("train", total=goal, completed=int(self.progress.audio_seconds))
+        progress, goal = self.progress, self.config.audio_hours * 3600
+        task = bar.add_task("train", total=goal, completed=int(progress.audio_seconds))
         self.units = batches.units.to_json()
-        batches.skip = self.progress.step * self.config.accumulate
-        stream = iter(loader(batches, workers=4 if self.fabric.device.type == "cuda" else 0))
-        saved = started = time.monotonic() - self.progress.wall_seconds
-        saved += self.progress.wall_seconds
-        validated = self._validations_due()
+        self.entropy = label_entropy(batches.parts, batches.units)
+        stream = self._stream(batches)
+        started = time.monotonic() - progress.wall_seconds
+        saved = time.monotonic()
         skipped_in_a_row = 0
         self.objective.train()
-        while self.progress.audio_seconds < goal:
+        while progress.audio_seconds < goal and not self._out_of_patience():
             losses = self._step(stream, corpus_seconds)
             skipped_in_a_row = skipped_in_a_row + 1 if losses is None else 0
             if skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
                 raise UserError(
                     f"{self.folder.parent}: the gradient was not finite for {skipped_in_a_row} "
-                    f"steps in a row at step {self.progress.step}; lower the learning rate"
+                    f"steps in a row at step {progress.step}; lower the learning rate"
                 )
-            self.progress.wall_seconds = time.monotonic() - started
-            if losses is not None and self.progress.step % 20 == 0:
+            progress.wall_seconds = time.monotonic() - started
+            if losses is not None and progress.step % 20 == 0:
                 self._log(bar, task, losses)
-            if (due := self._validations_due()) > validated:
-                validated = due
+            if (due := self._validations_due()) > progress.validations:
+                progress.validations = due
                 self._validate(bar)
+            if progress.step % GROW_EVERY == 0 and self._grow(batches.augmentation, bar):
+                stream = self._stream(batches)
             if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
                 self._save()
                 saved = time.monotonic()
         self._save()
-        self._use_average()
+        self._choose(bar)
         bar.remove_task(task)
+
+    def _stream(self, batches: TrainingBatches) -> Iterator[Batch]:
+        """The batches that are still to come, augmented as much as has been earned by now."""
+        batches.skip = self.progress.step * self.config.accumulate
+        batches.growth = self.progress.growth
+        return iter(loader(batches, workers=4 if self.fabric.device.type == "cuda" else 0))
+
+    def _grow(self, augmentation: AugmentConfig, bar: Bar) -> bool:
+        """Whether augmentation grows by what the last steps' loss has fallen to."""
+        progress = self.progress
+        loss = progress.label_nats / max(progress.labels, 1) / self.entropy
+        progress.label_nats = progress.labels = 0.0
+        growth = augmentation.growth(loss)
+        if growth <= progress.growth:
+            return False
+        progress.growth = growth
+        bar.console.print(f"step {progress.step}: augmentation at {growth:.0%}", highlight=False)
+        return True
 
     def _step(self, stream: Any, corpus_seconds: float) -> dict[str, float] | None:
         """One optimiser step; None where the gradient was not finite and the step was skipped."""
@@ -182,7 +224,7 @@ class Training:
         torch.manual_seed(
             (config.seed * 1_000_003 + progress.step) * 4096 + self.fabric.global_rank
         )
-        losses: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         for index in range(config.accumulate):
             batch: Batch = next(stream).to(self.fabric.device)
             # Sums over all processes' utterances, per frame of the global batch: DDP averages.
@@ -193,22 +235,20 @@ class Training:
                 step_losses = self.objective(batch, StepContext(progress.step, chunking))
                 self.fabric.backward(step_losses["loss"] * scale)
             for name, value in step_losses.items():
-                losses[name] = losses.get(name, 0.0) + value.item() * scale
+                sums[name] = sums.get(name, 0.0) + value.detach() * scale
             progress.audio_seconds += batch.seconds
+            self._tally(step_losses, batch)
         progress.step += 1
         if not self._update():
             progress.skipped += 1
             return None
         self.raw_objective.updated(lr)
-        done = progress.audio_seconds / (3600 * config.audio_hours)
-        if done >= 1 - config.average_share and progress.step % AVERAGE_EVERY == 0:
-            progress.averaged += 1
-            update_average(self.average, self.model, progress.averaged)
-        return losses
+        self._average()
+        return {name: value.item() for name, value in sums.items()}
 
     def _update(self) -> bool:
         """Applies the gradients unless they are not finite; clears them."""
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        parameters = [p for p in self.raw_objective.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         finite = math.isfinite(norm.item())
         if finite:
@@ -223,17 +263,37 @@ class Training:
         return min(int(share * self.config.validations), self.config.validations)
 
     def _validate(self, bar: Bar) -> None:
+        """Scores the model; with patience, keeps the best weights so far."""
+        progress = self.progress
+        heard = f"step {progress.step}, {progress.audio_seconds / 3600:.1f} h heard"
+        score = self._dev_score(heard, bar, log=True)
+        if self.config.patience is None or score is None:
+            return
+        better = progress.best is None or score < progress.best
+        progress.stale = 0 if better else progress.stale + 1
+        if better:
+            progress.best = score
+            for name, parameter in self.model.named_parameters():
+                self.candidates[f"{BEST}/{name}"] = parameter.detach().clone()
+
+    def _dev_score(self, what: str, bar: Bar, *, log: bool) -> float | None:
+        """Mean over the dev parts, the same in every process; None where there are none."""
+        score = None
         if self.fabric.is_global_zero:
             self.model.eval()
             scores = self.validate(self.model)
-            self.fabric.log_dict(
-                {f"dev/{k}": v for k, v in scores.items()}, step=self.progress.step
-            )
-            shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
-            heard = f"{self.progress.audio_seconds / 3600:.1f} h heard"
-            bar.console.print(f"step {self.progress.step}, {heard}: dev {shown}", highlight=False)
             self.model.train()
-        self.fabric.barrier()
+            if scores:
+                score = sum(scores.values()) / len(scores)
+                shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+                bar.console.print(f"{what}: dev {shown}", highlight=False)
+            if log:
+                named = {f"dev/{k}": v for k, v in scores.items()}
+                self.fabric.log_dict(named, step=self.progress.step)
+        return self.fabric.broadcast(score)
+
+    def _out_of_patience(self) -> bool:
+        return self.config.patience is not None and self.progress.stale >= self.config.patience
 
     def _log(self, bar: Bar, task: Any, losses: dict[str, float]) -> None:
         progress = self.progress
@@ -257,15 +317,49 @@ class Training:
         if self.fabric.is_global_zero:
             save_checkpoint(
                 self.folder,
+                self.raw_objective,
                 self.model,
-                self.average,
+                self.candidates,
                 self.raw_optimiser,
                 self.progress,
                 self.units,
             )
 
-    def _use_average(self) -> None:
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                if name in self.average:
-                    parameter.copy_(self.average[name])
+    def _average(self) -> None:
+        """Every few steps near the end, folds the weights into each running average."""
+        progress = self.progress
+        done = progress.audio_seconds / (3600 * self.config.audio_hours)
+        if progress.step % AVERAGE_EVERY:
+            return
+        for share in AVERAGED_SHARES:
+            if done >= 1 - share:
+                name = f"mean of the last {share:.0%}"
+                progress.averaged[name] = progress.averaged.get(name, 0) + 1
+                update_average(self.candidates, name, self.model, progress.averaged[name])
+
+    @torch.no_grad()
+    def _choose(self, bar: Bar) -> None:
+        """Puts into the model whichever weights score best on dev; its last ones without dev."""
+        parameters = dict(self.model.named_parameters())
+        last = {name: p.detach().clone() for name, p in parameters.items()}
+        found = {LAST: last}
+        for key, tensor in self.candidates.items():
+            which, name = key.split("/", 1)
+            found.setdefault(which, {})[name] = tensor
+        scores: dict[str, float] = {}
+        for which, tensors in found.items():
+            for name, tensor in tensors.items():
+                parameters[name].copy_(tensor)
+            score = self._dev_score(which, bar, log=False) if len(found) > 1 else None
+            scores[which] = math.inf if score is None else score
+        self.progress.chosen = min(scores, key=lambda which: scores[which])
+        for name, tensor in found[self.progress.chosen].items():
+            parameters[name].copy_(tensor)
+
+    def _tally(self, losses: dict[str, Tensor], batch: Batch) -> None:
+        """Adds up what says whether the network listens: nats and labels, over all processes."""
+        nats = losses.get("ctc", losses["loss"]).detach()
+        both = torch.stack([nats, batch.labels.sum().to(nats)]) * (not batch.idle)
+        total: Any = self.fabric.all_reduce(both, reduce_op="sum")
+        self.progress.label_nats += total[0].item()
+        self.progress.labels += total[1].item()

@@ -38,6 +38,8 @@ class LossConfig(Config):
         ctc: weight of the auxiliary CTC loss of a transducer. Heavy by default: on hours of speech
             rather than thousands of hours, a transducer left alone first learns to spell without
             listening, and stays there for long; CTC has no such way out.
+        consistency: weight of CR-CTC (arXiv 2410.05101): each utterance is heard in two differently
+            augmented versions, whose CTC heads are to agree frame by frame. 0 hears it once.
         fastemit: FastEmit's lambda (arXiv 2010.11148): larger emits earlier.
     """
 
@@ -45,7 +47,13 @@ class LossConfig(Config):
     pruned_width: int = Field(default=5, ge=2)
     warmup_steps: int = Field(default=1000, ge=0)
     ctc: float = Field(default=3.0, ge=0)
+    consistency: float = Field(default=0.0, ge=0)
     fastemit: float = Field(default=0.0, ge=0)
+
+    @property
+    def views(self) -> int:
+        """Versions of each utterance in a batch."""
+        return 2 if self.consistency else 1
 
 
 class StepContext(NamedTuple):
@@ -102,16 +110,21 @@ class Plain(Objective):
     def outputs(self, batch: Batch, context: StepContext) -> Outputs:
         model = self.model
         encoded, frames = model.encode(batch.features, batch.frames, context.chunking)
-        if model.config.head == "ctc":
-            logits = model.ctc_logits(encoded)
-            ctc = ctc_loss(logits, batch.targets, frames, batch.labels).sum()
-            return Outputs({"loss": ctc, "ctc": ctc}, frames, logits, None)
-        losses, pruned = self._transducer(encoded, frames, batch, context.step)
-        if not self.config.ctc:
+        losses: dict[str, Tensor] = {"loss": encoded.new_zeros(())}
+        pruned, scale = None, 1.0
+        if model.config.head == "transducer":
+            losses, pruned = self._transducer(encoded, frames, batch, context.step)
+            scale = self.config.ctc
+        if not scale and not self.config.consistency:
             return Outputs(losses, frames, None, pruned)
         logits = model.ctc_logits(encoded)
         losses["ctc"] = ctc_loss(logits, batch.targets, frames, batch.labels).sum()
-        losses["loss"] = losses["loss"] + self.config.ctc * losses["ctc"]
+        losses["loss"] = losses["loss"] + scale * losses["ctc"]
+        if self.config.consistency:
+            # KL(other view || this view) of every frame of both: the other is the teacher.
+            other = logits.detach().roll(len(logits) // 2, 0)
+            losses["consistency"] = frame_distillation(other, logits, frames).sum()
+            losses["loss"] = losses["loss"] + self.config.consistency * losses["consistency"]
         return Outputs(losses, frames, logits, pruned)
 
     def _transducer(

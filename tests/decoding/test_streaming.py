@@ -12,6 +12,7 @@ import torch
 from pocketscribe.decoding import streaming
 from pocketscribe.decoding.offline import TAIL, decode
 from pocketscribe.decoding.search import Hypothesis
+from pocketscribe.decoding.searcher import Searcher
 from pocketscribe.decoding.streaming import (
     LiveStream,
     Stream,
@@ -52,7 +53,7 @@ def recogniser(units: Units, head: str = "transducer") -> Recogniser:
 @pytest.fixture
 def make(units: Units) -> MakeStream:
     def make(beam: int = 1, chunking: Chunking = CHUNKING, head: str = "transducer") -> Stream:
-        return Stream(TorchStreaming(recogniser(units, head), chunking), units, beam)
+        return Stream(TorchStreaming(recogniser(units, head), chunking), units, Searcher(beam))
 
     return make
 
