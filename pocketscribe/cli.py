@@ -27,10 +27,25 @@ Root = Annotated[
 Model = Annotated[
     Path, typer.Argument(help="A run's folder, a checkpoint, or an exported file or folder.")
 ]
+
+
+def _chunk(text: str) -> int | str:
+    try:
+        return text if text == "full" else int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a number of frames nor full") from None
+
+
 Chunk = Annotated[
-    int | None, typer.Option(help="Latency in frames of 40 ms, out of those trained for.")
+    Any,
+    typer.Option(
+        parser=_chunk,
+        metavar="N|full",
+        help="Latency in frames of 40 ms, out of those trained for.",
+    ),
 ]
 Beam = Annotated[int, typer.Option(min=1, help="Width of the beam; 1 is greedy.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 
 
 @app.command()
@@ -80,6 +95,7 @@ def evaluate(
     streaming: Annotated[bool, typer.Option("--streaming", help="Chunk by chunk.")] = False,
     chunk: Chunk = None,
     beam: Beam = 1,
+    device: Device = "cpu",
     where: Annotated[
         list[str] | None, typer.Option(help="COLUMN=VALUE of the manifest; may be repeated.")
     ] = None,
@@ -90,10 +106,12 @@ def evaluate(
     root: Root = None,
 ) -> None:
     """Score a model on a corpus: word error rate with its confidence interval, speed, size."""
-    from pocketscribe.evaluation.evaluate import evaluate
+    from pocketscribe.decoding.searcher import SearchConfig
+    from pocketscribe.evaluation.evaluate import evaluate, peak_rss_bytes
     from pocketscribe.evaluation.report import score_lines
     from pocketscribe.export.open import open_model
     from pocketscribe.speech.corpora import CorpusConfig
+    from pocketscribe.speech.prepare import progress_bar
 
     if json_file is not None and json_file.is_dir():
         raise UserError(f"--json {json_file}: is a folder; name a file")
@@ -102,7 +120,10 @@ def evaluate(
         raise UserError("--where: write COLUMN=VALUE, such as age_group=child")
     columns = {key: value for key, _, value in pairs}
     part = CorpusConfig(corpus=corpus, split=split, where=columns, group=group)
-    result = evaluate(open_model(model, beam, chunk), part, root, streaming=streaming)
+    runtime = open_model(model, SearchConfig(beam=beam), chunk, device)
+    with progress_bar(Console(stderr=True, quiet=not sys.stderr.isatty())) as bar:
+        result = evaluate(runtime, part, root, streaming=streaming, progress=bar)
+    result["peak_rss_bytes"] = peak_rss_bytes()  # of a process that did nothing else
     print("\n".join(score_lines(part.title, result)))
     if json_file is not None:
         write_json(json_file, result)
@@ -111,30 +132,46 @@ def evaluate(
 @app.command()
 def transcribe(
     model: Model,
-    audio: Annotated[list[Path] | None, typer.Argument(help="Audio files, any format.")] = None,
+    audio: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Audio files of any format, folders of them, or - for standard input."),
+    ] = None,
     microphone: Annotated[bool, typer.Option("--microphone", help="Listen live.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
+    form: Annotated[str, typer.Option("--format", help="text, json, srt or vtt.")] = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder: one file an input, instead of printing.")
+    ] = None,
     chunk: Chunk = None,
     beam: Beam = 1,
+    device: Device = "cpu",
 ) -> None:
     """Write down what is said in audio files, or live at the microphone."""
-    from pocketscribe.export.open import open_model
-    from pocketscribe.speech.features import read_audio
+    from pocketscribe import load
+    from pocketscribe.batch import transcribe_all
 
     if microphone == bool(audio):
-        raise UserError("transcribe: give audio files, or --microphone")
-    runtime = open_model(model, beam, chunk)
+        raise UserError("transcribe: give audio files, folders or -, or else --microphone")
+    opened = load(model, beam=beam, chunk=chunk, device=device)
     if microphone:
         from pocketscribe.decoding.microphone import listen
 
-        listen(runtime.stream())
-        return
-    for path in audio or ():
-        [said] = runtime.transcribe([read_audio(path)], streaming=True)
-        if as_json:
-            print(json.dumps({"path": str(path), **vars(said)}, ensure_ascii=False), flush=True)
-        else:
-            print(f"{path}: {said.text}" if len(audio or ()) > 1 else said.text, flush=True)
+        listen(opened.stream())
+    elif transcribe_all(opened, audio or (), "json" if as_json else form, out, Console()):
+        raise typer.Exit(2)  # each bad file was named; the others are done
+
+
+@app.command()
+def card(
+    model: Model,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show what a model was trained on and how well it does: a README.md as model hubs want it."""
+    from pocketscribe import load
+    from pocketscribe.evaluation.report import card_markdown
+
+    found = load(model).card
+    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else card_markdown(found))
 
 
 @app.command()
@@ -220,8 +257,9 @@ def main() -> None:
         code, said = 2, where + (error.strerror or one_line(str(error)))
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except typer.Abort as error:  # typer's word for a file that ends too early
-        code, said = 2, one_line(str(error.__cause__))
+    except typer.Abort as error:  # what typer makes of Ctrl-C, and of a file that ends too early
+        early = isinstance(error.__cause__, EOFError)
+        code, said = (2, one_line(str(error.__cause__))) if early else (INTERRUPTED, "")
     except (MemoryError, OverflowError, RuntimeError) as error:
         if not _too_much(error):
             raise

@@ -1,4 +1,4 @@
-"""Greedy and modified beam search, at most one label a frame (as sherpa-onnx decodes).
+"""What a search is, and greedy search: at most one label a frame (as sherpa-onnx decodes).
 
 A search keeps what it needs between chunks, so the same code decodes whole utterances and streams.
 
@@ -6,24 +6,27 @@ Dimensions: B streams, S encoder frames of a chunk, J encoder output, V vocabula
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pocketscribe.errors import UserError
-from pocketscribe.models.predictor import CONTEXT, START
+from pocketscribe.models.predictor import START
 
 BLANK, UNKNOWN = 0, 1
 
 
 @dataclass
 class Hypothesis:
-    """Labels and the encoder frame (40 ms) in which each was emitted."""
+    """Labels, the encoder frame (40 ms) in which each was emitted, and its log-probability there.
+
+    Two are equal by labels and frames: scores differ in their last bits with the batch.
+    """
 
     labels: list[int] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list, compare=False)
 
 
 @runtime_checkable
@@ -60,12 +63,14 @@ class GreedySearch:
 
     def advance(self, encoded: Float[Tensor, "B S J"], frames: Int[Tensor, " B"]) -> None:
         for t in range(encoded.shape[1]):
-            label = self.scorer.join(encoded[:, t], self.predicted).argmax(-1)
+            logits = self.scorer.join(encoded[:, t], self.predicted)
+            label = logits.argmax(-1)
             # sherpa-onnx reads the unknown label as blank, so we do.
             emits = (label != BLANK) & (label != UNKNOWN) & (t < frames)
             for i in emits.nonzero().flatten().tolist():
                 self.found[i].labels.append(int(label[i]))
                 self.found[i].frames.append(self.clock + t)
+                self.found[i].scores.append(float(logits[i].float().log_softmax(-1)[label[i]]))
             if emits.any():
                 moved = torch.cat([self.context[:, 1:], label.unsqueeze(1)], dim=1)
                 self.context = torch.where(emits.unsqueeze(1), moved, self.context)
@@ -76,88 +81,24 @@ class GreedySearch:
         return self.found
 
 
-class _Path(NamedTuple):
-    score: float
-    frames: tuple[int, ...]
-
-
-class BeamSearch:
-    """Modified beam search: hypotheses with equal labels are merged, one label a frame at most."""
-
-    def __init__(self, scorer: TransducerScorer, streams: int, beam: int) -> None:
-        self.scorer = scorer
-        self.beam = beam
-        self.beams: list[dict[tuple[int, ...], _Path]] = [
-            {(): _Path(0.0, ())} for _ in range(streams)
-        ]
-        self.clock = 0
-
-    def advance(self, encoded: Float[Tensor, "B S J"], frames: Int[Tensor, " B"]) -> None:
-        for t in range(encoded.shape[1]):
-            live = [i for i in range(len(self.beams)) if t < frames[i]]
-            if live:
-                self._frame(encoded[:, t], live, self.clock + t)
-        self.clock += encoded.shape[1]
-
-    def best(self) -> list[Hypothesis]:
-        found = []
-        for paths in self.beams:
-            labels, path = max(paths.items(), key=lambda p: _normalised(p[1].score, p[0]))
-            found.append(Hypothesis(list(labels), list(path.frames)))
-        return found
-
-    def _frame(self, encoded: Float[Tensor, "B J"], live: list[int], now: int) -> None:
-        """All hypotheses of all live streams through the joiner at once."""
-        owner = [i for i in live for _ in self.beams[i]]
-        hypotheses = [h for i in live for h in self.beams[i].items()]
-        contexts = torch.tensor([[*START, *labels][-CONTEXT:] for labels, _ in hypotheses])
-        logits = self.scorer.join(encoded[owner], self.scorer.predict(contexts))
-        scores = logits.float().log_softmax(-1)
-        scores = scores + torch.tensor([path.score for _, path in hypotheses]).unsqueeze(1)
-        first = 0
-        for i in live:
-            count = len(self.beams[i])
-            rows = scores[first : first + count].flatten()
-            top = rows.topk(min(self.beam, rows.numel()))
-            merged: dict[tuple[int, ...], _Path] = {}
-            for score, index in zip(top.values.tolist(), top.indices.tolist(), strict=True):
-                labels, path = hypotheses[first + index // scores.shape[1]]
-                label, times = index % scores.shape[1], path.frames
-                if label not in (BLANK, UNKNOWN):
-                    labels, times = (*labels, label), (*times, now)
-                other = merged.get(labels)
-                if other is not None:  # the better path's times stay
-                    total = torch.logaddexp(torch.tensor(score), torch.tensor(other.score))
-                    score, times = float(total), other.frames
-                merged[labels] = _Path(score, times)
-            self.beams[i] = merged
-            first += count
-
-
 class CtcSearch:
     """CTC's best path: repeats folded, blanks dropped. `encoded` are logits."""
 
-    def __init__(self, streams: int, beam: int = 1) -> None:
-        """Raises UserError where beam search was asked for."""
-        if beam > 1:
-            raise UserError("beam search needs a transducer; this model has a CTC head: use greedy")
+    def __init__(self, streams: int) -> None:
         self.last = [BLANK] * streams
         self.found = [Hypothesis() for _ in range(streams)]
         self.clock = 0
 
     def advance(self, encoded: Float[Tensor, "B S V"], frames: Int[Tensor, " B"]) -> None:
-        for i, row in enumerate(encoded.argmax(-1).tolist()):
+        best = encoded.float().log_softmax(-1).max(-1)
+        for i, row in enumerate(best.indices.tolist()):
             for t, label in enumerate(row[: int(frames[i])]):
                 if label not in (BLANK, UNKNOWN, self.last[i]):
                     self.found[i].labels.append(label)
                     self.found[i].frames.append(self.clock + t)
+                    self.found[i].scores.append(float(best.values[i, t]))
                 self.last[i] = label
         self.clock += encoded.shape[1]
 
     def best(self) -> list[Hypothesis]:
         return self.found
-
-
-def _normalised(score: float, labels: tuple[int, ...]) -> float:
-    """Score a label, so that long texts are not at a disadvantage."""
-    return score / (len(labels) + CONTEXT)

@@ -1,12 +1,13 @@
 """Tables and plots of results."""
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from pocketscribe.errors import UserError, needs_extra
+from pocketscribe.errors import UserError, UserHint, needs_extra
 from pocketscribe.evaluation.evaluate import summary
 from pocketscribe.files import read_json, replacing, write_json, write_text
 
@@ -34,9 +35,10 @@ def score_lines(title: str, result: dict[str, Any]) -> list[str]:
         f"{title}: WER {summary(result)}",
         f"  {result['words']} words in {result['utterances']} utterances: {errors}",
         f"  {result['audio_seconds']:.0f} s of audio, real-time factor {result['rtf']:.4f}, "
-        f"model {result['bytes'] / 1e6:.2f} MB, "
-        f"peak memory {result['peak_rss_bytes'] / 1e6:.0f} MB",
+        f"model {result['bytes'] / 1e6:.2f} MB",
     ]
+    if result["peak_rss_bytes"] is not None:
+        lines[-1] += f", peak memory {result['peak_rss_bytes'] / 1e6:.0f} MB"
     if result["emission_delay"] is not None:
         lines.append(
             f"  last label {result['emission_delay']:+.2f} s after the speech's end (median)"
@@ -69,10 +71,20 @@ def size_table(found: dict[str, Any]) -> Table:
 def write_report(runs: list[Path], out: Path) -> list[Path]:
     """Writes report.md, report.json and, for each scored part, a plot; returns their paths.
 
+    What holds no results is skipped with a hint, so that `runs/*` may be said.
+
     Raises:
-        UserError: a folder holds no finished run.
+        UserError: no folder holds a finished run, or matplotlib is missing; nothing is written.
     """
-    rows = [row for run in runs for row in _rows(run)]
+    with needs_extra("report", "report"):
+        import matplotlib.figure  # noqa: F401
+    done = [run for run in runs if (run / "results.json").is_file()]
+    if not done:
+        raise UserError(f"{runs[0]}: no results.json in it; `pocketscribe run` writes one")
+    for run in runs:
+        if run not in done:
+            warnings.warn(f"{run} is no finished run and was skipped", UserHint, stacklevel=2)
+    rows = [row for run in done for row in _rows(run)]
     paths = [out / "report.json", out / "report.md"]
     write_json(paths[0], rows)
     write_text(paths[1], markdown(rows))
@@ -86,8 +98,6 @@ def write_report(runs: list[Path], out: Path) -> list[Path]:
 def _rows(run: Path) -> list[dict[str, Any]]:
     """A run's results, a row a scored part."""
     path = run / "results.json"
-    if not path.is_file():
-        raise UserError(f"{run}: no results.json in it; `pocketscribe run` writes one")
     results = read_json(path)
     rows = []
     try:
@@ -119,10 +129,41 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def card_markdown(card: dict[str, Any]) -> str:
+    """A model's card as a README.md, with the header that model hubs read.
+
+    Raises:
+        UserError: it is not a card that a run wrote.
+    """
+    lines = [
+        "---",
+        "pipeline_tag: automatic-speech-recognition",
+        "library_name: pocketscribe",
+        "metrics: [wer]",
+        "---",
+    ]
+    try:
+        lines += [f"# {card.get('recipe', 'A recogniser')}", ""]
+        lines += [f"- {k}: {card[k]}" for k in ("parameters", "made", "machine") if k in card]
+        for stage in card.get("stages", ()):
+            heard = ", ".join(f"{p['corpus']} ({p['hours']} h)" for p in stage["trained_on"])
+            lines.append(
+                f"- stage {stage['name']}: {stage['audio_hours_heard']} h heard of {heard}; "
+                f"{stage['steps']} steps, {stage['wall_minutes']} minutes, seed {stage['seed']}"
+            )
+        lines += ["", "| data | WER [95% CI] | words |", "|---|---|---|"]
+        for title, found in card.get("scores", {}).items():
+            rate = f"{found['wer']:.2%} [{found['ci_low']:.2%}, {found['ci_high']:.2%}]"
+            lines.append(f"| {title} | {rate} | {found['words']} |")
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError("this card was not written by a run; --json shows it as it is") from None
+    return "\n".join(lines)
+
+
 def _plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     """WER with its interval against bytes, a point a run."""
-    with needs_extra("report", "report"):
-        from matplotlib.figure import Figure
+    from matplotlib.figure import Figure
+
     crowded = len(rows) > 8  # names beside the points then, and no legend over them
     figure = Figure(figsize=(10, 7) if crowded else (7, 4.5), layout="constrained")
     axes = figure.subplots()

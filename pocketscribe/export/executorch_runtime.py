@@ -5,6 +5,7 @@ from pathlib import Path
 from executorch.runtime import Method, Runtime, Verification
 from torch import Tensor
 
+from pocketscribe.decoding.searcher import GREEDY, SearchConfig
 from pocketscribe.errors import UserError
 from pocketscribe.export.graph_runtime import GraphRuntime, checked
 from pocketscribe.export.seal import check_seal
@@ -16,13 +17,15 @@ FORMAT = "pocketscribe-executorch-2"
 class ExecutorchRuntime(GraphRuntime):
     """One stream at a time: a program's shapes are fixed. The beam must be 1."""
 
-    def __init__(self, folder: Path, beam: int = 1) -> None:
+    def __init__(self, folder: Path, search: SearchConfig = GREEDY) -> None:
         """Raises UserError where a file is missing or damaged, or the beam is wider than 1."""
         check_seal(folder, "model.json")
         about = checked(read_json(folder / "model.json"), FORMAT, folder)
-        super().__init__(folder, about, beam)
-        if beam > 1:
-            raise UserError(f"--beam {beam}: {folder} runs one hypothesis at a time; use --beam 1")
+        super().__init__(folder, about, search)
+        if search.beam > 1:
+            raise UserError(
+                f"--beam {search.beam}: {folder} runs one hypothesis at a time; use --beam 1"
+            )
         self.methods = {name: _method(folder / f"{name}.pte") for name in about.graphs}
 
     def run(self, graph: str, *inputs: Tensor) -> list[Tensor]:

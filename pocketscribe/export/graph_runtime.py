@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, zeros
 
 from pocketscribe.config import Config
-from pocketscribe.decoding.search import BeamSearch, CtcSearch, GreedySearch, Search
+from pocketscribe.decoding.searcher import SearchConfig, Searcher
 from pocketscribe.decoding.streaming import Stream, Transcript, stream_one
 from pocketscribe.errors import UserError
 from pocketscribe.export.seal import folder_bytes
@@ -68,13 +68,15 @@ class GraphRuntime:
 
     always_streams = True
 
-    def __init__(self, folder: Path, about: Exported, beam: int) -> None:
-        self.units, self.beam = Units.from_json(about.units, str(folder)), beam
+    def __init__(self, folder: Path, about: Exported, search: SearchConfig) -> None:
+        self.units = Units.from_json(about.units, str(folder))
+        self.searcher = Searcher.open(search, self.units)
+        self.card = about.card
         self.chunk = about.frames // FACTOR
         self.shapes = about.states
         self.parameters_stored = about.parameters_stored
         self.parameters_virtual = about.parameters_virtual
-        self.transducer = about.head == "transducer"
+        self.scorer = self if about.head == "transducer" else None
         self.bytes = folder_bytes(folder)
 
     def run(self, graph: str, *inputs: Tensor) -> list[Tensor]:
@@ -85,7 +87,7 @@ class GraphRuntime:
         return [stream_one(self.stream(), x) for x in audio]
 
     def stream(self) -> Stream:
-        return Stream(self, self.units, self.beam)
+        return Stream(self, self.units, self.searcher)
 
     def initial_state(self, streams: int) -> State:
         return {name: zeros(streams, *shape) for name, shape in self.shapes.items()}
@@ -95,11 +97,6 @@ class GraphRuntime:
     ) -> tuple[Float[Tensor, "N S J"], State]:
         encoded, *new = self.run("encoder", features, *state.values())
         return encoded, dict(zip(state, new, strict=True))
-
-    def search(self, streams: int, beam: int) -> Search:
-        if not self.transducer:
-            return CtcSearch(streams, beam)
-        return BeamSearch(self, streams, beam) if beam > 1 else GreedySearch(self, streams)
 
     def predict(self, context: Int[Tensor, "N 2"]) -> Float[Tensor, "N J"]:
         return self.run("decoder", context)[0]

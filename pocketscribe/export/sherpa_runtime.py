@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import sherpa_onnx
 
+from pocketscribe.decoding.searcher import GREEDY, SearchConfig
 from pocketscribe.decoding.streaming import Transcript, stream_one, tail_silence
 from pocketscribe.errors import UserError
 from pocketscribe.export.graph_runtime import Exported
@@ -34,7 +35,7 @@ class SherpaRuntime:
 
     always_streams = True
 
-    def __init__(self, folder: Path, beam: int = 1, threads: int = 1) -> None:
+    def __init__(self, folder: Path, search: SearchConfig = GREEDY, threads: int = 1) -> None:
         """Raises UserError where a file is missing or damaged: the wheel would end the process."""
         about = description(folder)
         tokens = folder / "tokens.txt"
@@ -42,6 +43,7 @@ class SherpaRuntime:
         if not tokens.is_file() or tokens.read_text("utf-8", "replace") != tokens_text(units):
             raise UserError(f"{tokens}: missing or damaged; export the model again")
         _check_contract(folder, about, len(units))
+        self.card = about.card
         self.chunk = about.frames // FACTOR
         self.parameters_stored = about.parameters_stored
         self.parameters_virtual = about.parameters_virtual
@@ -54,8 +56,8 @@ class SherpaRuntime:
             num_threads=threads,
             sample_rate=SAMPLE_RATE,
             feature_dim=80,
-            decoding_method="modified_beam_search" if beam > 1 else "greedy_search",
-            max_active_paths=beam,
+            decoding_method="modified_beam_search" if search.beam > 1 else "greedy_search",
+            max_active_paths=search.beam,
         )
 
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:
@@ -135,4 +137,4 @@ class SherpaStream:
         # sherpa-onnx writes a word's first token with a space before it.
         tokens = [token.replace(" ", SPACE) for token in result.tokens]
         times = [round(float(t), 2) for t in result.timestamps]
-        return Transcript(result.text.strip(), tokens, times)
+        return Transcript(result.text.strip(), tokens, times, list(result.ys_probs))

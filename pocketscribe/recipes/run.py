@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from pocketscribe.decoding.offline import decode, with_tail
+from pocketscribe.decoding.searcher import SearchConfig
 from pocketscribe.errors import UserError
 from pocketscribe.evaluation.evaluate import evaluate
 from pocketscribe.evaluation.report import results_table
@@ -274,7 +275,7 @@ class Run:
             results = old
         for stage in self.recipe.scored:
             shipped = self._ship(stage)
-            runtime = TorchRuntime(shipped, beam)
+            runtime = TorchRuntime(shipped, SearchConfig(beam=beam))
             model = results["models"].setdefault(
                 stage, {"file": shipped.name, "chunk": str(runtime.chunking), "scores": {}}
             )

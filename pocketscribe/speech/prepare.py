@@ -46,7 +46,7 @@ from pocketscribe.speech.features import (
 )
 from pocketscribe.speech.held_out import HeldOut
 
-FORMAT = 1  # raise when features or cuts change, so that old caches are made anew
+FORMAT = 2  # raise when features or cuts change, so that old caches are made anew
 MIN_SECONDS, MAX_SECONDS = 0.1, 120.0
 AT_ONCE = 64  # utterances in memory
 

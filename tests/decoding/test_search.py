@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from pocketscribe.decoding.offline import TorchScorer, decode, head_input, make_search
+from pocketscribe.decoding.beam import BeamSearch
+from pocketscribe.decoding.offline import TorchScorer, decode, head_input, scorer_of
 from pocketscribe.decoding.search import (
     BLANK,
     UNKNOWN,
-    BeamSearch,
     CtcSearch,
     GreedySearch,
     Hypothesis,
     Search,
 )
+from pocketscribe.decoding.searcher import Searcher
 from pocketscribe.errors import UserError
 from pocketscribe.models import MELS, Chunking, ConformerConfig, ModelConfig, Recogniser
 
@@ -66,6 +67,25 @@ def slow_greedy(scorer: RandomScorer, encoded: Tensor) -> Hypothesis:
             said.labels.append(label)
             said.frames.append(t)
     return said
+
+
+@pytest.mark.parametrize("kind", ["greedy", "beam"])
+def test_scores_are_the_log_probabilities_of_the_labels(kind: str) -> None:
+    scorer, encoded = RandomScorer(3), encoder(2, 12)
+    for said, frames in zip(found(make(kind, 2), encoded), encoded, strict=True):
+        expected = [
+            scorer.log_probs(frames[t], said.labels[:n])[said.labels[n]]
+            for n, t in enumerate(said.frames)
+        ]
+        assert said.labels and said.scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_scores_of_ctc() -> None:
+    logits = encoder(1, 12)[..., :VOCABULARY]
+    said = found(CtcSearch(1), logits)[0]
+    log_probs = logits[0].log_softmax(-1)
+    expected = [log_probs[t, v].item() for v, t in zip(said.labels, said.frames, strict=True)]
+    assert said.labels and said.scores == pytest.approx(expected, abs=1e-5)
 
 
 def enumerated(scorer: RandomScorer, encoded: Tensor) -> dict[tuple[int, ...], float]:
@@ -241,9 +261,9 @@ def features(*frames: int) -> list[Tensor]:
 @pytest.mark.parametrize("chunking", [Chunking(4, 8), Chunking(None)])
 def test_a_batch_is_decoded_as_each_alone(head: str, beam: int, chunking: Chunking) -> None:
     model, utterances = recogniser(head), features(203, 40, 4, 90)
-    together = decode(model, utterances, chunking, beam)
+    together = decode(model, utterances, chunking, Searcher(beam))
     assert together[0].labels
-    assert together == [decode(model, [x], chunking, beam)[0] for x in utterances]
+    assert together == [decode(model, [x], chunking, Searcher(beam))[0] for x in utterances]
 
 
 @pytest.mark.parametrize("head", ["transducer", "ctc"])
@@ -258,11 +278,11 @@ def test_too_short_for_one_encoder_frame_is_silence(head: str) -> None:
 
 def test_the_head_chooses_the_search() -> None:
     model, ctc = recogniser(), recogniser("ctc")
-    assert isinstance(make_search(model, 1, 1), GreedySearch)
-    assert isinstance(make_search(model, 1, 2), BeamSearch)
-    assert isinstance(make_search(ctc, 1, 1), CtcSearch)
+    assert isinstance(Searcher().start(scorer_of(model), 1), GreedySearch)
+    assert isinstance(Searcher(2).start(scorer_of(model), 1), BeamSearch)
+    assert isinstance(Searcher().start(scorer_of(ctc), 1), CtcSearch)
     with pytest.raises(UserError, match="beam search needs a transducer"):
-        make_search(ctc, 1, 2)
+        Searcher(2).start(scorer_of(ctc), 1)
 
 
 def test_what_a_search_takes_is_what_the_joiner_adds() -> None:

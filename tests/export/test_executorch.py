@@ -13,6 +13,7 @@ import talkative
 import torch
 from torchao.quantization import IntxUnpackedToInt8Tensor
 
+from pocketscribe.decoding.searcher import SearchConfig
 from pocketscribe.errors import UserError
 from pocketscribe.export import executorch
 from pocketscribe.export.executorch_runtime import FORMAT, ExecutorchRuntime
@@ -153,7 +154,7 @@ def test_damaged_folders_are_refused(
 
 def test_what_it_cannot_do_is_refused(path: Path, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--beam 4: .* one hypothesis at a time"):
-        open_model(folder, beam=4)
+        open_model(folder, SearchConfig(beam=4))
     with pytest.raises(UserError, match=r"--chunk 8: .* exported for chunks of 4"):
         open_model(folder, chunk=8)
     with pytest.raises(UserError, match="--int8 is for onnx targets"):
