@@ -1,15 +1,18 @@
 """Running an `export --to executorch` folder in ExecuTorch's own runtime."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from executorch.runtime import Method, Runtime, Verification
-from torch import Tensor
+from torch import Tensor, int64, zeros
 
 from pocketscribe.decoding.searcher import GREEDY, SearchConfig
 from pocketscribe.errors import UserError
-from pocketscribe.export.graph_runtime import GraphRuntime, checked
+from pocketscribe.export.graph_runtime import Exported, GraphRuntime, checked
 from pocketscribe.export.seal import check_seal
 from pocketscribe.files import read_json
+from pocketscribe.models import MELS
+from pocketscribe.models.predictor import CONTEXT
 
 FORMAT = "pocketscribe-executorch-2"
 
@@ -26,11 +29,46 @@ class ExecutorchRuntime(GraphRuntime):
             raise UserError(
                 f"--beam {search.beam}: {folder} runs one hypothesis at a time; use --beam 1"
             )
+        self.folder = folder
         self.methods = {name: _method(folder / f"{name}.pte") for name in about.graphs}
+        self._check(about)
 
     def run(self, graph: str, *inputs: Tensor) -> list[Tensor]:
+        try:
+            found = self.methods[graph].execute([x.contiguous() for x in inputs])
+        except RuntimeError as error:
+            raise UserError(f"{self.folder / graph}.pte: does not run ({error})") from None
         # A program's outputs lie in its own memory and change with the next call.
-        return [x.clone() for x in self.methods[graph].execute([x.contiguous() for x in inputs])]
+        return [x.clone() for x in found]
+
+    def _check(self, about: Exported) -> None:
+        """Tries each program once; UserError where it does not fit the description."""
+        state = list(self.initial_state(1).values())
+        frames = self._tried("encoder", zeros(1, about.frames, MELS), *state)
+        width = len(self.units) if self.scorer is None else frames[0].shape[-1]
+        shapes = [(1, self.chunk, width), *(x.shape for x in state)]
+        self._compare("encoder", frames, shapes)
+        if self.scorer is not None:
+            half = self._tried("decoder", zeros(1, CONTEXT, dtype=int64))
+            self._compare("decoder", half, [(1, width)])
+            self._compare("joiner", self._tried("joiner", *half, *half), [(1, len(self.units))])
+
+    def _tried(self, graph: str, *inputs: Tensor) -> list[Tensor]:
+        meta = self.methods[graph].metadata
+        wanted = [tuple(meta.input_tensor_meta(i).sizes()) for i in range(meta.num_inputs())]
+        if wanted != [tuple(x.shape) for x in inputs]:
+            raise UserError(
+                f"{self.folder / graph}.pte: it takes other inputs than its description says; "
+                "export it again"
+            )
+        return self.run(graph, *inputs)
+
+    def _compare(self, graph: str, found: list[Tensor], wanted: Sequence[Sequence[int]]) -> None:
+        shapes = [tuple(x.shape) for x in found]
+        if shapes != [tuple(shape) for shape in wanted]:
+            raise UserError(
+                f"{self.folder / graph}.pte: its output comes out as {shapes}; export it again"
+            )
 
 
 def _method(path: Path) -> Method:

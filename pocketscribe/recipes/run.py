@@ -22,7 +22,7 @@ from pocketscribe.decoding.offline import decode, with_tail
 from pocketscribe.decoding.searcher import SearchConfig
 from pocketscribe.errors import UserError
 from pocketscribe.evaluation.evaluate import evaluate
-from pocketscribe.evaluation.report import results_table
+from pocketscribe.evaluation.report import read_results, results_table
 from pocketscribe.evaluation.wer import score, word_error_rate
 from pocketscribe.export.open import TorchRuntime
 from pocketscribe.files import read_json, write_json
@@ -271,7 +271,7 @@ class Run:
         """
         path, beam = self.folder / "results.json", self.recipe.evaluate.beam
         results: dict[str, Any] = {"recipe": self.recipe.name, "beam": beam, "models": {}}
-        if path.is_file() and (old := read_json(path)).get("beam", beam) == beam:
+        if path.is_file() and (old := read_results(path)).get("beam", beam) == beam:
             results = old
         for stage in self.recipe.scored:
             shipped = self._ship(stage)
