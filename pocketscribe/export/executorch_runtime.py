@@ -78,7 +78,7 @@ def _method(path: Path) -> Method:
     try:
         program = Runtime.get().load_program(path, verification=Verification.InternalConsistency)
         loaded = program.load_method("forward")
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, LookupError) as error:
         raise UserError(f"{path}: not a readable program ({str(error)[:120]})") from None
     assert loaded is not None
     return loaded
