@@ -17,7 +17,7 @@ from pocketscribe.models import Chunking, Recogniser
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.features import LOG_FLOOR
 
-TAIL = 40  # feature frames of silence
+TAIL = 40  # feature frames of silence after every utterance, offline and streaming
 
 
 class TorchScorer:
@@ -71,7 +71,7 @@ def decode(
 
 
 def with_tail(features: Float[Tensor, "T F"]) -> Float[Tensor, "T2 F"]:
-    """An utterance followed by silence, as every runtime that streams ends it.
+    """Features that were computed without the silence that ends every utterance, and silence.
 
     With one label a frame at most, what was said last needs time to be written. Nothing stays
     nothing.

@@ -29,6 +29,7 @@ from pocketscribe.export.graph import (
     describe,
 )
 from pocketscribe.export.low_bits import with_low_bits
+from pocketscribe.export.seal import BLANK_SEAL, seal
 from pocketscribe.files import replacing
 from pocketscribe.models import Chunking, Recogniser, decoded
 from pocketscribe.models.predictor import CONTEXT
@@ -36,7 +37,7 @@ from pocketscribe.models.saved import Saved
 from pocketscribe.speech.units import Units
 
 OPSET, IR_VERSION = 18, 9  # sherpa-onnx 1.10.46 reads no later ones
-FORMAT = "pocketscribe-onnx-1"
+FORMAT = "pocketscribe-onnx-2"
 
 
 def export_onnx(saved: Saved, chunking: Chunking, out: Path, *, sherpa: bool, int8: bool) -> None:
@@ -56,7 +57,8 @@ def export_onnx(saved: Saved, chunking: Chunking, out: Path, *, sherpa: bool, in
     if int8 and formatted is not model:
         raise UserError("export --int8: this model's weights have formats of their own already")
     graph = StreamingGraph(model, chunking)
-    ours = {"pocketscribe": json.dumps({"format": FORMAT, **describe(saved, graph)})}
+    about = {"format": FORMAT, "seal": BLANK_SEAL, **describe(saved, graph)}
+    ours = {"pocketscribe": json.dumps(about)}
     found = {"encoder": _flat_encoder(graph, ours) if sherpa else _encoder(graph, ours)}
     if model.config.head == "transducer":
         found |= {"decoder": _decoder(model), "joiner": _joiner(model)}
@@ -71,6 +73,7 @@ def export_onnx(saved: Saved, chunking: Chunking, out: Path, *, sherpa: bool, in
         (folder / "tokens.txt").write_text(tokens_text(units), encoding="utf-8")
         if not units.are_characters:
             (folder / "bpe.vocab").write_text(vocabulary_text(units), encoding="utf-8")
+        seal(folder, "encoder.onnx")
 
 
 def tokens_text(units: Units) -> str:

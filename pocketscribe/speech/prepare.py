@@ -5,9 +5,11 @@ audio/ (only what was made here: synthetic speech, joined digits), bad.tsv (id a
 refused item) and prepared.json (what it was made from).
 """
 
+import gzip
 import hashlib
 import re
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from lhotse.features.io import LilcomChunkyWriter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pocketscribe.config import Config
 from pocketscribe.errors import UserError
 from pocketscribe.files import read_json, replacing, write_json, write_text
 from pocketscribe.speech import text
@@ -43,13 +46,28 @@ from pocketscribe.speech.features import (
 )
 from pocketscribe.speech.held_out import HeldOut
 
-FORMAT = 1  # raise when features or cuts change, so that old caches are made anew
+FORMAT = 2  # raise when features or cuts change, so that old caches are made anew
 MIN_SECONDS, MAX_SECONDS = 0.1, 120.0
 AT_ONCE = 64  # utterances in memory
 
 
 class BadItemError(Exception):
     """Why an item was refused."""
+
+
+class Summary(Config):
+    """How many utterances and seconds were prepared, and how many items are bad."""
+
+    utterances: int
+    seconds: float
+    bad: int
+
+
+class Written(Config):
+    """What prepared.json holds."""
+
+    corpus: str
+    summary: Summary
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,20 @@ class Prepared:
     @property
     def summary(self) -> dict[str, int | float]:
         """utterances, seconds, bad: how many of each."""
-        return read_json(self.folder / "prepared.json")["summary"]
+        path = self.folder / "prepared.json"
+        return Written.read(read_json(path), str(path)).summary.model_dump()
+
+    def check(self) -> None:
+        """Raises UserError where what was prepared is damaged: found here, not hours later."""
+        try:
+            with gzip.open(self.folder / "cuts.jsonl.gz") as cuts:
+                while cuts.read(2**20):  # ends with a checksum
+                    pass
+            (self.folder / "features.lca").stat()
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(
+                f"{self.folder}: damaged ({error}); delete the folder to prepare it again"
+            ) from None
 
 
 def prepare(
@@ -91,7 +122,9 @@ def prepare(
     name = re.sub(r"[^\w.-]", "-", config.title.replace("=", "_"))
     folder = out / f"{name}-{_fingerprint(config, source, held_out)}"
     prepared = Prepared(folder, config)
-    if not (folder / "prepared.json").is_file():
+    if (folder / "prepared.json").is_file():
+        prepared.check()
+    else:
         with replacing(folder) as beside:
             summary = _write(config, items(config, source, held_out), beside, progress)
             found = summary["utterances"] + summary["bad"]
