@@ -33,8 +33,8 @@ from pocketscribe.export.sherpa_runtime import SherpaRuntime
 from pocketscribe.models import Chunking, ModelConfig, Recogniser, deployed_parameters
 from pocketscribe.models.predictor import START
 from pocketscribe.models.saved import Saved, load_model, save_model
-from pocketscribe.speech.corpora import CorpusConfig, items
-from pocketscribe.speech.features import SAMPLE_RATE, fbank, resampled
+from pocketscribe.speech.corpora import CorpusConfig, items, locate
+from pocketscribe.speech.features import SAMPLE_RATE, fbank
 from pocketscribe.speech.units import Units, UnitsConfig
 
 SECONDS = 60
@@ -44,12 +44,12 @@ LABEL_SHARE = 0.2  # of the encoder frames, as in speech
 
 def speech() -> list[np.ndarray]:
     """Utterances of about a minute in all."""
-    spoken = items(CorpusConfig(corpus="synthetic", split="test", count=SECONDS), None)
+    config = CorpusConfig(corpus="synthetic", split="test", count=SECONDS)
+    spoken = items(config, locate(config, None))
     found: list[np.ndarray] = []
     enough = takewhile(lambda _: sum(map(len, found)) < SECONDS * SAMPLE_RATE, spoken)
     for item in enough:
-        assert item.samples is not None
-        found.append(resampled(item.samples, item.sample_rate))
+        found.append(item.read())
     return found
 
 

@@ -36,6 +36,8 @@ from pocketscribe.speech.batches import (
 )
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
 from pocketscribe.speech.held_out import HeldOut
+from pocketscribe.speech.items import ALL
+from pocketscribe.speech.noise import NoiseBank
 from pocketscribe.speech.prepare import Prepared, prepare, progress_bar
 from pocketscribe.speech.units import Units
 from pocketscribe.training.checkpoint import Progress
@@ -98,7 +100,9 @@ class Run:
         return self.folder / stage / "model.safetensors"
 
     def _prepare_all(self, bar: Bar) -> dict[str, Prepared]:
-        """Every training part of every stage."""
+        """Every training part of every stage; what is missing is told before any work."""
+        for corpus in (*self.recipe.corpora, *self.recipe.speech.dev, *self.recipe.speech.test):
+            locate(corpus, self.root)
         return {_key(corpus): self._prepare(corpus, bar) for corpus in self.recipe.corpora}
 
     def _prepare(self, corpus: CorpusConfig, bar: Bar) -> Prepared:
@@ -112,6 +116,15 @@ class Run:
                 progress=bar,
                 held_out=self._held_out,
             )
+
+    def _noise(self, stage: StageConfig, bar: Bar) -> NoiseBank | None:
+        """What the stage mixes in, of the recordings that its augmentation names."""
+        if stage.augment.noise is None:
+            return None
+        corpus = CorpusConfig(corpus=stage.augment.noise, split=ALL)
+        out = self.folder.parent / "prepared"
+        with self.fabric.rank_zero_first():
+            return NoiseBank(prepare(corpus, self.root, out, progress=bar, transcribed=False))
 
     @cached_property
     def _held_out(self) -> HeldOut:
@@ -157,6 +170,7 @@ class Run:
             batch_seconds=stage.batch_seconds,
             seed=stage.seed,
             views=stage.loss.views,
+            noise=self._noise(stage, bar),
             rank=fabric.global_rank,
             processes=fabric.world_size,
         )

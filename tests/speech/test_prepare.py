@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from rich.console import Console
 from small_corpora import MakeCorpus, sound
 
 from pocketscribe.errors import UserError
+from pocketscribe.speech import items as listening
 from pocketscribe.speech import prepare as preparing
 from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.speech.features import MELS, fbank, read_audio
+from pocketscribe.speech.items import Item
 from pocketscribe.speech.prepare import Prepared, prepare, progress_bar
 
 QUANTISATION = 2**-6  # lilcom keeps multiples of 2^-5
@@ -103,7 +106,7 @@ def test_too_long_audio_is_refused_undecoded(
     folder = make_corpus([row("long"), row("good")])
     soundfile.write(folder / "long.wav", np.zeros(8000 * 121, np.int16), 8000)
     read: list[str] = []
-    monkeypatch.setattr(preparing, "read_audio", lambda p: (read.append(p.name), read_audio(p))[1])
+    monkeypatch.setattr(listening, "read_audio", lambda p: (read.append(p.name), read_audio(p))[1])
     prepared = prepare(CorpusConfig(corpus=str(folder)), None, tmp_path / "out", bad_share=0.5)
     assert bad_items(prepared) == {"long": "121.00 s long; allowed: 0.1 s to 120 s"}
     assert read == ["good.wav"]
@@ -167,8 +170,8 @@ def test_ids_may_be_paths_and_other_oddities(
         lines.append(json.dumps({"id": name, "path": f"{number}.wav", "text": "hello"}) + "\n")
     (folder / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")
     if made_here:
-        made = [preparing.Item(n, "hello", "s", samples=x) for n, x in samples.items()]
-        monkeypatch.setattr(preparing, "items", lambda config, source: iter(made))
+        made = [Item(n, "hello", "s", made=partial(np.asarray, x)) for n, x in samples.items()]
+        monkeypatch.setattr(preparing, "items", lambda *_: iter(made))
     prepared = prepare(CorpusConfig(corpus=str(folder)), None, tmp_path / "out")
     found = {cut.id: cut for cut in prepared.cuts}
     assert list(found) == STRANGE
@@ -268,11 +271,12 @@ def test_a_failure_leaves_nothing(
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
+from pocketscribe.speech import items as listening
 from pocketscribe.speech import prepare as preparing
 from pocketscribe.speech.corpora import CorpusConfig
 
-def items(config, source, real=preparing.items):
-    for number, item in enumerate(real(config, source)):
+def items(*asked, real=preparing.items):
+    for number, item in enumerate(real(*asked)):
         if number == 100:  # one group is written, and the next is not
             os.kill(os.getpid(), signal.SIGKILL)
         yield item
