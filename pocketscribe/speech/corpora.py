@@ -62,8 +62,8 @@ class CorpusConfig(Config):
             voices.
     """
 
-    corpus: str = Field(min_length=1)
-    split: str = Field(default="train", min_length=1)
+    corpus: str
+    split: str = "train"
     weight: float = Field(default=1.0, gt=0)
     where: dict[str, str] = Field(default={})
     group: str | None = None
@@ -119,6 +119,8 @@ def locate(config: CorpusConfig, root: Path | None) -> Source:
     Raises:
         UserError: there is no such corpus, folder or speech engine.
     """
+    if not config.corpus or not config.split:
+        raise UserError('a corpus and its split need names; the folder that you are in is "."')
     root = corpora_root(root)
     responses: tuple[Path, ...] = ()
     if config.rooms is not None:

@@ -37,19 +37,19 @@ def cut_sets(file: Path, split: str) -> Iterator[Item]:
 
 def one_cut_set(file: Path, split: str) -> Iterator[Item]:
     """A file of cuts, which need not say what split they are in."""
-    yield from split_up(list(_items(CutSet.from_jsonl_lazy(file), file)), split, file)
+    yield from split_up(list(_items(partial(CutSet.from_jsonl_lazy, file), file)), split, file)
 
 
 def shar(file: Path, split: str) -> Iterator[Item]:
     """The folder of `file` in lhotse's Shar format: cuts beside archives of audio."""
-    cuts = _items(CutSet.from_shar(in_dir=file.parent), file.parent)
+    cuts = _items(partial(CutSet.from_shar, in_dir=file.parent), file.parent)
     yield from cuts if split == ALL else split_up(list(cuts), split, file.parent)
 
 
-def _items(cuts: Iterable[Cut], source: Path) -> Iterator[Item]:
+def _items(cuts: Callable[[], CutSet], source: Path) -> Iterator[Item]:
     """An item for each supervision of each cut; cuts without one say nothing."""
     try:
-        for cut in cuts:
+        for cut in cuts():
             parts = [cut]
             if len(cut.supervisions) > 1:
                 parts = list(cut.trim_to_supervisions(keep_overlapping=False))
@@ -145,5 +145,5 @@ def _is_set(one: object) -> bool:
 
 def _of_set(one: Mapping[str, Any], folder: Path) -> list[Item]:
     cuts = CutSet.from_manifests(recordings=one["recordings"], supervisions=one["supervisions"])
-    spoken = (cut for cut in cuts if cut.supervisions)
-    return sorted(_items(spoken, folder), key=lambda item: item.id)
+    spoken = cuts.filter(lambda cut: bool(cut.supervisions))
+    return sorted(_items(lambda: spoken, folder), key=lambda item: item.id)

@@ -105,7 +105,7 @@ def _csv(path: Path) -> Rows:
                 row.pop(None, None)  # cells beyond the columns
                 yield rows.line_num, row
         except csv.Error as error:
-            raise UserError(f"{path}: line {rows.line_num} is not CSV ({error})") from None
+            raise UserError(f"{path}: not CSV after line {rows.line_num} ({error})") from None
 
 
 def _jsonl(path: Path) -> Rows:

@@ -107,7 +107,11 @@ def prepare(
         sweep(out)
         with replacing(folder) as beside:
             found_items = items(config, source, held_out)
-            summary = _write(config, found_items, beside, progress, transcribed)
+            try:
+                summary = _write(config, found_items, beside, progress, transcribed)
+            except OSError as error:  # such as a full disk
+                reason = error.strerror or error
+                raise UserError(f"{error.filename or folder}: {reason}") from None
             found = summary["utterances"] + summary["bad"]
             if summary["bad"] > bad_share * found:  # nothing is kept but the list
                 listed = out / f"{name}.bad.tsv"

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from small_corpora import MakeCorpus, sound
 
-from pocketscribe.errors import UserError
+from pocketscribe.errors import UserError, UserHint
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
 from pocketscribe.speech.features import read_audio
 from pocketscribe.speech.items import Item, RefusedError, listen
@@ -220,6 +220,34 @@ def test_a_manifest_in_jsonl(tmp_path: Path) -> None:
     assert len(load(corpus=str(tmp_path), split="all")) == 3
 
 
+def test_a_manifest_in_csv(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text(
+        '\ufeffpath,text,speaker,split\r\na.wav,"well, \nsaid ""so""",s1,train\r\nb.wav,two\r\n',
+        encoding="utf-8",
+    )
+    [a] = load(corpus=str(tmp_path))
+    assert (a.id, a.text, a.speaker, a.audio) == (
+        "a.wav",
+        'well, \nsaid "so"',
+        "s1",
+        tmp_path / "a.wav",
+    )
+    assert [i.id for i in load(corpus=str(tmp_path), split="all")] == ["a.wav", "b.wav"]
+
+
+def test_a_manifest_without_splits_is_split_up(make_corpus: MakeCorpus) -> None:
+    rows = [
+        {"path": f"{n}.wav", "transcript": "X", "speaker": f"s{n}", "split": ""} for n in range(20)
+    ]
+    folder = str(make_corpus(rows))
+    with pytest.warns(UserHint, match="2 of its 20 speakers are dev, 2 test"):
+        parts = [load(corpus=folder, split=split) for split in ("train", "dev", "test")]
+    assert [len(part) for part in parts] == [16, 2, 2]
+    assert len({item.id for part in parts for item in part}) == 20
+    assert len(load(corpus=folder, split="all")) == 20
+    assert "no utterance matches" in refusal(corpus=folder, split="valid")
+
+
 def test_audio_beside_text(tmp_path: Path) -> None:
     for name in ("ann/1.wav", "ann/2.FLAC", "bob/1.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -239,6 +267,11 @@ def test_audio_beside_text_in_folders_of_splits(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     assert [i.id for i in load(corpus=str(tmp_path))] == ["train/2.wav", "train/ann/1.wav"]
     assert [i.id for i in load(corpus=str(tmp_path), split="test")] == ["test/bob/1.wav"]
+    assert [i.id for i in load(corpus=str(tmp_path), split="all")] == [
+        "train/2.wav",
+        "train/ann/1.wav",
+        "test/bob/1.wav",
+    ]
     # Not all of it, which would score on what was trained on.
     said = refusal(corpus=str(tmp_path), split="dev")
     assert str(tmp_path / "dev") in said and "its splits: train, test" in said
@@ -309,6 +342,11 @@ def test_the_environment_says_where_corpora_are(
         ("manifest.jsonl", '["a.wav"]\n', "line 1 is not a JSON object"),
         ("manifest.jsonl", '\n\n{"text": "hello"}\n', "line 3 has no 'path'"),
         ("manifest.jsonl", "", "no utterance matches"),
+        ("manifest.jsonl", '{"path": "a.wav", "text": "\\ud800"}\n', "line 1 is not a JSON"),
+        ("manifest.jsonl", '{"path": "a.wav", "n": ' + "9" * 5000 + "}\n", "line 1 is not a JSON"),
+        ("manifest.jsonl", "[" * 100_000 + "\n", "line 1 is not a JSON"),
+        ("manifest.csv", "text\nhello\n", "line 2 has no 'path'"),
+        ("manifest.csv", 'path\n"' + "a" * 200_000 + '"\n', "not CSV after line 1"),
     ],
 )
 def test_a_bad_manifest_is_one_line_that_says_where(
