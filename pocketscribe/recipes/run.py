@@ -88,6 +88,9 @@ class Run:
         left = [stage for stage in stages if not self._model_file(stage.name).is_file()]
         if not left:
             return
+        speech = self.recipe.speech
+        for corpus in (*self.recipe.corpora, *speech.dev, *speech.test):
+            locate(corpus, self.root)  # what is missing is told before any work
         self._take(left)
         with progress_bar(self.console) as bar:
             parts = self._prepare_all(bar)
@@ -152,21 +155,14 @@ class Run:
         return self.recipe.model_of(stage, self.outside.config)
 
     def _prepare_all(self, bar: Bar) -> dict[str, Prepared]:
-        """Every training part of every stage; what is missing is told before any work."""
-        for corpus in (*self.recipe.corpora, *self.recipe.speech.dev, *self.recipe.speech.test):
-            locate(corpus, self.root)
+        """Every training part of every stage."""
         return {_key(corpus): self._prepare(corpus, bar) for corpus in self.recipe.corpora}
 
-    def _prepare(self, corpus: CorpusConfig, bar: Bar) -> Prepared:
+    def _prepare(self, corpus: CorpusConfig, bar: Bar, transcribed: bool = True) -> Prepared:
         out, share = self.folder.parent / "prepared", self.recipe.speech.bad_share
         with self.fabric.rank_zero_first():
             return prepare(
-                corpus,
-                self.root,
-                out,
-                bad_share=share,
-                progress=bar,
-                held_out=self._held_out,
+                corpus, self.root, out, share, bar, held_out=self._held_out, transcribed=transcribed
             )
 
     def _noise(self, stage: StageConfig, bar: Bar) -> NoiseBank | None:
@@ -174,9 +170,7 @@ class Run:
         if stage.augment.noise is None:
             return None
         corpus = CorpusConfig(corpus=stage.augment.noise, split=ALL)
-        out = self.folder.parent / "prepared"
-        with self.fabric.rank_zero_first():
-            return NoiseBank(prepare(corpus, self.root, out, progress=bar, transcribed=False))
+        return NoiseBank(self._prepare(corpus, bar, transcribed=False))
 
     @cached_property
     def _held_out(self) -> HeldOut:

@@ -84,6 +84,8 @@ class CorpusConfig(Config):
         }
         if self.corpus != "synthetic" and synthetic:
             raise ValueError(f"{sorted(synthetic)[0]!r} belongs to corpus = 'synthetic' alone")
+        if self.corpus == "synthetic" and self.where:
+            raise ValueError("'where' asks for columns, and corpus = 'synthetic' has none")
         return self
 
     @property

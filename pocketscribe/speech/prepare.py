@@ -84,9 +84,9 @@ def prepare(
     config: CorpusConfig,
     root: Path | None,
     out: Path,
-    *,
     bad_share: float = 0.05,
     progress: Progress | None = None,
+    *,
     held_out: HeldOut = NOTHING_HELD_OUT,
     transcribed: bool = True,
 ) -> Prepared:

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from small_corpora import sound
+from small_corpora import MakeCorpus, sound
 
 from pocketscribe.speech.augment import AugmentConfig, augment
+from pocketscribe.speech.batches import TrainingBatches, loader, trainable
 from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.speech.features import LOG_FLOOR, MELS
 from pocketscribe.speech.noise import NoiseBank
 from pocketscribe.speech.prepare import prepare
+from pocketscribe.speech.units import Units, UnitsConfig
 
 ONLY_NOISE = AugmentConfig(
     speed=0,
@@ -58,6 +60,21 @@ def test_short_noise_is_repeated(bank: NoiseBank) -> None:
         x for seed in range(12) if torch.equal((x := bank.draw(60, generator(seed)))[:20], x[20:40])
     ]
     assert hums and torch.equal(hums[0][20:40], hums[0][40:])
+
+
+def test_batches_hear_it_as_seed_and_step_say(
+    bank: NoiseBank, make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    row = {"path": "a.wav", "transcript": "HI", "seconds": 1.0}
+    part = CorpusConfig(corpus=str(make_corpus([row])))
+    units = Units.learn(["HI"], UnitsConfig(kind="char"))
+    parts = [trainable(prepare(part, None, tmp_path / "out"), units, 20.0)]
+
+    def first(noise: NoiseBank | None) -> torch.Tensor:
+        batches = TrainingBatches(parts, units, ONLY_NOISE, batch_seconds=4.0, seed=1, noise=noise)
+        return next(iter(loader(batches, workers=1))).features
+
+    assert torch.equal(first(bank), first(bank)) and not torch.equal(first(bank), first(None))
 
 
 def test_augmentation_mixes_it_in_at_the_level_asked(bank: NoiseBank) -> None:
