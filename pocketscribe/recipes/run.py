@@ -45,8 +45,6 @@ from pocketscribe.speech.batches import (
 )
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
 from pocketscribe.speech.held_out import HeldOut
-from pocketscribe.speech.items import ALL
-from pocketscribe.speech.noise import NoiseBank
 from pocketscribe.speech.prepare import Prepared, prepare, progress_bar
 from pocketscribe.speech.units import Units
 from pocketscribe.training.checkpoint import Progress
@@ -88,8 +86,7 @@ class Run:
         left = [stage for stage in stages if not self._model_file(stage.name).is_file()]
         if not left:
             return
-        speech = self.recipe.speech
-        for corpus in (*self.recipe.corpora, *speech.dev, *speech.test):
+        for corpus in (*self.recipe.corpora, *self.recipe.speech.dev, *self.recipe.speech.test):
             locate(corpus, self.root)  # what is missing is told before any work
         self._take(left)
         with progress_bar(self.console) as bar:
@@ -165,13 +162,6 @@ class Run:
                 corpus, self.root, out, share, bar, held_out=self._held_out, transcribed=transcribed
             )
 
-    def _noise(self, stage: StageConfig, bar: Bar) -> NoiseBank | None:
-        """What the stage mixes in, of the recordings that its augmentation names."""
-        if stage.augment.noise is None:
-            return None
-        corpus = CorpusConfig(corpus=stage.augment.noise, split=ALL)
-        return NoiseBank(self._prepare(corpus, bar, transcribed=False))
-
     @cached_property
     def _held_out(self) -> HeldOut:
         """What dev and test say; looking for it also tells early where a part is missing."""
@@ -214,6 +204,8 @@ class Run:
             mean, std = feature_statistics(usable)
             model.mean.copy_(mean)
             model.inverse_std.copy_(1 / std)
+        name = stage.augment.noise
+        noise = self._prepare(CorpusConfig(corpus=name, split="all"), bar, False) if name else None
         batches = TrainingBatches(
             usable,
             units,
@@ -221,7 +213,7 @@ class Run:
             batch_seconds=stage.batch_seconds,
             seed=stage.seed,
             views=stage.loss.views,
-            noise=self._noise(stage, bar),
+            noise=noise,
             rank=fabric.global_rank,
             processes=fabric.world_size,
         )

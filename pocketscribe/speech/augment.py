@@ -58,7 +58,7 @@ class AugmentConfig(Config):
     gain_db: float = Field(default=10.0, ge=0)
     noise_share: float = Field(default=0.3, ge=0, le=1)
     noise_db: tuple[float, float] = (10.0, 40.0)
-    noise: str | None = None
+    noise: str | None = Field(default=None, min_length=1)
     telephone_share: float = Field(default=0.0, ge=0, le=1)
     silence_share: float = Field(default=0.2, ge=0, le=1)
     silence_s: float = Field(default=0.6, ge=0)

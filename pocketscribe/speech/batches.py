@@ -105,7 +105,7 @@ class TrainingBatches(IterableDataset):
         batch_seconds: float,
         seed: int,
         views: int = 1,
-        noise: NoiseBank | None = None,
+        noise: Prepared | None = None,
         skip: int = 0,
         rank: int = 0,
         processes: int = 1,
@@ -116,7 +116,7 @@ class TrainingBatches(IterableDataset):
         self.batch_seconds = batch_seconds
         self.seed = seed
         self.views = views
-        self.noise = noise
+        self.noise = None if noise is None else NoiseBank(noise)
         self.growth = 1.0
         self.skip = skip
         self.rank = rank

@@ -13,7 +13,7 @@ from pocketscribe.speech.batches import TrainingBatches, loader, trainable
 from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.speech.features import LOG_FLOOR, MELS
 from pocketscribe.speech.noise import NoiseBank
-from pocketscribe.speech.prepare import prepare
+from pocketscribe.speech.prepare import Prepared, prepare
 from pocketscribe.speech.units import Units, UnitsConfig
 
 ONLY_NOISE = AugmentConfig(
@@ -29,7 +29,7 @@ ONLY_NOISE = AugmentConfig(
 
 
 @pytest.fixture
-def bank(tmp_path: Path) -> NoiseBank:
+def noise(tmp_path: Path) -> Prepared:
     """A long hiss and a short hum, neither with a transcript."""
     (tmp_path / "noise").mkdir()
     soundfile.write(tmp_path / "noise/hiss.wav", sound(3.0), 16000)
@@ -38,7 +38,12 @@ def bank(tmp_path: Path) -> NoiseBank:
     part = CorpusConfig(corpus=str(tmp_path / "noise"), split="all")
     prepared = prepare(part, None, tmp_path / "out", transcribed=False)
     assert prepared.summary["utterances"] == 2 and prepared.summary["bad"] == 0
-    return NoiseBank(prepared)
+    return prepared
+
+
+@pytest.fixture
+def bank(noise: Prepared) -> NoiseBank:
+    return NoiseBank(noise)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -63,18 +68,18 @@ def test_short_noise_is_repeated(bank: NoiseBank) -> None:
 
 
 def test_batches_hear_it_as_seed_and_step_say(
-    bank: NoiseBank, make_corpus: MakeCorpus, tmp_path: Path
+    noise: Prepared, make_corpus: MakeCorpus, tmp_path: Path
 ) -> None:
     row = {"path": "a.wav", "transcript": "HI", "seconds": 1.0}
     part = CorpusConfig(corpus=str(make_corpus([row])))
     units = Units.learn(["HI"], UnitsConfig(kind="char"))
     parts = [trainable(prepare(part, None, tmp_path / "out"), units, 20.0)]
 
-    def first(noise: NoiseBank | None) -> torch.Tensor:
+    def first(noise: Prepared | None) -> torch.Tensor:
         batches = TrainingBatches(parts, units, ONLY_NOISE, batch_seconds=4.0, seed=1, noise=noise)
         return next(iter(loader(batches, workers=1))).features
 
-    assert torch.equal(first(bank), first(bank)) and not torch.equal(first(bank), first(None))
+    assert torch.equal(first(noise), first(noise)) and not torch.equal(first(noise), first(None))
 
 
 def test_augmentation_mixes_it_in_at_the_level_asked(bank: NoiseBank) -> None:
