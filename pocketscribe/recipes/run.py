@@ -87,6 +87,8 @@ class Run:
         left = [stage for stage in stages if not self._model_file(stage.name).is_file()]
         if not left:
             return
+        for corpus in (*self.recipe.corpora, *self.recipe.speech.dev, *self.recipe.speech.test):
+            locate(corpus, self.root)  # what is missing is told before any work
         self._take(left)
         with progress_bar(self.console) as bar:
             parts = self._prepare_all(bar)
@@ -154,16 +156,11 @@ class Run:
         """Every training part of every stage."""
         return {_key(corpus): self._prepare(corpus, bar) for corpus in self.recipe.corpora}
 
-    def _prepare(self, corpus: CorpusConfig, bar: Bar) -> Prepared:
+    def _prepare(self, corpus: CorpusConfig, bar: Bar, transcribed: bool = True) -> Prepared:
         out, share = self.folder.parent / "prepared", self.recipe.speech.bad_share
         with self.fabric.rank_zero_first():
             return prepare(
-                corpus,
-                self.root,
-                out,
-                bad_share=share,
-                progress=bar,
-                held_out=self._held_out,
+                corpus, self.root, out, share, bar, held_out=self._held_out, transcribed=transcribed
             )
 
     @cached_property
@@ -208,6 +205,8 @@ class Run:
             mean, std = feature_statistics(usable)
             model.mean.copy_(mean)
             model.inverse_std.copy_(1 / std)
+        name = stage.augment.noise
+        noise = self._prepare(CorpusConfig(corpus=name, split="all"), bar, False) if name else None
         batches = TrainingBatches(
             usable,
             units,
@@ -215,6 +214,7 @@ class Run:
             batch_seconds=stage.batch_seconds,
             seed=stage.seed,
             views=stage.loss.views,
+            noise=noise,
             rank=fabric.global_rank,
             processes=fabric.world_size,
         )
