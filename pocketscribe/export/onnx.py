@@ -29,6 +29,7 @@ from pocketscribe.export.graph import (
     describe,
 )
 from pocketscribe.export.low_bits import with_low_bits
+from pocketscribe.export.seal import BLANK_SEAL, seal
 from pocketscribe.files import replacing
 from pocketscribe.models import Chunking, Recogniser, decoded
 from pocketscribe.models.predictor import CONTEXT
@@ -36,7 +37,7 @@ from pocketscribe.models.saved import Saved
 from pocketscribe.speech.units import Units
 
 OPSET, IR_VERSION = 18, 9  # sherpa-onnx 1.10.46 reads no later ones
-FORMAT = "pocketscribe-onnx-1"
+FORMAT = "pocketscribe-onnx-2"
 
 
 def export_onnx(saved: Saved, chunking: Chunking, out: Path, *, sherpa: bool, int8: bool) -> None:
@@ -56,7 +57,8 @@ def export_onnx(saved: Saved, chunking: Chunking, out: Path, *, sherpa: bool, in
     if int8 and formatted is not model:
         raise UserError("export --int8: this model's weights have formats of their own already")
     graph = StreamingGraph(model, chunking)
-    ours = {"pocketscribe": json.dumps({"format": FORMAT, **describe(saved, graph)})}
+    about = {"format": FORMAT, "seal": BLANK_SEAL, **describe(saved, graph)}
+    ours = {"pocketscribe": json.dumps(about)}
     found = {"encoder": _flat_encoder(graph, ours) if sherpa else _encoder(graph, ours)}
     if model.config.head == "transducer":
         found |= {"decoder": _decoder(model), "joiner": _joiner(model)}
@@ -71,6 +73,7 @@ def export_onnx(saved: Saved, chunking: Chunking, out: Path, *, sherpa: bool, in
         (folder / "tokens.txt").write_text(tokens_text(units), encoding="utf-8")
         if not units.are_characters:
             (folder / "bpe.vocab").write_text(vocabulary_text(units), encoding="utf-8")
+        seal(folder, "encoder.onnx")
 
 
 def tokens_text(units: Units) -> str:
@@ -87,7 +90,7 @@ def _encoder(graph: StreamingGraph, metadata: dict[str, Any]) -> onnx.ModelProto
     """With a named input and output for each state."""
     inputs = ["features", *graph.state_names]
     outputs = ["encoder_out", *(f"new_{name}" for name in graph.state_names)]
-    return _traced(graph, graph.example(2), inputs, outputs, [0] * len(inputs), metadata)
+    return traced(graph, graph.example(2), inputs, outputs, [0] * len(inputs), metadata)
 
 
 def _flat_encoder(graph: StreamingGraph, metadata: dict[str, Any]) -> onnx.ModelProto:
@@ -96,20 +99,20 @@ def _flat_encoder(graph: StreamingGraph, metadata: dict[str, Any]) -> onnx.Model
     inputs = ["x", "cached_attn", "cached_conv", "processed_lens"]
     outputs = ["encoder_out", "new_cached_attn", "new_cached_conv"]
     metadata = {**_sherpa_metadata(flat, graph), **metadata}
-    return _traced(flat, flat.example(2), inputs, outputs, [0, 2, 2, 0], metadata)
+    return traced(flat, flat.example(2), inputs, outputs, [0, 2, 2, 0], metadata)
 
 
 def _decoder(model: Recogniser) -> onnx.ModelProto:
     context = torch.tensor([[-1, 0], [-1, 0]])
     sizes = {"context_size": CONTEXT, "vocab_size": model.vocabulary}
-    return _traced(PredictorGraph(model), (context,), ["y"], ["decoder_out"], [0], sizes)
+    return traced(PredictorGraph(model), (context,), ["y"], ["decoder_out"], [0], sizes)
 
 
 def _joiner(model: Recogniser) -> onnx.ModelProto:
     # Two tensors, not one twice: the exporter would take them for a single input.
     pair = torch.zeros(2, 2, model.config.joiner).unbind()
     names = ["encoder_out", "decoder_out"]
-    return _traced(
+    return traced(
         JoinerGraph(model), pair, names, ["logit"], [0, 0], {"joiner_dim": pair[0].shape[1]}
     )
 
@@ -130,17 +133,20 @@ def _sherpa_metadata(flat: FlatGraph, graph: StreamingGraph) -> dict[str, int | 
     }
 
 
-def _traced(
+def traced(
     module: nn.Module,
     example: tuple[Tensor, ...],
     inputs: list[str],
     outputs: list[str],
-    stream_axes: list[int],
+    stream_axes: list[int] | None,
     metadata: dict[str, Any],
 ) -> onnx.ModelProto:
-    """Traces a module with a free number of streams: tensors, nodes, `metadata`, nothing else."""
+    """Traces a module: tensors, nodes, `metadata`, nothing else.
+
+    `stream_axes` are the inputs' axes of streams, whose number is free; None where none is.
+    """
     streams = torch.export.Dim("N", min=1)
-    shapes: Any = tuple({axis: streams} for axis in stream_axes)
+    shapes: Any = stream_axes and tuple({axis: streams} for axis in stream_axes)
     if isinstance(module, StreamingGraph):  # *state is one argument to torch.export
         shapes = (shapes[0], shapes[1:])
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -11,6 +11,7 @@ import sherpa_onnx
 import torch
 
 from pocketscribe.decoding.search import GreedySearch
+from pocketscribe.decoding.searcher import SearchConfig, Searcher
 from pocketscribe.decoding.streaming import TorchStreaming, Transcript, tail_silence, transcript
 from pocketscribe.export.open import TorchRuntime
 from pocketscribe.export.sherpa_runtime import SherpaRuntime
@@ -31,7 +32,7 @@ def test_transcripts_equal_those_of_pytorch(
     length: str,
     beam: int,
 ) -> None:
-    [found] = SherpaRuntime(sherpa_folder, beam).transcribe([speech[length]])
+    [found] = SherpaRuntime(sherpa_folder, SearchConfig(beam=beam)).transcribe([speech[length]])
     assert found == pytorch(length, beam)
 
 
@@ -39,8 +40,9 @@ def test_transcripts_equal_those_of_pytorch(
 def test_transcripts_of_real_speech_equal_those_of_pytorch(
     model_path: Path, sherpa_folder: Path, real_speech: np.ndarray, beam: int
 ) -> None:
-    [expected] = TorchRuntime(model_path, beam).transcribe([real_speech], streaming=True)
-    assert SherpaRuntime(sherpa_folder, beam).transcribe([real_speech]) == [expected]
+    search = SearchConfig(beam=beam)
+    [expected] = TorchRuntime(model_path, search).transcribe([real_speech], streaming=True)
+    assert SherpaRuntime(sherpa_folder, search).transcribe([real_speech]) == [expected]
     assert len(set(expected.tokens)) > 4 and expected.timestamps[-1] > 20
 
 
@@ -90,7 +92,7 @@ def with_resets(saved: Saved, audio: np.ndarray, resets: list[int]) -> Iterator[
     features = LiveFbank()
     features.accept(audio)
     features.finish()
-    state, search, chunks = model.initial_state(1), model.search(1, 1), 0
+    state, search, chunks = model.initial_state(1), Searcher().start(model.scorer, 1), 0
     while features.ready > FRAMES:
         chunk = torch.from_numpy(features.take(FRAMES)).unsqueeze(0)
         encoded, state = model.step(chunk, state)
@@ -99,7 +101,7 @@ def with_resets(saved: Saved, audio: np.ndarray, resets: list[int]) -> Iterator[
         if chunks in resets:
             yield transcript(search.best()[0], units)
             assert isinstance(search, GreedySearch)
-            old, search = search, model.search(1, 1)
+            old, search = search, Searcher().start(model.scorer, 1)
             search.context, search.predicted = old.context, old.predicted
     yield transcript(search.best()[0], units)
 
