@@ -40,10 +40,12 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
             return {"utterances": 12}
         case "joined":
             noise = np.random.default_rng(0).standard_normal(8 * 16000)
+            corpus = tmp_path / "corpus"
+            (corpus / "test").mkdir(parents=True)
             for i in range(4):
-                soundfile.write(tmp_path / f"{i}.wav", 0.01 * noise, 16000)
-                (tmp_path / f"{i}.txt").write_text("one")
-            return {"corpus": str(tmp_path), "split": "test", "out": tmp_path / "out"}
+                soundfile.write(corpus / "test" / f"{i}.wav", 0.01 * noise, 16000)
+                (corpus / "test" / f"{i}.txt").write_text("one")
+            return {"corpus": str(corpus), "split": "test", "out": tmp_path / "out"}
         case "streaming":
             model = tmp_path / "model.pocket"
             units = characters()
