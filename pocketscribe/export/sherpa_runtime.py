@@ -34,8 +34,8 @@ class SherpaRuntime:
             session(folder / name, threads)
         about = metadata(session(folder / "encoder.onnx", threads), folder)
         tokens = folder / "tokens.txt"
-        units = Units.from_json(about["units"], str(folder))
-        if not tokens.is_file() or tokens.read_text("utf-8", "replace") != tokens_text(units):
+        self.units = Units.from_json(about["units"], str(folder))
+        if not tokens.is_file() or tokens.read_text("utf-8", "replace") != tokens_text(self.units):
             raise UserError(f"{tokens}: missing or damaged; export the model again")
         self.chunk = about["frames"] // FACTOR
         self.parameters_stored = about["parameters_stored"]
@@ -51,7 +51,7 @@ class SherpaRuntime:
                 feature_dim=80,
                 decoding_method="modified_beam_search" if search.width > 1 else "greedy_search",
                 max_active_paths=search.width,
-                **{"tokens": str(tokens), **_guides(search, units, Path(own))},
+                **{"tokens": str(tokens), **_guides(search, self.units, Path(own))},
             )
 
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:
