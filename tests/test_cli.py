@@ -121,6 +121,23 @@ def check_refused(ended: Ended, said: str) -> None:
             ("evaluate", "CTC", "--corpus", "SPEECH", "--beam", "4"),
             "beam search needs a transducer",
         ),
+        (("transcribe", "MODEL", "SPEECH/a.wav", "--lm", "gone"), "gone: no such language model"),
+        (("transcribe", "MODEL", "SPEECH/a.wav", "--lm", "MODEL"), "not a language model of this"),
+        (
+            ("evaluate", "MODEL", "--corpus", "SPEECH", "--hotword", "ONE", "--beam", "1"),
+            "--beam 4",
+        ),
+        (("evaluate", "MODEL", "--corpus", "SPEECH", "--hotword", "7"), "this model cannot spell"),
+        (("evaluate", "MODEL", "--corpus", "SPEECH", "--hotwords", "gone"), "not readable as text"),
+        (("lm", "MODEL", "--text", "gone", "--out", "OUT"), "gone: not readable as text"),
+        (
+            ("lm", "MODEL", "--text", "SPEECH/a.txt", "--budget", "big", "--out", "OUT"),
+            "write byte",
+        ),
+        (
+            ("lm", "MODEL", "--text", "SPEECH/a.txt", "--without", "x", "--out", "OUT"),
+            "CORPUS:SPLI",
+        ),
         (("transcribe", "MODEL"), "give audio files, or --microphone"),
         (("transcribe", "MODEL", "SPEECH/a.wav", "--microphone"), "give audio files, or --microph"),
         (("transcribe", "MODEL", "--microphone"), "pip install 'pocketscribe[microphone]'"),
@@ -208,6 +225,21 @@ def test_transcribe_prints_one_object_a_file(talkative: Path, speech: Path, call
     for line in lines:
         assert line.keys() == {"path", "text", "tokens", "timestamps"}
         assert len(line["tokens"]) == len(line["timestamps"]) > 0
+
+
+def test_a_language_model_is_learnt_and_listened_to(
+    talkative: Path, speech: Path, tmp_path: Path, call: Call
+) -> None:
+    """Also by a folder for sherpa-onnx, which gives its units and takes the model."""
+    folder, out = tmp_path / "folder", tmp_path / "digits.lm"
+    assert call("export", talkative, "--to", "sherpa-onnx", "--out", folder).code == 0
+    text = ("--text", speech / "a.txt", "--text", speech / "b.txt", "--root", speech)
+    for model in (talkative, folder):
+        ended = call("lm", model, *text, "--order", "3", "--budget", "6kB", "--out", out)
+        assert ended.code == 0 and "from 2 sentences; left out: 0" in ended.out
+        assert out.stat().st_size <= 6000
+        options = ("--lm", out, "--lm-scale", "0.5", "--hotword", "THREE")
+        assert call("transcribe", model, speech / "a.wav", *options).code == 0
 
 
 def test_size_equals_the_exported_file(model: Path, tmp_path: Path, call: Call) -> None:
