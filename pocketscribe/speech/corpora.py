@@ -28,7 +28,7 @@ from pocketscribe.speech.manifests import (
     manifest,
     text_files,
 )
-from pocketscribe.speech.rooms import in_a_room
+from pocketscribe.speech.reverberation import in_a_room
 from pocketscribe.speech.synthesis import engine
 from pocketscribe.speech.synthetic import SPLITS, SyntheticSpeech
 
