@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lhotse import CutSet, MonoCut, recipes
+from lhotse import CutSet, MonoCut, SupervisionSegment, recipes
 from lhotse.cut import Cut, MixedCut
 
 from pocketscribe.errors import UserError
@@ -64,11 +64,16 @@ def _item(cut: Cut) -> Item:
     said = cut.supervisions[0] if cut.supervisions else None
     name = said.id if said else cut.id
     text, speaker = (said.text or "", said.speaker or "") if said else ("", "")
-    columns = {k: str(v) for k, v in (said.custom or {}).items()} if said else {}
+    columns = _columns(said) if said else {}
     files = tuple(_files(cut))
     if len(files) == 1 and _is_whole(cut):
         return Item(name, text, speaker, files[0], columns=columns)
     return Item(name, text, speaker, None, partial(_load, cut), files, columns)
+
+
+def _columns(said: SupervisionSegment) -> dict[str, str]:
+    known = {key: getattr(said, key) for key in ("speaker", "gender", "language")}
+    return {k: str(v) for k, v in {**known, **(said.custom or {})}.items() if v is not None}
 
 
 def _files(cut: Cut) -> Iterator[Path]:
