@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pocketscribe.errors import UserError, UserHint
+from pocketscribe.errors import UserError, UserHint, one_line
 from pocketscribe.files import write_json
 
 app = typer.Typer(
@@ -27,10 +27,36 @@ Root = Annotated[
 Model = Annotated[
     Path, typer.Argument(help="A run's folder, a checkpoint, or an exported file or folder.")
 ]
+
+
+def _chunk(text: str) -> int | str:
+    try:
+        return text if text == "full" else int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a number of frames nor full") from None
+
+
 Chunk = Annotated[
-    int | None, typer.Option(help="Latency in frames of 40 ms, out of those trained for.")
+    Any,
+    typer.Option(
+        parser=_chunk,
+        metavar="N|full",
+        help="Latency in frames of 40 ms, out of those trained for.",
+    ),
 ]
-Beam = Annotated[int, typer.Option(min=1, help="Width of the beam; 1 is greedy.")]
+Beam = Annotated[
+    int | None,
+    typer.Option(min=1, help="Width of the beam; 1 is greedy; 4 with --lm or hotwords."),
+]
+Lm = Annotated[Path | None, typer.Option(help="A language model's file, made by lm.")]
+LmScale = Annotated[float, typer.Option(min=0, help="Weight of the language model.")]
+LabelBonus = Annotated[float, typer.Option(help="With --lm: added for each label.")]
+Hotword = Annotated[
+    list[str] | None, typer.Option(help="A word or phrase to prefer; may be repeated.")
+]
+HotwordsFile = Annotated[Path | None, typer.Option("--hotwords", help="A file of them, by lines.")]
+HotwordScore = Annotated[float, typer.Option(min=0, help="Worth of each unit of a hotword.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 
 
 @app.command()
@@ -79,7 +105,14 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, dev, test, …")] = "test",
     streaming: Annotated[bool, typer.Option("--streaming", help="Chunk by chunk.")] = False,
     chunk: Chunk = None,
-    beam: Beam = 1,
+    beam: Beam = None,
+    lm: Lm = None,
+    lm_scale: LmScale = 0.4,
+    label_bonus: LabelBonus = 0.4,
+    hotword: Hotword = None,
+    hotwords: HotwordsFile = None,
+    hotword_score: HotwordScore = 1.5,
+    device: Device = "cpu",
     where: Annotated[
         list[str] | None, typer.Option(help="COLUMN=VALUE of the manifest; may be repeated.")
     ] = None,
@@ -90,10 +123,12 @@ def evaluate(
     root: Root = None,
 ) -> None:
     """Score a model on a corpus: word error rate with its confidence interval, speed, size."""
-    from pocketscribe.evaluation.evaluate import evaluate
+    from pocketscribe.decoding.searcher import SearchConfig, read_hotwords
+    from pocketscribe.evaluation.evaluate import evaluate, peak_rss_bytes
     from pocketscribe.evaluation.report import score_lines
     from pocketscribe.export.open import open_model
     from pocketscribe.speech.corpora import CorpusConfig
+    from pocketscribe.speech.prepare import progress_bar
 
     if json_file is not None and json_file.is_dir():
         raise UserError(f"--json {json_file}: is a folder; name a file")
@@ -102,7 +137,18 @@ def evaluate(
         raise UserError("--where: write COLUMN=VALUE, such as age_group=child")
     columns = {key: value for key, _, value in pairs}
     part = CorpusConfig(corpus=corpus, split=split, where=columns, group=group)
-    result = evaluate(open_model(model, beam, chunk), part, root, streaming=streaming)
+    search = SearchConfig(
+        beam=beam,
+        lm=lm,
+        lm_scale=lm_scale,
+        label_bonus=label_bonus,
+        hotwords=read_hotwords(hotword or (), hotwords),
+        hotword_score=hotword_score,
+    )
+    runtime = open_model(model, search, chunk, device)
+    with progress_bar(Console(stderr=True, quiet=not sys.stderr.isatty())) as bar:
+        result = evaluate(runtime, part, root, streaming=streaming, progress=bar)
+    result["peak_rss_bytes"] = peak_rss_bytes()  # of a process that did nothing else
     print("\n".join(score_lines(part.title, result)))
     if json_file is not None:
         write_json(json_file, result)
@@ -111,30 +157,91 @@ def evaluate(
 @app.command()
 def transcribe(
     model: Model,
-    audio: Annotated[list[Path] | None, typer.Argument(help="Audio files, any format.")] = None,
+    audio: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Audio files of any format, folders of them, or - for standard input."),
+    ] = None,
     microphone: Annotated[bool, typer.Option("--microphone", help="Listen live.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
+    form: Annotated[str, typer.Option("--format", help="text, json, srt or vtt.")] = "text",
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder: one file an input, instead of printing.")
+    ] = None,
     chunk: Chunk = None,
-    beam: Beam = 1,
+    beam: Beam = None,
+    lm: Lm = None,
+    lm_scale: LmScale = 0.4,
+    label_bonus: LabelBonus = 0.4,
+    hotword: Hotword = None,
+    hotwords: HotwordsFile = None,
+    hotword_score: HotwordScore = 1.5,
+    device: Device = "cpu",
 ) -> None:
     """Write down what is said in audio files, or live at the microphone."""
+    from pocketscribe import api
+    from pocketscribe.batch import transcribe_all
+    from pocketscribe.decoding.searcher import SearchConfig, read_hotwords
     from pocketscribe.export.open import open_model
-    from pocketscribe.speech.features import read_audio
 
     if microphone == bool(audio):
-        raise UserError("transcribe: give audio files, or --microphone")
-    runtime = open_model(model, beam, chunk)
+        raise UserError("transcribe: give audio files, folders or -, or else --microphone")
+    search = SearchConfig(
+        beam=beam,
+        lm=lm,
+        lm_scale=lm_scale,
+        label_bonus=label_bonus,
+        hotwords=read_hotwords(hotword or (), hotwords),
+        hotword_score=hotword_score,
+    )
+    opened = api.Model(open_model(model, search, chunk, device))
     if microphone:
         from pocketscribe.decoding.microphone import listen
 
-        listen(runtime.stream())
-        return
-    for path in audio or ():
-        [said] = runtime.transcribe([read_audio(path)], streaming=True)
-        if as_json:
-            print(json.dumps({"path": str(path), **vars(said)}, ensure_ascii=False), flush=True)
-        else:
-            print(f"{path}: {said.text}" if len(audio or ()) > 1 else said.text, flush=True)
+        listen(opened.stream())
+    elif transcribe_all(opened, audio or (), "json" if as_json else form, out, Console()):
+        raise typer.Exit(2)  # each bad file was named; the others are done
+
+
+@app.command()
+def card(
+    model: Model,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show what a model was trained on and how well it does: a README.md as model hubs want it."""
+    from pocketscribe import load
+    from pocketscribe.evaluation.report import card_markdown
+
+    found = load(model).card
+    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else card_markdown(found))
+
+
+@app.command()
+def lm(
+    model: Model,
+    text: Annotated[
+        list[Path],
+        typer.Option(help="Sentences, one a line, or a table with a column transcript; repeatable"),
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    order: Annotated[int, typer.Option(min=2, max=12, help="Units in the longest n-gram.")] = 8,
+    budget: Annotated[str, typer.Option(help="Bytes of the file, such as 500kB or 2MB.")] = "2MB",
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="CORPUS:SPLIT not to learn from either, besides all dev and test parts."),
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Learn a language model for a recogniser's units from text."""
+    from pocketscribe.decoding.lm import held_out, make_lm, read_bytes, read_part
+    from pocketscribe.export.open import open_model
+
+    scored = held_out([read_part(part) for part in without or ()], root)
+    card = make_lm(open_model(model).units, text, scored, order, read_bytes(budget), out)
+    print(
+        f"{out}: {out.stat().st_size / 1e6:.2f} MB, {card['ngrams']} n-grams "
+        f"from {card['sentences']} sentences; left out: {card['left_out']} that are scored "
+        f"in dev or test, {card['unspellable']} that the units cannot spell"
+    )
 
 
 @app.command()
@@ -198,6 +305,12 @@ def _show_warning(
         print(warnings.formatwarning(message, category, filename, lineno), end="", file=sys.stderr)
 
 
+def _too_much(error: Exception) -> bool:
+    """Whether input asked for more than there is, and not a fault of ours did."""
+    torchs_own = "alloc" in str(error)  # a RuntimeError like any other
+    return torchs_own or isinstance(error, MemoryError | OverflowError | RecursionError)
+
+
 def main() -> None:
     """Entry point: bad input ends with one line and exit code 2, never a traceback."""
     warnings.showwarning = _show_warning
@@ -210,11 +323,20 @@ def main() -> None:
         code, said = 2, error.format_message()  # nothing where it has shown the help
         said = said and f"{said} (--help tells more)"
     except OSError as error:  # no permission, no space, a folder where a file should be
-        code, said = 2, f"{error.filename}: {error.strerror}"
-    except (KeyboardInterrupt, typer.Abort):
+        where = f"{error.filename}: " if error.filename else ""
+        code, said = 2, where + (error.strerror or one_line(str(error)))
+    except KeyboardInterrupt:
         code = INTERRUPTED
+    except typer.Abort as error:  # what typer makes of Ctrl-C, and of a file that ends too early
+        early = isinstance(error.__cause__, EOFError)
+        code, said = (2, one_line(str(error.__cause__))) if early else (INTERRUPTED, "")
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        if not _too_much(error):
+            raise
+        code, said = 2, f"too much for this machine ({one_line(str(error))})"
     if code == INTERRUPTED:
-        said = "stopped; the same command goes on from here"
+        goes_on = sys.argv[1:2] == ["run"]  # a run alone has checkpoints
+        said = "stopped; the same command goes on from here" if goes_on else "stopped"
     if said:
         print(f"pocketscribe: {said}", file=sys.stderr)
     sys.exit(code)

@@ -122,12 +122,18 @@ def test_unreadable_json_is_the_users_to_mend(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"x\.json: not readable as JSON"):
         read_json(tmp_path / "x.json")
+    for text in ("[" * 10**5, "9" * 5000):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(UserError, match=r"x\.json: not readable as JSON"):
+            read_json(tmp_path / "x.json")
     with pytest.raises(UserError, match="not readable as JSON"):
         read_json(tmp_path)
 
 
 def test_user_errors_are_one_line() -> None:
     assert str(UserError("a\n  b\tc")) == "a b c"
+    assert str(UserError("\x1b[2Jx\ud800\0")) == "\ufffd[2Jx\ufffd\ufffd", "no terminal obeys it"
+    assert len(str(UserError("x" * 10**6))) == 1000
 
 
 def test_a_kill_between_two_renames_is_settled(tmp_path: Path) -> None:

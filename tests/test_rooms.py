@@ -19,6 +19,8 @@ ROOMS = (  # from the ground up
     ("training",),
     ("export",),
     ("recipes",),
+    ("api",),
+    ("batch",),
     ("cli",),
     ("__main__",),
 )

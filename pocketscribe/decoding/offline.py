@@ -11,16 +11,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from pocketscribe.decoding.search import BeamSearch, CtcSearch, GreedySearch, Hypothesis, Search
+from pocketscribe.decoding.search import Hypothesis
+from pocketscribe.decoding.searcher import Searcher
 from pocketscribe.models import Chunking, Recogniser
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.features import LOG_FLOOR
 
-TAIL = 40  # feature frames of silence
+TAIL = 40  # feature frames of silence after every utterance, offline and streaming
 
 
 class TorchScorer:
     """A recogniser's own predictor and joiner."""
+
+    rows = 32
 
     def __init__(self, model: Recogniser) -> None:
         self.model = model
@@ -35,16 +38,9 @@ class TorchScorer:
         return self.model.joiner(encoded, predicted).cpu()
 
 
-def make_search(model: Recogniser, streams: int, beam: int) -> Search:
-    """The search that fits the model's head; `beam` 1 is greedy.
-
-    Raises:
-        UserError: beam search was asked of a CTC head.
-    """
-    if model.config.head == "ctc":
-        return CtcSearch(streams, beam)
-    scorer = TorchScorer(model)
-    return BeamSearch(scorer, streams, beam) if beam > 1 else GreedySearch(scorer, streams)
+def scorer_of(model: Recogniser) -> TorchScorer | None:
+    """What a search asks; None for a CTC head, whose output needs no scorer."""
+    return None if model.config.head == "ctc" else TorchScorer(model)
 
 
 def head_input(model: Recogniser, encoded: Float[Tensor, "B S D"]) -> Float[Tensor, "B S J"]:
@@ -54,22 +50,28 @@ def head_input(model: Recogniser, encoded: Float[Tensor, "B S D"]) -> Float[Tens
 
 @torch.inference_mode()
 def decode(
-    model: Recogniser, features: Sequence[Float[Tensor, "_ F"]], chunking: Chunking, beam: int = 1
+    model: Recogniser,
+    features: Sequence[Float[Tensor, "_ F"]],
+    chunking: Chunking,
+    searcher: Searcher | None = None,
 ) -> list[Hypothesis]:
-    """Decodes a batch of utterances' features; less than one encoder frame gives no labels."""
+    """Decodes a batch of utterances' features, greedily where no `searcher` is given.
+
+    Less than one encoder frame gives no labels.
+    """
     device = model.mean.device
     frames = torch.tensor([len(x) for x in features], dtype=torch.long)
     if not features or frames.max() < FACTOR:
         return [Hypothesis() for _ in features]
     padded = pad_sequence(list(features), batch_first=True).to(device)
     encoded, frames = model.encode(padded, frames.to(device), chunking)
-    search = make_search(model, len(features), beam)
+    search = (searcher or Searcher()).start(scorer_of(model), len(features))
     search.advance(head_input(model, encoded), frames.cpu())
     return search.best()
 
 
 def with_tail(features: Float[Tensor, "T F"]) -> Float[Tensor, "T2 F"]:
-    """An utterance followed by silence, as every runtime that streams ends it.
+    """Features that were computed without the silence that ends every utterance, and silence.
 
     With one label a frame at most, what was said last needs time to be written. Nothing stays
     nothing.

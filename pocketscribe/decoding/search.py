@@ -1,34 +1,44 @@
-"""Greedy and modified beam search, at most one label a frame (as sherpa-onnx decodes).
+"""What a search is, and greedy search: at most one label a frame (as sherpa-onnx decodes).
 
 A search keeps what it needs between chunks, so the same code decodes whole utterances and streams.
 
 Dimensions: B streams, S encoder frames of a chunk, J encoder output, V vocabulary, N hypotheses.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pocketscribe.errors import UserError
-from pocketscribe.models.predictor import CONTEXT, START
+from pocketscribe.models.predictor import START
 
 BLANK, UNKNOWN = 0, 1
 
 
 @dataclass
 class Hypothesis:
-    """Labels and the encoder frame (40 ms) in which each was emitted."""
+    """Labels, the encoder frame (40 ms) in which each was emitted, and its log-probability there.
+
+    Two are equal by labels and frames: scores differ in their last bits with the batch.
+    """
 
     labels: list[int] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list, compare=False)
 
 
 @runtime_checkable
 class TransducerScorer(Protocol):
-    """Predictor and joiner of a model, in whatever runtime."""
+    """Predictor and joiner of a model, in whatever runtime.
+
+    Attributes:
+        rows: how many rows `join` takes in about the time of one.
+    """
+
+    rows: int
 
     def predict(self, context: Int[Tensor, "N 2"]) -> Float[Tensor, "N J"]: ...
 
@@ -48,116 +58,87 @@ class Search(Protocol):
         """The best hypothesis of each stream so far."""
 
 
+class Predictions:
+    """A scorer's predictions by context, each made once: few pairs of labels make up a language."""
+
+    MOST = 4096
+
+    def __init__(self, scorer: TransducerScorer) -> None:
+        self._scorer = scorer
+        self._rows: dict[tuple[int, ...], Tensor] = {}
+
+    def after(self, contexts: Sequence[tuple[int, ...]]) -> Float[Tensor, "N J"]:
+        new = list({context for context in contexts if context not in self._rows})
+        if new:
+            if len(self._rows) + len(new) > self.MOST:
+                self._rows, new = {}, list(set(contexts))
+            made = self._scorer.predict(torch.tensor(new))
+            self._rows.update(zip(new, made, strict=True))
+        return torch.stack([self._rows[context] for context in contexts])
+
+
 class GreedySearch:
     """The likeliest label or blank in every frame."""
 
     def __init__(self, scorer: TransducerScorer, streams: int) -> None:
         self.scorer = scorer
-        self.context = torch.tensor(START).repeat(streams, 1)
-        self.predicted = scorer.predict(self.context)
+        self.predictions = Predictions(scorer)
+        self.contexts: list[tuple[int, ...]] = [START] * streams
         self.found = [Hypothesis() for _ in range(streams)]
         self.clock = 0
 
     def advance(self, encoded: Float[Tensor, "B S J"], frames: Int[Tensor, " B"]) -> None:
-        for t in range(encoded.shape[1]):
-            label = self.scorer.join(encoded[:, t], self.predicted).argmax(-1)
-            # sherpa-onnx reads the unknown label as blank, so we do.
-            emits = (label != BLANK) & (label != UNKNOWN) & (t < frames)
-            for i in emits.nonzero().flatten().tolist():
-                self.found[i].labels.append(int(label[i]))
-                self.found[i].frames.append(self.clock + t)
-            if emits.any():
-                moved = torch.cat([self.context[:, 1:], label.unsqueeze(1)], dim=1)
-                self.context = torch.where(emits.unsqueeze(1), moved, self.context)
-                self.predicted = self.scorer.predict(self.context)
+        """Joins some frames ahead with what is predicted now; up to the first label that holds."""
+        at, ends = [0] * len(encoded), frames.tolist()
+        emitted: list[tuple[int, Tensor]] = []
+        while live := [i for i, end in enumerate(ends) if at[i] < end]:
+            ahead = max(1, self.scorer.rows // len(live))
+            spans = [range(at[i], min(at[i] + ahead, ends[i])) for i in live]
+            window = [encoded[i, s.start : s.stop] for i, s in zip(live, spans, strict=True)]
+            predicted = self.predictions.after([self.contexts[i] for i in live])
+            lengths = torch.tensor([len(span) for span in spans], device=predicted.device)
+            logits = self.scorer.join(torch.cat(window), predicted.repeat_interleave(lengths, 0))
+            labels, first = logits.argmax(-1).tolist(), 0
+            for i, span in zip(live, spans, strict=True):
+                at[i] = span.stop
+                for row, t in enumerate(span, start=first):
+                    # sherpa-onnx reads the unknown label as blank, so we do.
+                    if labels[row] not in (BLANK, UNKNOWN):
+                        at[i] = t + 1
+                        self.found[i].labels.append(labels[row])
+                        self.found[i].frames.append(self.clock + t)
+                        self.contexts[i] = (*self.contexts[i][1:], labels[row])
+                        emitted.append((i, logits[row]))
+                        break
+                first += len(span)
+        if emitted:
+            scores = torch.stack([row for _, row in emitted]).float().log_softmax(-1).amax(-1)
+            for (i, _), score in zip(emitted, scores.tolist(), strict=True):
+                self.found[i].scores.append(score)
         self.clock += encoded.shape[1]
 
     def best(self) -> list[Hypothesis]:
         return self.found
-
-
-class _Path(NamedTuple):
-    score: float
-    frames: tuple[int, ...]
-
-
-class BeamSearch:
-    """Modified beam search: hypotheses with equal labels are merged, one label a frame at most."""
-
-    def __init__(self, scorer: TransducerScorer, streams: int, beam: int) -> None:
-        self.scorer = scorer
-        self.beam = beam
-        self.beams: list[dict[tuple[int, ...], _Path]] = [
-            {(): _Path(0.0, ())} for _ in range(streams)
-        ]
-        self.clock = 0
-
-    def advance(self, encoded: Float[Tensor, "B S J"], frames: Int[Tensor, " B"]) -> None:
-        for t in range(encoded.shape[1]):
-            live = [i for i in range(len(self.beams)) if t < frames[i]]
-            if live:
-                self._frame(encoded[:, t], live, self.clock + t)
-        self.clock += encoded.shape[1]
-
-    def best(self) -> list[Hypothesis]:
-        found = []
-        for paths in self.beams:
-            labels, path = max(paths.items(), key=lambda p: _normalised(p[1].score, p[0]))
-            found.append(Hypothesis(list(labels), list(path.frames)))
-        return found
-
-    def _frame(self, encoded: Float[Tensor, "B J"], live: list[int], now: int) -> None:
-        """All hypotheses of all live streams through the joiner at once."""
-        owner = [i for i in live for _ in self.beams[i]]
-        hypotheses = [h for i in live for h in self.beams[i].items()]
-        contexts = torch.tensor([[*START, *labels][-CONTEXT:] for labels, _ in hypotheses])
-        logits = self.scorer.join(encoded[owner], self.scorer.predict(contexts))
-        scores = logits.float().log_softmax(-1)
-        scores = scores + torch.tensor([path.score for _, path in hypotheses]).unsqueeze(1)
-        first = 0
-        for i in live:
-            count = len(self.beams[i])
-            rows = scores[first : first + count].flatten()
-            top = rows.topk(min(self.beam, rows.numel()))
-            merged: dict[tuple[int, ...], _Path] = {}
-            for score, index in zip(top.values.tolist(), top.indices.tolist(), strict=True):
-                labels, path = hypotheses[first + index // scores.shape[1]]
-                label, times = index % scores.shape[1], path.frames
-                if label not in (BLANK, UNKNOWN):
-                    labels, times = (*labels, label), (*times, now)
-                other = merged.get(labels)
-                if other is not None:  # the better path's times stay
-                    total = torch.logaddexp(torch.tensor(score), torch.tensor(other.score))
-                    score, times = float(total), other.frames
-                merged[labels] = _Path(score, times)
-            self.beams[i] = merged
-            first += count
 
 
 class CtcSearch:
     """CTC's best path: repeats folded, blanks dropped. `encoded` are logits."""
 
-    def __init__(self, streams: int, beam: int = 1) -> None:
-        """Raises UserError where beam search was asked for."""
-        if beam > 1:
-            raise UserError("beam search needs a transducer; this model has a CTC head: use greedy")
+    def __init__(self, streams: int) -> None:
         self.last = [BLANK] * streams
         self.found = [Hypothesis() for _ in range(streams)]
         self.clock = 0
 
     def advance(self, encoded: Float[Tensor, "B S V"], frames: Int[Tensor, " B"]) -> None:
-        for i, row in enumerate(encoded.argmax(-1).tolist()):
+        best = encoded.float().log_softmax(-1).max(-1)
+        for i, row in enumerate(best.indices.tolist()):
             for t, label in enumerate(row[: int(frames[i])]):
                 if label not in (BLANK, UNKNOWN, self.last[i]):
                     self.found[i].labels.append(label)
                     self.found[i].frames.append(self.clock + t)
+                    self.found[i].scores.append(float(best.values[i, t]))
                 self.last[i] = label
         self.clock += encoded.shape[1]
 
     def best(self) -> list[Hypothesis]:
         return self.found
-
-
-def _normalised(score: float, labels: tuple[int, ...]) -> float:
-    """Score a label, so that long texts are not at a disadvantage."""
-    return score / (len(labels) + CONTEXT)

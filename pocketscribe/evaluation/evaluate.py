@@ -1,6 +1,5 @@
 """Scoring a recogniser on a corpus: word errors, speed, memory, size, emission delay."""
 
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.progress import Progress
 
 from pocketscribe.errors import UserError
 from pocketscribe.evaluation.runtime import Runtime
@@ -21,7 +21,12 @@ SPEECH_DB = 30.0  # speech ends where the level last was within this of the loud
 
 
 def evaluate(
-    runtime: Runtime, corpus: CorpusConfig, root: Path | None, *, streaming: bool = False
+    runtime: Runtime,
+    corpus: CorpusConfig,
+    root: Path | None,
+    *,
+    streaming: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Transcribes every utterance of a part of a corpus and scores it.
 
@@ -29,25 +34,32 @@ def evaluate(
     from the end of the speech to the last label), "unreadable" (how many were left out), "refused"
     (their ids and why), "streaming", "groups" (word errors for each value of the corpus' group
     column) and "hypotheses". What is left out is what `prepare` leaves out, but for its length.
+    "peak_rss_bytes" is None: only whoever knows that this process did nothing else can fill it in.
 
     Raises:
-        UserError: there is no such corpus, or nothing in it can be scored.
+        UserError: there is no such corpus or column, or nothing in it can be scored.
     """
+    source = locate(corpus, root)
+    shown = progress is not None and not progress.console.quiet
+    total = sum(1 for _ in items(corpus, source)) if shown else None
+    task = progress.add_task(corpus.title, total=total) if progress else None
     scored: list[Scored] = []
     groups: dict[str, list[Scored]] = {}
     delays: list[float] = []
     refused: list[tuple[str, str]] = []
     busy, heard = 0.0, 0.0
-    for batch in _batches(items(corpus, locate(corpus, root)), refused):
+    for batch in _batches(items(corpus, source), refused):
         audio = [samples for _, _, samples in batch]
         started = time.perf_counter()
         found = runtime.transcribe(audio, streaming)
         busy += time.perf_counter() - started
+        if progress and task is not None:
+            progress.update(task, completed=len(scored) + len(batch) + len(refused))
         for (item, words, samples), said in zip(batch, found, strict=True):
             result = score(item.id, item.speaker, words, said.text)
             scored.append(result)
             if corpus.group is not None:
-                groups.setdefault(item.columns.get(corpus.group, ""), []).append(result)
+                groups.setdefault(_group(item, corpus.group), []).append(result)
             heard += len(samples) / SAMPLE_RATE
             if said.timestamps:
                 delays.append(said.timestamps[-1] - speech_end(samples))
@@ -63,7 +75,7 @@ def evaluate(
         "parameters_stored": runtime.parameters_stored,
         "parameters_virtual": runtime.parameters_virtual,
         "bytes": runtime.bytes,
-        "peak_rss_bytes": peak_rss_bytes(),
+        "peak_rss_bytes": None,
         "emission_delay": round(float(np.median(delays)), 3) if delays else None,
         "unreadable": len(refused),
         "refused": [{"id": name, "reason": reason} for name, reason in refused],
@@ -86,10 +98,22 @@ def speech_end(samples: np.ndarray) -> float:
     return (int(loud[-1]) + 1) / 100
 
 
-def peak_rss_bytes() -> int:
-    """The most memory that this process has held."""
+def peak_rss_bytes() -> int | None:
+    """The most memory that this process has held; None on Windows, which does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _group(item: Item, column: str) -> str:
+    """The item's value; every corpus knows speakers. UserError where it has no such column."""
+    columns = {"speaker": item.speaker, **item.columns}
+    if column not in columns:
+        raise UserError(f"--group {column}: no such column; there are {', '.join(columns)}")
+    return columns[column]
 
 
 def _batches(

@@ -1,29 +1,79 @@
 """Tables and plots of results."""
 
 import re
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+from rich.markup import escape
 from rich.table import Table
 
-from pocketscribe.errors import UserError, needs_extra
+from pocketscribe.config import Config
+from pocketscribe.errors import UserError, UserHint, needs_extra
 from pocketscribe.evaluation.evaluate import summary
 from pocketscribe.files import read_json, replacing, write_json, write_text
+
+Count = Annotated[int, Field(ge=0, le=2**63)]
+
+
+class Errors(Config, extra="ignore"):
+    """Of a whole part or of a group; shares, not percent."""
+
+    wer: float
+    ci_low: float
+    ci_high: float
+    substitutions: Count
+    deletions: Count
+    insertions: Count
+    words: Count
+    utterances: Count
+
+
+class Score(Errors, extra="ignore"):
+    """What tables say of one scored part."""
+
+    rtf: float
+    parameters_stored: Count
+    bytes: Count
+    emission_delay: float | None
+    groups: dict[str, Errors]
+
+
+class Scored(Config, extra="ignore"):
+    """A stage's scores, by the titles of the parts."""
+
+    scores: dict[str, Score]
+
+
+class Results(Config, extra="ignore"):
+    """A run's results.json: what every reader of it may count on."""
+
+    recipe: str
+    beam: int = 1
+    models: dict[str, Scored]
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The results of a run as plain data; UserError where the file holds anything else."""
+    results = read_json(path)
+    Results.read(results, f"{path}: not the results of a run")
+    return results
 
 
 def results_table(results: dict[str, Any]) -> Table:
     """One section a model, one row a scored part, with a row below for each of its groups."""
-    table = Table("data", "WER [95% CI]", "words", "RTF", title=results["recipe"])
+    table = Table("data", "WER [95% CI]", "words", "RTF", title=escape(results["recipe"]))
     for stage, model in results["models"].items():
         for first in list(model["scores"].values())[:1]:  # a recipe may score on nothing
             size = f"{first['parameters_stored'] / 1e6:.2f}M parameters"
             table.add_section()
-            table.add_row(f"{stage}: {size}, {first['bytes'] / 1e6:.2f} MB", "", "", "")
+            table.add_row(f"{escape(stage)}: {size}, {first['bytes'] / 1e6:.2f} MB", "", "", "")
         for title, result in model["scores"].items():
             row = str(summary(result)), str(result["words"]), f"{result['rtf']:.3f}"
-            table.add_row(f"  {title}", *row)
+            table.add_row(f"  {escape(title)}", *row)
             for name, group in result["groups"].items():
-                table.add_row(f"    {name}", str(summary(group)), str(group["words"]), "")
+                table.add_row(f"    {escape(name)}", str(summary(group)), str(group["words"]), "")
     return table
 
 
@@ -34,9 +84,10 @@ def score_lines(title: str, result: dict[str, Any]) -> list[str]:
         f"{title}: WER {summary(result)}",
         f"  {result['words']} words in {result['utterances']} utterances: {errors}",
         f"  {result['audio_seconds']:.0f} s of audio, real-time factor {result['rtf']:.4f}, "
-        f"model {result['bytes'] / 1e6:.2f} MB, "
-        f"peak memory {result['peak_rss_bytes'] / 1e6:.0f} MB",
+        f"model {result['bytes'] / 1e6:.2f} MB",
     ]
+    if result["peak_rss_bytes"] is not None:
+        lines[-1] += f", peak memory {result['peak_rss_bytes'] / 1e6:.0f} MB"
     if result["emission_delay"] is not None:
         lines.append(
             f"  last label {result['emission_delay']:+.2f} s after the speech's end (median)"
@@ -70,10 +121,20 @@ def size_table(found: dict[str, Any]) -> Table:
 def write_report(runs: list[Path], out: Path) -> list[Path]:
     """Writes report.md, report.json and, for each scored part, a plot; returns their paths.
 
+    What holds no results is skipped with a hint, so that `runs/*` may be said.
+
     Raises:
-        UserError: a folder holds no finished run.
+        UserError: no folder holds a finished run, or matplotlib is missing; nothing is written.
     """
-    rows = [row for run in runs for row in _rows(run)]
+    with needs_extra("report", "report"):
+        import matplotlib.figure  # noqa: F401
+    done = [run for run in runs if (run / "results.json").is_file()]
+    if not done:
+        raise UserError(f"{runs[0]}: no results.json in it; `pocketscribe run` writes one")
+    for run in runs:
+        if run not in done:
+            warnings.warn(f"{run} is no finished run and was skipped", UserHint, stacklevel=2)
+    rows = [row for run in done for row in _rows(run)]
     paths = [out / "report.json", out / "report.md"]
     write_json(paths[0], rows)
     write_text(paths[1], markdown(rows))
@@ -87,18 +148,11 @@ def write_report(runs: list[Path], out: Path) -> list[Path]:
 def _rows(run: Path) -> list[dict[str, Any]]:
     """A run's results, a row a scored part."""
     path = run / "results.json"
-    if not path.is_file():
-        raise UserError(f"{run}: no results.json in it; `pocketscribe run` writes one")
-    results = read_json(path)
     rows = []
-    try:
-        for stage, model in results["models"].items():
-            for title, result in model["scores"].items():
-                kept = {k: v for k, v in result.items() if k != "hypotheses"}
-                rows.append({"run": run.name, "model": stage, "data": title, **kept})
-        markdown(rows)  # every key that a table needs is there
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: not the results of a run") from None
+    for stage, model in read_results(path)["models"].items():
+        for title, result in model["scores"].items():
+            kept = {k: v for k, v in result.items() if k != "hypotheses"}
+            rows.append({"run": run.name, "model": stage, "data": title, **kept})
     return rows
 
 
@@ -120,10 +174,41 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def card_markdown(card: dict[str, Any]) -> str:
+    """A model's card as a README.md, with the header that model hubs read.
+
+    Raises:
+        UserError: it is not a card that a run wrote.
+    """
+    lines = [
+        "---",
+        "pipeline_tag: automatic-speech-recognition",
+        "library_name: pocketscribe",
+        "metrics: [wer]",
+        "---",
+    ]
+    try:
+        lines += [f"# {card.get('recipe', 'A recogniser')}", ""]
+        lines += [f"- {k}: {card[k]}" for k in ("parameters", "made", "machine") if k in card]
+        for stage in card.get("stages", ()):
+            heard = ", ".join(f"{p['corpus']} ({p['hours']} h)" for p in stage["trained_on"])
+            lines.append(
+                f"- stage {stage['name']}: {stage['audio_hours_heard']} h heard of {heard}; "
+                f"{stage['steps']} steps, {stage['wall_minutes']} minutes, seed {stage['seed']}"
+            )
+        lines += ["", "| data | WER [95% CI] | words |", "|---|---|---|"]
+        for title, found in card.get("scores", {}).items():
+            rate = f"{found['wer']:.2%} [{found['ci_low']:.2%}, {found['ci_high']:.2%}]"
+            lines.append(f"| {title} | {rate} | {found['words']} |")
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError("this card was not written by a run; --json shows it as it is") from None
+    return "\n".join(lines)
+
+
 def _plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     """WER with its interval against bytes, a point a run."""
-    with needs_extra("report", "report"):
-        from matplotlib.figure import Figure
+    from matplotlib.figure import Figure
+
     crowded = len(rows) > 8  # names beside the points then, and no legend over them
     figure = Figure(figsize=(10, 7) if crowded else (7, 4.5), layout="constrained")
     axes = figure.subplots()

@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from pocketscribe.errors import UserError, needs_extra
-from pocketscribe.export.graph_runtime import folder_bytes
-from pocketscribe.export.open import choose_chunking, model_file, quietly
+from pocketscribe.export.open import Chunk, choose_chunking, model_file, quietly
+from pocketscribe.export.seal import folder_bytes
 from pocketscribe.models import decoded
 from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
 
 TARGETS = ("packed", "safetensors", "onnx", "sherpa-onnx", "executorch")
 
 
-def export(model: Path, to: str, out: Path, *, int8: bool = False, chunk: int | None = None) -> int:
+def export(model: Path, to: str, out: Path, *, int8: bool = False, chunk: Chunk = None) -> int:
     """Writes a trained model for a runtime; returns the bytes that a device must hold.
 
     Raises:
@@ -30,7 +30,10 @@ def export(model: Path, to: str, out: Path, *, int8: bool = False, chunk: int | 
             save_model(out, Saved(decoded(saved.model), saved.units, saved.card), half=True)
         return out.stat().st_size
     if chunking.size is None:
-        raise UserError("export: this model was trained for full context alone and cannot stream")
+        raise UserError(
+            "export: full context cannot stream; choose another --chunk, "
+            "or train with a number in model.chunks.sizes"
+        )
     if to == "executorch":
         with needs_extra("executorch", f"export --to {to}"), quietly():
             from pocketscribe.export.executorch import export_executorch

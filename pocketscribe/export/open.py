@@ -5,26 +5,34 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
-from pocketscribe.decoding.offline import decode, with_tail
+from pocketscribe.config import Config, FileName
+from pocketscribe.decoding.offline import decode
+from pocketscribe.decoding.searcher import GREEDY, SearchConfig, Searcher
 from pocketscribe.decoding.streaming import (
     Stream,
     TorchStreaming,
     Transcript,
     stream_one,
     transcript,
+    whole_features,
 )
 from pocketscribe.errors import UserError, needs_extra
 from pocketscribe.evaluation.runtime import Runtime
 from pocketscribe.files import read_json
 from pocketscribe.models import Chunking, Recogniser, stored_parameters, virtual_parameters
 from pocketscribe.models.saved import load_model
-from pocketscribe.speech.features import fbank
+from pocketscribe.speech.features import SAMPLE_RATE
 from pocketscribe.speech.units import Units
+
+Chunk = int | Literal["full"] | None  # encoder frames of 40 ms; None: the model's first choice
+LONG_SECONDS = 60  # beyond which whole utterances go chunk by chunk, to the same result
+FULL_SECONDS = 120  # all that full context takes: its memory grows with the square
 
 
 class TorchRuntime:
@@ -32,12 +40,21 @@ class TorchRuntime:
 
     always_streams = False
 
-    def __init__(self, path: Path, beam: int = 1, chunk: int | None = None) -> None:
-        """`chunk` (encoder frames of 40 ms) is the latency; None takes the model's first choice."""
+    def __init__(
+        self,
+        path: Path,
+        search: SearchConfig = GREEDY,
+        chunk: Chunk = None,
+        device: str = "cpu",
+    ) -> None:
+        """`chunk` is the latency; `device` is cpu, cuda or auto."""
         saved = load_model(path)
-        self.model, self.beam = saved.model, beam
-        self.units = Units.from_json(saved.units, str(path))
+        self.model, self.card = saved.model, saved.card
+        self.model.to(choose_device(device))
+        self.units = Units.from_json(saved.units, str(path), saved.model.vocabulary)
+        self.searcher = Searcher.open(search, self.units)
         self.chunking = choose_chunking(self.model, chunk)
+        self.chunk = self.chunking.size
         self.bytes = path.stat().st_size
         self.parameters_stored = stored_parameters(self.model)
         self.parameters_virtual = virtual_parameters(self.model)
@@ -45,21 +62,36 @@ class TorchRuntime:
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool) -> list[Transcript]:
         if streaming:
             return [stream_one(self.stream(), x) for x in audio]
-        features = [with_tail(torch.from_numpy(fbank(x))) for x in audio]
-        found = decode(self.model, features, self.chunking, self.beam)
-        return [transcript(h, self.units) for h in found]
+        limit = SAMPLE_RATE * (FULL_SECONDS if self.chunk is None else LONG_SECONDS)
+        features = [whole_features(x, self.chunking) for x in audio if len(x) <= limit]
+        found = iter(decode(self.model, features, self.chunking, self.searcher))
+        return [
+            transcript(next(found), self.units) if len(x) <= limit else stream_one(self.stream(), x)
+            for x in audio
+        ]
 
     def stream(self) -> Stream:
-        """Raises UserError where the model knows no chunked context."""
-        if self.chunking.size is None:
+        """Raises UserError under full context."""
+        if self.chunk is None:
             raise UserError(
-                "this model was trained for full context alone and cannot stream; "
-                "train with a number in model.chunks.sizes"
+                f"full context can neither stream nor hear more than {FULL_SECONDS} s at once; "
+                "choose a --chunk that the model was trained for, "
+                "or train with a number in model.chunks.sizes"
             )
-        return Stream(TorchStreaming(self.model, self.chunking), self.units, self.beam)
+        return Stream(TorchStreaming(self.model, self.chunking), self.units, self.searcher)
 
 
-def choose_chunking(model: Recogniser, chunk: int | None) -> Chunking:
+def choose_device(name: str) -> torch.device:
+    """Raises UserError where there is no such device here."""
+    if name not in ("cpu", "cuda", "auto"):
+        raise UserError(f"--device {name}: choose cpu, cuda or auto")
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UserError("--device cuda: PyTorch sees no GPU here; use cpu or auto")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
+
+
+def choose_chunking(model: Recogniser, chunk: Chunk) -> Chunking:
     """The trained chunking of `chunk` encoder frames, or the model's first one that streams.
 
     Raises:
@@ -69,20 +101,24 @@ def choose_chunking(model: Recogniser, chunk: int | None) -> Chunking:
     if chunk is None:
         return chunks.streaming
     for chunking in chunks.chunkings:
-        if chunking.size == chunk:
+        if chunking.size == (None if chunk == "full" else chunk):
             return chunking
     sizes = ", ".join(str(size) for size in chunks.sizes)
     raise UserError(f"--chunk {chunk}: this model was trained for chunks of {sizes} (x 40 ms)")
 
 
-def open_model(path: Path, beam: int = 1, chunk: int | None = None) -> Runtime:
+def open_model(
+    path: Path, search: SearchConfig = GREEDY, chunk: Chunk = None, device: str = "cpu"
+) -> Runtime:
     """Opens whatever `path` is: a run's folder, a stage's, a saved file, or an exported folder.
 
     Raises:
         UserError: it is none of these, or it is damaged, or an exported model has another chunk.
     """
-    if (runtime := _exported(path, beam)) is None:
-        return TorchRuntime(model_file(path), beam, chunk)
+    if (runtime := _exported(path, search)) is None:
+        return TorchRuntime(model_file(path), search, chunk, device)
+    if device == "cuda":
+        raise UserError(f"--device cuda: {path} is an exported folder, which runs on the CPU")
     if chunk not in (None, runtime.chunk):
         raise UserError(f"--chunk {chunk}: {path} was exported for chunks of {runtime.chunk}")
     return runtime
@@ -93,18 +129,29 @@ def is_exported(path: Path) -> bool:
     return any((path / f"encoder.{kind}").is_file() for kind in ("onnx", "pte"))
 
 
-def _exported(path: Path, beam: int) -> Any:
+def _exported(path: Path, search: SearchConfig) -> Any:
     """The runtime of an exported folder; None where it is none."""
     if not is_exported(path):
         return None
     if (path / "encoder.pte").is_file():
         with needs_extra("executorch", str(path)), quietly():
             from pocketscribe.export.executorch_runtime import ExecutorchRuntime
-        return ExecutorchRuntime(path, beam)
+        return ExecutorchRuntime(path, search)
     with needs_extra("export", str(path)):
         from pocketscribe.export.onnx_runtime import OnnxRuntime, is_sherpa
         from pocketscribe.export.sherpa_runtime import SherpaRuntime
-    return (SherpaRuntime if is_sherpa(path) else OnnxRuntime)(path, beam)
+    return (SherpaRuntime if is_sherpa(path) else OnnxRuntime)(path, search)
+
+
+class MadeStage(Config, extra="ignore"):
+    name: FileName
+
+
+class Made(Config, extra="ignore"):
+    """What a run's recipe.json says about its files; `recipes` knows the rest."""
+
+    name: FileName
+    stage: tuple[MadeStage, ...] = Field(min_length=1)
 
 
 def model_file(path: Path) -> Path:
@@ -122,11 +169,8 @@ def model_file(path: Path) -> Path:
     if (path / "model.safetensors").is_file():
         return path / "model.safetensors"
     if (recipe := path / "recipe.json").is_file():
-        try:
-            made = read_json(recipe)
-            name, stage = made["name"], made["stage"][-1]["name"]
-        except (KeyError, IndexError, TypeError):
-            raise UserError(f"{recipe}: not the recipe of a run; run it again") from None
+        made = Made.read(read_json(recipe), f"{recipe}: not the recipe of a run")
+        name, stage = made.name, made.stage[-1].name
         for shipped in (path / f"{name}.pocket", path / f"{name}.safetensors"):
             if shipped.is_file():
                 return shipped

@@ -22,6 +22,7 @@ from pocketscribe.weights import FormatRule, RankRule, Sharing, Weights, convert
 
 MELS = 80
 BLANK = 0
+LARGEST_STATE = 2**24  # numbers that one stream remembers: 64 MiB
 
 
 class ModelConfig(Config):
@@ -40,16 +41,23 @@ class ModelConfig(Config):
     encoder: ConformerConfig = ConformerConfig()
     head: Literal["transducer", "ctc"] = "transducer"
     chunks: ChunkConfig = ChunkConfig()
-    predictor: int = Field(default=256, gt=0)
-    joiner: int = Field(default=256, gt=0)
-    subsampling: int = Field(default=128, gt=0)
+    predictor: int = Field(default=256, gt=0, le=4096)
+    joiner: int = Field(default=256, gt=0, le=4096)
+    subsampling: int = Field(default=128, gt=0, le=4096)
     sharing: Sharing = Sharing()
-    ranks: tuple[RankRule, ...] = ()
-    formats: tuple[FormatRule, ...] = ()
+    ranks: tuple[RankRule, ...] = Field(default=(), max_length=30)
+    formats: tuple[FormatRule, ...] = Field(default=(), max_length=30)
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
         self.sharing.check(self.encoder.layers)
+        e = self.encoder
+        state = e.layers * e.width * (2 * self.chunks.left + e.kernel)
+        if state > LARGEST_STATE:  # which sharing does not make smaller, nor a small file
+            raise ValueError(
+                f"a stream would remember {state:,} numbers (layers x width x 2 chunks.left); "
+                f"at most {LARGEST_STATE:,} are allowed"
+            )
         return self
 
 
@@ -141,7 +149,8 @@ def start_from(model: Recogniser, source: Recogniser) -> None:
                 "only sharing, ranks, formats, chunks and dropout may change"
             )
     if all(getattr(model.config, k) == getattr(source.config, k) for k in ("sharing", "ranks")):
-        model.load_state_dict(source.state_dict())
+        # What ships has no training heads: those stay as they were drawn.
+        model.load_state_dict(source.state_dict(), strict=False)
         return
     convert(source.weights, model.weights)
     stored = {id(weight.stored) for weight in model.weights.stored.values()}
@@ -164,6 +173,7 @@ def decoded(model: Recogniser) -> Recogniser:
     if not model.config.formats:
         return model
     plain = Recogniser(model.config.model_copy(update={"formats": ()}), model.vocabulary)
+    plain.auxiliary = model.auxiliary
     plain.load_state_dict(model.state_dict())
     for key, weight in plain.weights.stored.items():
         weight.stored.copy_(model.weights.stored[key]())

@@ -21,9 +21,10 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from pocketscribe.decoding.offline import decode, with_tail
+from pocketscribe.decoding.searcher import SearchConfig
 from pocketscribe.errors import UserError
 from pocketscribe.evaluation.evaluate import evaluate
-from pocketscribe.evaluation.report import results_table
+from pocketscribe.evaluation.report import read_results, results_table
 from pocketscribe.evaluation.wer import score, word_error_rate
 from pocketscribe.export.open import TorchRuntime
 from pocketscribe.files import read_json, write_json
@@ -174,7 +175,7 @@ class Run:
         path = self.folder / "units.json"
         with self.fabric.rank_zero_first():
             if path.is_file():
-                return Units.from_json(read_json(path)["model"], str(path))
+                return Units.read(path)
             started = [s.from_ for s in self.recipe.stage if s.from_ and is_outside(s.from_)]
             if started:  # a trained model brings its own
                 saved = self._model_file(started[0])
@@ -182,7 +183,7 @@ class Run:
             else:
                 texts = [cut.supervisions[0].text for part in parts for cut in part.cuts]
                 units = Units.learn(texts, self.recipe.speech.units)
-            write_json(path, {"symbols": units.symbols(), "model": units.to_json()})
+            units.write(path)
             return units
 
     def _train(self, stage: StageConfig, parts: dict[str, Prepared], bar: Bar) -> None:
@@ -337,11 +338,11 @@ class Run:
         """
         path, beam = self.folder / "results.json", self.recipe.evaluate.beam
         results: dict[str, Any] = {"recipe": self.recipe.name, "beam": beam, "models": {}}
-        if path.is_file() and (old := read_json(path)).get("beam", beam) == beam:
+        if path.is_file() and (old := read_results(path)).get("beam", beam) == beam:
             results = old
         for stage in self.recipe.scored:
             shipped = self._ship(stage)
-            runtime = TorchRuntime(shipped, beam)
+            runtime = TorchRuntime(shipped, SearchConfig(beam=beam))
             model = results["models"].setdefault(
                 stage, {"file": shipped.name, "chunk": str(runtime.chunking), "scores": {}}
             )

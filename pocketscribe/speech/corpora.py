@@ -164,6 +164,10 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))
 
 
+class EmptyPartError(UserError):
+    """A corpus is there, and nothing in it is of the split that was asked for."""
+
+
 NOTHING_HELD_OUT = HeldOut(())
 
 
@@ -175,7 +179,8 @@ def items(
     Synthetic voices do not read what is `held_out`.
 
     Raises:
-        UserError: a manifest is missing or broken, or the split holds nothing.
+        UserError: a manifest is missing or broken.
+        EmptyPartError: the split holds nothing.
     """
     found = False
     for item in _reader(config, source.path, held_out)():
@@ -183,7 +188,7 @@ def items(
             found = True
             yield in_a_room(item, source.responses) if source.responses else item
     if not found:
-        raise UserError(
+        raise EmptyPartError(
             f"corpus {config.title!r}: no utterance matches in {source.path}; check split and where"
         )
 

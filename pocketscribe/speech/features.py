@@ -8,17 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import kaldi_native_fbank
 import numpy as np
 import soundfile
+import soxr
 from lhotse import Fbank, FbankConfig
 
 from pocketscribe.errors import UserError
+from pocketscribe.models import MELS
 
 SAMPLE_RATE = 16000
+SLOWEST, FASTEST = 1000, 1_000_000  # what audio may say of its rate; else its header is damaged
 HOP_SECONDS = 0.01
-MELS = 80
 LOG_FLOOR = math.log(np.finfo(np.float32).eps)  # Kaldi's: digital silence
 
 
@@ -75,36 +78,53 @@ def audio_seconds(path: Path) -> float:
 
 
 def read_audio(path: Path) -> np.ndarray:
-    """Any format and rate that soundfile reads -> first channel at 16 kHz, float32 `[N]`.
+    """All of `audio_blocks` at once, float32 `[N]`."""
+    return np.concatenate(list(audio_blocks(path)))
+
+
+def audio_blocks(source: Path | BinaryIO) -> Iterator[np.ndarray]:
+    """Any format and rate that soundfile reads -> 16 kHz in blocks of a second, float32 `[n]`.
+
+    Channels are averaged. An hour takes no more memory than a minute.
 
     Raises:
         UserError: the file is missing or is no audio.
     """
-    with _readable(path):
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    if not np.isfinite(samples).all():
-        raise UserError(f"{path}: the audio holds numbers that are not finite")
-    return resampled(samples[:, 0], rate)
+    with _readable(source), soundfile.SoundFile(source) as file:
+        if not SLOWEST <= file.samplerate <= FASTEST:
+            raise UserError(f"{_name(source)}: says it has {file.samplerate} samples a second")
+        convert = soxr.ResampleStream(file.samplerate, SAMPLE_RATE, 1, dtype="float32")
+        while len(block := file.read(file.samplerate, dtype="float32", always_2d=True)):
+            if not np.isfinite(block).all():
+                raise UserError(f"{_name(source)}: the audio holds numbers that are not finite")
+            yield convert.resample_chunk(mono(block))
+        yield convert.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _name(source: Path | BinaryIO) -> str:
+    return str(source) if isinstance(source, Path) else "standard input"
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(source: Path | BinaryIO) -> Iterator[None]:
     """Turns whatever reading an audio file raises into one line."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such audio file")
+    if isinstance(source, Path) and not source.is_file():
+        raise UserError(f"{source}: no such audio file")
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # soundfile raises many kinds for broken audio
         reason = getattr(error, "error_string", None) or str(error) or type(error).__name__
-        raise UserError(f"{path}: not readable as audio ({reason})") from None
+        raise UserError(f"{_name(source)}: not readable as audio ({reason})") from None
+
+
+def mono(samples: np.ndarray) -> np.ndarray:
+    """The average `[N]` of all channels `[N, C]`, float32; one channel stays as it is."""
+    samples = np.asarray(samples, dtype=np.float32)
+    return samples.mean(axis=1) if samples.ndim == 2 else samples
 
 
 def resampled(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Samples `[N]` of any rate at 16 kHz, float32."""
-    samples = np.ascontiguousarray(samples, dtype=np.float32)
-    if rate == SAMPLE_RATE:
-        return samples
-    from scipy.signal import resample_poly  # here: a second of import that 16 kHz does not need
-
-    common = math.gcd(rate, SAMPLE_RATE)
-    return resample_poly(samples, SAMPLE_RATE // common, rate // common).astype(np.float32)
+    """Samples `[N]` of any rate at 16 kHz, float32; what `audio_blocks` gives, bit for bit."""
+    return soxr.resample(np.asarray(samples, dtype=np.float32), rate, SAMPLE_RATE)

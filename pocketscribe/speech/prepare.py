@@ -22,6 +22,7 @@ from lhotse.features.io import LilcomChunkyWriter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pocketscribe.config import Config
 from pocketscribe.errors import UserError
 from pocketscribe.files import read_json, replacing, sweep, write_json, write_text
 from pocketscribe.speech.corpora import (
@@ -40,6 +41,21 @@ MAX_SECONDS = 120.0
 MAX_SOUND_SECONDS = 3600.0  # of what nobody transcribes, such as noise
 AT_ONCE = 64  # utterances in memory
 CUTS, FEATURES = "cuts.jsonl.gz", "features.lca"
+
+
+class Summary(Config):
+    """How many utterances and seconds were prepared, and how many items are bad."""
+
+    utterances: int
+    seconds: float
+    bad: int
+
+
+class Written(Config):
+    """What prepared.json holds."""
+
+    corpus: str
+    summary: Summary
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,8 @@ class Prepared:
     @property
     def summary(self) -> dict[str, int | float]:
         """utterances, seconds, bad: how many of each."""
-        return read_json(self.folder / "prepared.json")["summary"]
+        path = self.folder / "prepared.json"
+        return Written.read(read_json(path), str(path)).summary.model_dump()
 
 
 @dataclass(frozen=True)

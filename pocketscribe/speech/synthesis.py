@@ -25,8 +25,7 @@ import numpy as np
 import soundfile
 
 from pocketscribe.errors import UserError
-
-SAMPLE_RATE: Final = 16_000  # Hz
+from pocketscribe.speech.features import SAMPLE_RATE
 
 
 @dataclass(frozen=True)

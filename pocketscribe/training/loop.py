@@ -71,7 +71,7 @@ class TrainingConfig(Config):
     validations: int = Field(default=10, ge=0)
     patience: int | None = Field(default=None, ge=1)
     checkpoint_minutes: float = Field(default=5.0, ge=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)  # times 2^32 it still is a 64-bit seed
 
 
 def make_fabric(precision: str, folder: Path) -> Fabric:

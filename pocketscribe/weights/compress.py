@@ -23,21 +23,21 @@ KINDS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)
 
 
 class Borrowed(Pipeline):
-    """A parameter of somebody else's layer, seen as a matrix: all but its first axis is fan-in.
+    """A parameter of a layer that is not ours, as a matrix: all axes but the first are fan-in.
 
-    A pointwise convolution is then what it is, a linear map.
+    So a pointwise convolution is formatted like the linear map that it is.
     """
 
     def __init__(self, key: str, parameter: Tensor, format: Format) -> None:
         super().__init__(key, format)
-        self._lent = [parameter]  # in a list: it stays in its own module's books
+        self._lent = [parameter]  # in a list, so that it is registered in its own module alone
 
     @property
     def stored(self) -> Tensor:
         return self._lent[0].flatten(1)
 
     def forward(self, original: Tensor) -> Tensor:
-        """What stands for the parameter; called by torch whenever the layer reads its weight."""
+        """The formatted parameter; torch calls this whenever the layer reads its weight."""
         self._lent[0] = original
         return self.matrix().view_as(original)
 

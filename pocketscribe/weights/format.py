@@ -26,7 +26,7 @@ class Format(Config):
 
     bits: Literal[8, 4, 2] | None = None
     symmetric: bool = True
-    block: int | None = Field(default=None, ge=8)
+    block: int | None = Field(default=None, ge=8, le=2**16)
     clip: Literal["max", "search"] = "max"
     sparsity: str | None = None
     activations: Literal[8] | None = None

@@ -23,7 +23,7 @@ class WeightSpec(Config):
             numbers that let layers differ where their matrices may not.
     """
 
-    rank: int | None = Field(default=None, gt=0)
+    rank: int | None = Field(default=None, gt=0, le=4096)
     share_factor: Literal["u", "v"] | None = None
     across: Across | None = None
     scale: bool = False

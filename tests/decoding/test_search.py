@@ -3,6 +3,7 @@
 B streams, S encoder frames, J encoder output, V vocabulary, N hypotheses.
 """
 
+import math
 from collections.abc import Iterable
 from itertools import pairwise, product
 
@@ -10,16 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from pocketscribe.decoding.offline import TorchScorer, decode, head_input, make_search
+from pocketscribe.decoding.beam import BeamSearch
+from pocketscribe.decoding.offline import TorchScorer, decode, head_input, scorer_of
 from pocketscribe.decoding.search import (
     BLANK,
     UNKNOWN,
-    BeamSearch,
     CtcSearch,
     GreedySearch,
     Hypothesis,
+    Predictions,
     Search,
 )
+from pocketscribe.decoding.searcher import Searcher
 from pocketscribe.errors import UserError
 from pocketscribe.models import MELS, Chunking, ConformerConfig, ModelConfig, Recogniser
 
@@ -28,6 +31,8 @@ VOCABULARY, JOINT = 5, 6
 
 class RandomScorer:
     """A predictor that is a table over its two labels, and a joiner that is a matrix."""
+
+    rows = 4
 
     def __init__(self, seed: int = 0, sharpness: float = 2.0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -66,6 +71,25 @@ def slow_greedy(scorer: RandomScorer, encoded: Tensor) -> Hypothesis:
             said.labels.append(label)
             said.frames.append(t)
     return said
+
+
+@pytest.mark.parametrize("kind", ["greedy", "beam"])
+def test_scores_are_the_log_probabilities_of_the_labels(kind: str) -> None:
+    scorer, encoded = RandomScorer(3), encoder(2, 12)
+    for said, frames in zip(found(make(kind, 2), encoded), encoded, strict=True):
+        expected = [
+            scorer.log_probs(frames[t], said.labels[:n])[said.labels[n]]
+            for n, t in enumerate(said.frames)
+        ]
+        assert said.labels and said.scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_scores_of_ctc() -> None:
+    logits = encoder(1, 12)[..., :VOCABULARY]
+    said = found(CtcSearch(1), logits)[0]
+    log_probs = logits[0].log_softmax(-1)
+    expected = [log_probs[t, v].item() for v, t in zip(said.labels, said.frames, strict=True)]
+    assert said.labels and said.scores == pytest.approx(expected, abs=1e-5)
 
 
 def enumerated(scorer: RandomScorer, encoded: Tensor) -> dict[tuple[int, ...], float]:
@@ -131,10 +155,89 @@ def test_a_wide_beam_is_full_enumeration(seed: int) -> None:
     assert tuple(best.labels) == max(total, key=lambda x: scores[x] / (len(x) + 2))
 
 
+class Taste:
+    """A guide that remembers how many labels there were and the last one, and has opinions."""
+
+    start = 0
+
+    def __init__(self, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.table = 1.5 * torch.randn(64, VOCABULARY, generator=generator)
+        self.table[:, : UNKNOWN + 1] = 0
+
+    def scores(self, state: int) -> Tensor:
+        return self.table[state % 64]
+
+    def after(self, state: int, label: int) -> int:
+        return 7 * state + label + 1
+
+    def owed(self, state: int) -> float:
+        return 0.3 * (state % 3)
+
+    def total(self, labels: tuple[int, ...]) -> tuple[float, float]:
+        state, total = self.start, 0.0
+        for label in labels:
+            total += float(self.scores(state)[label])
+            state = self.after(state, label)
+        return total, self.owed(state)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_wide_guided_beam_is_full_enumeration(seed: int) -> None:
+    scorer, encoded = RandomScorer(seed, sharpness=0.7), encoder(1, 4, seed)
+    guides = Taste(seed), Taste(seed + 10)
+    search = BeamSearch(scorer, 1, 10_000, guides)
+    best = found(search, encoded)[0]
+    expected = {
+        labels: math.log(p) + sum(guide.total(labels)[0] for guide in guides)
+        for labels, p in enumerated(scorer, encoded[0]).items()
+    }
+    scores = {labels: path.score for labels, path in search.beams[0].items()}
+    assert scores == pytest.approx(expected, abs=1e-4)
+    owed = {x: sum(guide.total(x)[1] for guide in guides) for x in expected}
+    ranked = max(expected, key=lambda x: (expected[x] - owed[x]) / (len(x) + 2))
+    assert tuple(best.labels) == ranked
+    plain = found(BeamSearch(scorer, 1, 10_000), encoded)[0]
+    assert seed != 0 or plain.labels != best.labels, "the test must compare something"
+
+
+def test_a_guided_beam_chunk_by_chunk_is_all_at_once() -> None:
+    encoded, guides = encoder(3, 12), [Taste()]
+    expected = found(BeamSearch(RandomScorer(3), 3, 4, guides), encoded)
+    assert expected != found(BeamSearch(RandomScorer(3), 3, 4), encoded)
+    search = BeamSearch(RandomScorer(3), 3, 4, guides)
+    for chunk in encoded.split([3, 4, 5], dim=1):
+        search.advance(chunk, torch.full((3,), chunk.shape[1]))
+    assert search.best() == expected
+
+
+def test_greedy_search_joins_rows_as_the_scorer_likes_them() -> None:
+    """However many frames it looks ahead, the labels are the same."""
+    encoded, lengths = encoder(3, 40), [40, 11, 0]
+    texts = []
+    for rows in (1, 2, 5, 64):
+        scorer = RandomScorer(1)
+        scorer.rows = rows
+        texts.append(found(GreedySearch(scorer, 3), encoded, lengths))
+    assert texts[0][0].labels and all(text == texts[0] for text in texts)
+
+
+def test_predictions_are_made_once() -> None:
+    scorer, asked = RandomScorer(), []
+    predict = scorer.predict
+    scorer.predict = lambda context: asked.append(len(context)) or predict(context)  # type: ignore[method-assign, func-returns-value]
+    predictions = Predictions(scorer)
+    predictions.MOST = 3
+    for contexts in ([(-1, 0), (-1, 0)], [(0, 2), (-1, 0)], [(2, 3)], [(3, 4), (-1, 0)]):
+        assert torch.equal(predictions.after(contexts), predict(torch.tensor(contexts)))
+    assert asked == [1, 1, 1, 2], "and forgotten where they become too many"
+
+
 def test_merging_changes_what_wins() -> None:
     """Each alignment of [2] loses to the one of [3], but together they win."""
 
     class Fixed:
+        rows = 1
         frames = torch.tensor([[0.34, 0.0, 0.26, 0.40], [0.34, 0.0, 0.26, 0.40]]).log()
 
         def predict(self, context: Tensor) -> Tensor:
@@ -241,9 +344,9 @@ def features(*frames: int) -> list[Tensor]:
 @pytest.mark.parametrize("chunking", [Chunking(4, 8), Chunking(None)])
 def test_a_batch_is_decoded_as_each_alone(head: str, beam: int, chunking: Chunking) -> None:
     model, utterances = recogniser(head), features(203, 40, 4, 90)
-    together = decode(model, utterances, chunking, beam)
+    together = decode(model, utterances, chunking, Searcher(beam))
     assert together[0].labels
-    assert together == [decode(model, [x], chunking, beam)[0] for x in utterances]
+    assert together == [decode(model, [x], chunking, Searcher(beam))[0] for x in utterances]
 
 
 @pytest.mark.parametrize("head", ["transducer", "ctc"])
@@ -258,11 +361,11 @@ def test_too_short_for_one_encoder_frame_is_silence(head: str) -> None:
 
 def test_the_head_chooses_the_search() -> None:
     model, ctc = recogniser(), recogniser("ctc")
-    assert isinstance(make_search(model, 1, 1), GreedySearch)
-    assert isinstance(make_search(model, 1, 2), BeamSearch)
-    assert isinstance(make_search(ctc, 1, 1), CtcSearch)
+    assert isinstance(Searcher().start(scorer_of(model), 1), GreedySearch)
+    assert isinstance(Searcher(2).start(scorer_of(model), 1), BeamSearch)
+    assert isinstance(Searcher().start(scorer_of(ctc), 1), CtcSearch)
     with pytest.raises(UserError, match="beam search needs a transducer"):
-        make_search(ctc, 1, 2)
+        Searcher(2).start(scorer_of(ctc), 1)
 
 
 def test_what_a_search_takes_is_what_the_joiner_adds() -> None:

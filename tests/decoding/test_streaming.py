@@ -1,5 +1,6 @@
 """A stream hears the same however its audio is cut, and forgets all on reset."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -8,16 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from pocketscribe.decoding.offline import decode
+from pocketscribe.decoding import streaming
+from pocketscribe.decoding.offline import TAIL, decode
 from pocketscribe.decoding.search import Hypothesis
+from pocketscribe.decoding.searcher import Searcher
 from pocketscribe.decoding.streaming import (
     LiveStream,
     Stream,
     TorchStreaming,
     Transcript,
+    Word,
+    hear,
     stream_one,
     tail_silence,
     transcript,
+    whole_features,
 )
 from pocketscribe.models import Chunking, ConformerConfig, ModelConfig, Recogniser
 from pocketscribe.models.subsampling import FACTOR
@@ -47,7 +53,7 @@ def recogniser(units: Units, head: str = "transducer") -> Recogniser:
 @pytest.fixture
 def make(units: Units) -> MakeStream:
     def make(beam: int = 1, chunking: Chunking = CHUNKING, head: str = "transducer") -> Stream:
-        return Stream(TorchStreaming(recogniser(units, head), chunking), units, beam)
+        return Stream(TorchStreaming(recogniser(units, head), chunking), units, Searcher(beam))
 
     return make
 
@@ -122,6 +128,37 @@ def test_a_chunk_is_decoded_as_soon_as_one_more_frame_is_there(make: MakeStream)
     assert stream.search.clock == 4
 
 
+def test_words_have_times_and_confidences() -> None:
+    """Characters and longer units; a mark alone opens a word but says nothing of its time."""
+    half, sure = math.log(0.5), 0.0
+    tokens = ["\u2581O", "NE", "\u2581", "T", "W", "\u2581"]
+    times = [0.4, 0.8, 0.88, 1.2, 1.24, 2.0]
+    said = Transcript("ONE TW", tokens, times, [half, sure, sure, half, half, half])
+    assert said.words == [
+        Word("ONE", 0.4, 0.84, 0.7071),
+        Word("TW", 1.2, 1.28, 0.63),
+    ]
+    assert Transcript("ONE", ["ONE"], [0.0]).words == [Word("ONE", 0.0, 0.04, None)]
+    assert Transcript("", [], []).words == []
+
+
+def test_words_are_the_text(make: MakeStream) -> None:
+    said = stream_one(make(), noise(3.0))
+    assert len(said.words) > 1
+    assert [word.word for word in said.words] == said.text.split()
+    assert all(0 < word.confidence <= 1 for word in said.words if word.confidence is not None)
+    assert all(a.start < a.end <= b.start + 0.04 for a, b in pairwise(said.words))
+
+
+def test_a_text_is_shown_while_it_grows(make: MakeStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, shown = noise(2.0), list[str]()
+    monkeypatch.setattr(streaming, "SHOW_SECONDS", 0.0)
+    said = hear(make(), np.split(samples, 10), shown.append)
+    assert said == stream_one(make(), samples)
+    assert len(shown) == 10 and len(set(shown)) > 3
+    assert said.text.startswith(shown[-1])
+
+
 def test_reset_forgets_everything(make: MakeStream) -> None:
     stream = make()
     first, second = noise(1.1, 1), noise(1.3, 2)
@@ -143,18 +180,35 @@ def test_timestamps_are_frames_of_40_ms(make: MakeStream, units: Units) -> None:
     heard = stream_one(make(), noise(2.0))
     assert len(heard.timestamps) == len(heard.tokens)
     assert heard.timestamps == sorted(heard.timestamps)
-    assert 1.0 < heard.timestamps[-1] <= 2.0 + 0.17
+    assert 1.0 < heard.timestamps[-1] <= 2.0 + 0.4 + 0.17
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 16])
 @pytest.mark.parametrize("count", [0, 1, 79, 80, 159, 160, 1000, 2559, 2560, 10_239, 10_240])
 def test_the_tail_pushes_the_last_sample_through(make: MakeStream, chunk: int, count: int) -> None:
-    """However short the audio: every frame of it is decoded, and at most a chunk of silence."""
+    """However short the audio: 0.4 s of silence after it, and what completes a chunk."""
     stream = make(chunking=Chunking(chunk, 16))
     said = stream_one(stream, noise(2.0)[:count])
-    frames = round(count / 160)
-    assert frames <= FACTOR * stream.search.clock <= frames + FACTOR * chunk + 1
-    assert len(said.tokens) == len(said.timestamps)
+    silence = FACTOR * stream.search.clock - (count + 80) // 160
+    assert TAIL <= silence < TAIL + FACTOR * chunk
+    assert len(said.tokens) == len(said.timestamps) == len(said.scores)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 16])
+@pytest.mark.parametrize("count", [0, 1, 159, 160, 1000, 2560, 9000, *range(20_000, 33_000, 1601)])
+def test_offline_ends_with_the_same_silence(make: MakeStream, chunk: int, count: int) -> None:
+    """Of another length it would lose, or find, labels at an utterance's end."""
+    chunking, samples = Chunking(chunk, 16), noise(2.1)[:count]
+    stream = make(chunking=chunking)
+    said = stream_one(stream, samples)
+    features = whole_features(samples, chunking)
+    assert len(features) == FACTOR * stream.search.clock
+    [offline] = decode(stream.model.model, [features], chunking)  # type: ignore[attr-defined]
+    assert transcript(offline, stream.units) == said
+
+
+def test_full_context_ends_with_silence_too() -> None:
+    assert len(whole_features(noise(1.0), Chunking(None))) == 100 + TAIL
 
 
 def test_empty_blocks_are_nothing(make: MakeStream) -> None:
@@ -171,5 +225,5 @@ def test_a_stream_is_a_live_stream(make: MakeStream) -> None:
 def test_real_speech_in_blocks(make: MakeStream, corpora: Path) -> None:
     samples = read_audio(min((corpora / "librispeech_sample").rglob("*.opus")))[: 4 * SAMPLE_RATE]
     whole = stream_one(make(), samples)
-    assert len(whole.tokens) > 10
+    assert len(whole.tokens) > 10 and len(whole.words) > 1
     assert in_blocks(make(), samples, [3, 12_345, 777]) == whole

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from talkative import characters, digits, tiny_model
 
+from pocketscribe.decoding.searcher import SearchConfig
 from pocketscribe.decoding.streaming import Transcript
 from pocketscribe.export.export import export
 from pocketscribe.export.open import TorchRuntime
@@ -55,7 +56,8 @@ def pytorch(model_path: Path, speech: dict[str, np.ndarray]) -> Callable[[str, i
 
     @cache
     def transcript(length: str, beam: int) -> Transcript:
-        [said] = TorchRuntime(model_path, beam).transcribe([speech[length]], streaming=True)
+        search = SearchConfig(beam=beam)
+        [said] = TorchRuntime(model_path, search).transcribe([speech[length]], streaming=True)
         assert length == "shorter than a chunk" or len(set(said.tokens)) > 4
         return said
 

@@ -43,7 +43,6 @@ def test_hardly_any_audio_is_no_obstacle(
 
 
 def test_full_context_cannot_listen(model_path: Path) -> None:
-    runtime = open_model(model_path)
-    runtime.chunking = runtime.model.config.chunks.chunkings[0]  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match="full context alone and cannot stream"):
+    runtime = open_model(model_path, chunk="full")
+    with pytest.raises(UserError, match="full context can neither stream nor hear more than 120"):
         runtime.stream()

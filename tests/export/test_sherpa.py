@@ -11,6 +11,7 @@ import sherpa_onnx
 import torch
 
 from pocketscribe.decoding.search import GreedySearch
+from pocketscribe.decoding.searcher import SearchConfig, Searcher
 from pocketscribe.decoding.streaming import TorchStreaming, Transcript, tail_silence, transcript
 from pocketscribe.export.open import TorchRuntime
 from pocketscribe.export.sherpa_runtime import SherpaRuntime
@@ -31,7 +32,7 @@ def test_transcripts_equal_those_of_pytorch(
     length: str,
     beam: int,
 ) -> None:
-    [found] = SherpaRuntime(sherpa_folder, beam).transcribe([speech[length]])
+    [found] = SherpaRuntime(sherpa_folder, SearchConfig(beam=beam)).transcribe([speech[length]])
     assert found == pytorch(length, beam)
 
 
@@ -39,8 +40,9 @@ def test_transcripts_equal_those_of_pytorch(
 def test_transcripts_of_real_speech_equal_those_of_pytorch(
     model_path: Path, sherpa_folder: Path, real_speech: np.ndarray, beam: int
 ) -> None:
-    [expected] = TorchRuntime(model_path, beam).transcribe([real_speech], streaming=True)
-    assert SherpaRuntime(sherpa_folder, beam).transcribe([real_speech]) == [expected]
+    search = SearchConfig(beam=beam)
+    [expected] = TorchRuntime(model_path, search).transcribe([real_speech], streaming=True)
+    assert SherpaRuntime(sherpa_folder, search).transcribe([real_speech]) == [expected]
     assert len(set(expected.tokens)) > 4 and expected.timestamps[-1] > 20
 
 
@@ -90,7 +92,7 @@ def with_resets(saved: Saved, audio: np.ndarray, resets: list[int]) -> Iterator[
     features = LiveFbank()
     features.accept(audio)
     features.finish()
-    state, search, chunks = model.initial_state(1), model.search(1, 1), 0
+    state, search, chunks = model.initial_state(1), Searcher().start(model.scorer, 1), 0
     while features.ready > FRAMES:
         chunk = torch.from_numpy(features.take(FRAMES)).unsqueeze(0)
         encoded, state = model.step(chunk, state)
@@ -99,7 +101,7 @@ def with_resets(saved: Saved, audio: np.ndarray, resets: list[int]) -> Iterator[
         if chunks in resets:
             yield transcript(search.best()[0], units)
             assert isinstance(search, GreedySearch)
-            old, search = search, model.search(1, 1)
+            old, search = search, Searcher().start(model.scorer, 1)
             search.context, search.predicted = old.context, old.predicted
     yield transcript(search.best()[0], units)
 
@@ -107,13 +109,16 @@ def with_resets(saved: Saved, audio: np.ndarray, resets: list[int]) -> Iterator[
 def test_metadata_is_the_contract(sherpa_folder: Path, saved: Saved) -> None:
     encoder = onnx.load(sherpa_folder / "encoder.onnx")
     keys = {p.key: p.value for p in encoder.metadata_props}
-    attention, convolution = int(keys["left_context"]), int(keys["cnn_module_kernel"]) - 1
+    state = saved.model.initial_state(1, left=8)
+    row = -(-sum(t.numel() for t in state.values()) // 2)
     assert (
         keys.items()
         >= {
             "model_type": "conformer",
             "num_encoder_layers": "1",
-            "encoder_dim": "1",
+            "left_context": "1",
+            "encoder_dim": str(row),
+            "cnn_module_kernel": "2",
             "pad_length": "0",
             "T": str(FRAMES),
             "decode_chunk_len": str(FRAMES),
@@ -122,17 +127,15 @@ def test_metadata_is_the_contract(sherpa_folder: Path, saved: Saved) -> None:
     # The runtime makes zeros of these shapes; tensors match by position.
     assert shapes(encoder.graph.input) == [
         ("x", ["N", FRAMES, 80]),
-        ("cached_attn", [1, attention, "N", 1]),
-        ("cached_conv", [1, convolution, "N", 1]),
+        ("cached_attn", [1, 1, "N", row]),
+        ("cached_conv", [1, 1, "N", row]),
         ("processed_lens", ["N"]),
     ]
     assert shapes(encoder.graph.output) == [
         ("encoder_out", ["N", CHUNK, 16]),
-        ("new_cached_attn", [1, attention, "N", 1]),
-        ("new_cached_conv", [1, convolution, "N", 1]),
+        ("new_cached_attn", [1, 1, "N", row]),
+        ("new_cached_conv", [1, 1, "N", row]),
     ]
-    state = saved.model.initial_state(1, left=8)
-    assert attention + convolution == sum(t.numel() for t in state.values())
     decoder = onnx.load(sherpa_folder / "decoder.onnx")
     sizes = {p.key: p.value for p in decoder.metadata_props}
     assert sizes == {"context_size": "2", "vocab_size": str(saved.model.vocabulary)}

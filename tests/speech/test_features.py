@@ -12,8 +12,10 @@ from pocketscribe.speech.features import (
     MELS,
     SAMPLE_RATE,
     LiveFbank,
+    audio_blocks,
     audio_seconds,
     fbank,
+    mono,
     read_audio,
     resampled,
 )
@@ -98,7 +100,8 @@ def test_rates_and_channels(tmp_path: Path, rate: int) -> None:
     time = np.arange(round(1.234 * rate)) / rate
     tone = 0.3 * np.sin(2 * np.pi * 440 * time)
     path = tmp_path / "tone.wav"
-    soundfile.write(path, np.stack([tone, -0.1 * tone], axis=1), rate, subtype="FLOAT")
+    channels = np.stack([tone, 0.5 * tone, 1.5 * tone], axis=1)  # their average is heard
+    soundfile.write(path, channels, rate, subtype="FLOAT")
     samples = read_audio(path)
     assert samples.ndim == 1 and abs(len(samples) - 1.234 * SAMPLE_RATE) <= 1
     expected = 0.3 * np.sin(2 * np.pi * 440 * np.arange(len(samples)) / SAMPLE_RATE)
@@ -112,6 +115,19 @@ def test_samples_and_files_are_resampled_alike(tmp_path: Path) -> None:
     np.testing.assert_array_equal(resampled(samples, SAMPLE_RATE), samples)
 
 
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_blocks_of_a_second_are_the_whole(tmp_path: Path, rate: int) -> None:
+    samples = np.stack([sound(2.7, rate=rate), sound(2.7, rate=rate)[::-1]], axis=1)
+    path = tmp_path / "a.flac"
+    soundfile.write(path, samples, rate)
+    blocks = list(audio_blocks(path))
+    assert max(map(len, blocks)) < 1.2 * SAMPLE_RATE
+    pcm, _ = soundfile.read(path, dtype="float32")
+    np.testing.assert_array_equal(np.concatenate(blocks), resampled(mono(pcm), rate))
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(np.concatenate(list(audio_blocks(file))), read_audio(path))
+
+
 def write_bad(path: Path, what: str) -> None:
     if what == "folder":
         path.mkdir()
@@ -122,6 +138,8 @@ def write_bad(path: Path, what: str) -> None:
     elif what == "cut short":
         soundfile.write(path, sound(1.0), SAMPLE_RATE)
         path.write_bytes(path.read_bytes()[:9000])
+    elif what == "1 Hz":  # 16,000 times as long once it is resampled
+        soundfile.write(path, np.zeros(20_000), 1, format="WAV")
     elif what == "not finite":
         soundfile.write(path, np.full(800, np.nan), SAMPLE_RATE, format="WAV", subtype="FLOAT")
 
@@ -134,6 +152,7 @@ def write_bad(path: Path, what: str) -> None:
         ("nothing", "not readable as audio"),
         ("text", "not readable as audio .Format not recognised"),
         ("cut short", "not readable as audio"),
+        ("1 Hz", "says it has 1 samples a second"),
         ("not finite", "not finite"),
     ],
 )
