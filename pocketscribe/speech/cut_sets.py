@@ -13,7 +13,7 @@ from lhotse.cut import Cut, MixedCut
 
 from pocketscribe.errors import UserError
 from pocketscribe.speech.features import resampled
-from pocketscribe.speech.items import ALL, Item, split_up
+from pocketscribe.speech.items import ALL, EmptyPartError, Item, split_up
 
 CUTS = ".jsonl.gz"
 SHAR = f"cuts.[0-9]*{CUTS}"
@@ -30,7 +30,7 @@ def cut_sets(file: Path, split: str) -> Iterator[Item]:
     chosen = [f for f in beside if split in (ALL, *re.split("[_.]", f.name.removesuffix(CUTS)))]
     if not chosen:
         names = ", ".join(f.name for f in beside)
-        raise UserError(f"{file.parent}: no cut set is named {split!r} (there: {names})")
+        raise EmptyPartError(f"{file.parent}: no cut set is named {split!r} (there: {names})")
     for one in chosen:
         yield from one_cut_set(one, ALL)
 
@@ -134,7 +134,7 @@ def by_recipe(name: str, folder: Path, split: str) -> Iterator[Item]:
         return
     chosen = list(sets) if split == ALL else [split]
     if not sets or not set(chosen) <= set(sets):
-        raise UserError(f"corpus {name!r}: {_splits(folder, split, sets)}")
+        raise EmptyPartError(f"corpus {name!r}: {_splits(folder, split, sets)}")
     for part in chosen:
         yield from _of_set(sets[part], folder)
 

@@ -12,7 +12,7 @@ from small_corpora import sound
 from pocketscribe.errors import UserError, UserHint
 from pocketscribe.speech.corpora import CorpusConfig, fingerprint, items, locate
 from pocketscribe.speech.held_out import HeldOut
-from pocketscribe.speech.items import Item
+from pocketscribe.speech.items import EmptyPartError, Item
 
 
 def load(corpus: object, split: str = "all", root: Path | None = None) -> list[Item]:
@@ -129,6 +129,17 @@ def test_a_damaged_cut_set_is_one_line(tmp_path: Path, damage: str) -> None:
         data = bytearray(gzip.compress(b'{"hello": 1}\n'))
     file.write_bytes(data)
     assert f"{file}: not a lhotse cut set, or a damaged one" in refusal(tmp_path)
+
+
+def test_parts_that_are_not_there_are_empty(tmp_path: Path) -> None:
+    """Whoever looks for all that is held out passes over them."""
+    CutSet([cut(tmp_path, "one")]).to_file(tmp_path / "mine_cuts_train.jsonl.gz")
+    (tmp_path / "few/train").mkdir(parents=True)
+    cut(tmp_path / "few/train", "a")
+    yesno(tmp_path / "yesno")
+    for corpus, split in ((tmp_path, "dev"), ("yesno", "dev"), (tmp_path / "few/train", "test")):
+        with pytest.raises(EmptyPartError):
+            load(corpus, split, tmp_path)
 
 
 def yesno(folder: Path) -> Path:
