@@ -95,7 +95,7 @@ def main(utterances: int = 200) -> None:
 
         units = Units.learn((cut.supervisions[0].text for cut in cuts), UnitsConfig(kind="char"))
         part = trainable(prepared, units, max_seconds=20.0)
-        batches = TrainingBatches([part], units, AugmentConfig(), batch_seconds=60, seed=0)
+        batches = TrainingBatches([part], units, AugmentConfig(), batch_seconds=60.0, seed=0)
         stream = iter(loader(batches, workers=0))
         next(stream)  # fills the buckets
         fed = 0.0

@@ -30,6 +30,7 @@ import sherpa_onnx
 import torch
 import typer
 
+from pocketscribe.decoding.searcher import Searcher
 from pocketscribe.decoding.streaming import StreamingModel, TorchStreaming
 from pocketscribe.evaluation.evaluate import peak_rss_bytes
 from pocketscribe.export.export import export
@@ -60,12 +61,14 @@ class Streams(Protocol):
 class OurStreams:
     """Through our loop around any `StreamingModel`."""
 
-    def __init__(self, model: StreamingModel, units: Units, streams: int) -> None:
+    def __init__(
+        self, model: StreamingModel, units: Units, searcher: Searcher, streams: int
+    ) -> None:
         self.model, self.units = model, units
         self.features = [LiveFbank() for _ in range(streams)]
         self.state = model.initial_state(streams)
         with torch.inference_mode():
-            self.search = model.search(streams, 1)
+            self.search = searcher.start(model.scorer, streams)
 
     def accept(self, pieces: np.ndarray) -> None:
         for features, piece in zip(self.features, pieces, strict=True):
@@ -102,9 +105,9 @@ class SherpaStreams:
 def side_by_side(runtime: Any, streams: int) -> Streams:
     if isinstance(runtime, SherpaRuntime):
         return SherpaStreams(runtime.recognizer, streams)
-    if isinstance(runtime, TorchRuntime):
-        return OurStreams(TorchStreaming(runtime.model, runtime.chunking), runtime.units, streams)
-    return OurStreams(runtime, runtime.units, streams)
+    torch_alone = isinstance(runtime, TorchRuntime)
+    model = TorchStreaming(runtime.model, runtime.chunking) if torch_alone else runtime
+    return OurStreams(model, runtime.units, runtime.searcher, streams)
 
 
 def speech(seconds: float, streams: int) -> np.ndarray:

@@ -41,7 +41,9 @@ def run_here(recipe: Path, folder: Path, *changes: str) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return Run(read_recipe(str(recipe), changes), folder, None, Console(quiet=True)).go()
+        return Run(
+            read_recipe(str(recipe), changes, folder.parent), folder, None, Console(quiet=True)
+        ).go()
     finally:
         torch.set_num_threads(threads)
 

@@ -1,7 +1,9 @@
 """A run goes on where it was killed, runs nothing twice, and is the same in several processes."""
 
+import hashlib
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -19,7 +21,8 @@ from torch import Tensor
 from pocketscribe.errors import UserError
 from pocketscribe.export.open import model_file, open_model
 from pocketscribe.files import read_json
-from pocketscribe.models.saved import load_model
+from pocketscribe.models.saved import load_model, save_model
+from pocketscribe.recipes import reading
 from pocketscribe.recipes.run import Run
 
 MODEL = Path("float") / "model.safetensors"
@@ -68,9 +71,9 @@ def test_nothing_is_run_twice(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -
         return {p: p.stat().st_mtime_ns for p in tiny_run.rglob("*.*") if p.name != "recipe.json"}
 
     before = times()
-    for name in ("_train", "_prepare"):
-        monkeypatch.delattr(Run, name)
-    monkeypatch.delattr("pocketscribe.recipes.run.evaluate")
+    monkeypatch.delattr(Run, "_train")
+    monkeypatch.delattr("pocketscribe.recipes.speech.prepare")
+    monkeypatch.delattr("pocketscribe.recipes.shipping.evaluate")
     results = run_here(tiny_run.with_name("tiny.toml"), tiny_run)
     assert results == read_json(tiny_run / "results.json")
     assert times() == before
@@ -86,7 +89,7 @@ def test_only_what_is_new_is_scored(
         scored.append(corpus.title)
         return read_json(tiny_run / "results.json")["models"]["float"]["scores"]["synthetic test"]
 
-    monkeypatch.setattr("pocketscribe.recipes.run.evaluate", evaluate)
+    monkeypatch.setattr("pocketscribe.recipes.shipping.evaluate", evaluate)
     recipe = tiny_run.with_name("tiny.toml")
     more = 'speech.test=[{corpus="synthetic", split="test"}, {corpus="fsdd", split="test"}]'
     run_here(recipe, folder, more)
@@ -171,6 +174,31 @@ formats = [{ match = "subsampling.*", bits = 8 }, { match = "*", bits = 4, spars
     assert [stage["name"] for stage in card["stages"]] == ["float", "tuned"], "all that it heard"
     assert card["scores"].keys() == {"synthetic dev", "synthetic test"}
     assert model_file(folder) == folder / "small.pocket", "a run is what it ships"
+
+
+def test_a_run_takes_the_model_of_another(
+    recipe: Path, prepared_beside: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it stands on is trained first, in a run of its own; then it is known by its digest."""
+    monkeypatch.setattr(reading, "shipped", lambda: {"tiny": recipe})
+    recipe.write_text(TINY_RECIPE.replace("audio_hours = 0.06", "audio_hours = 0.01"))
+    upper = recipe.with_name("upper.toml")
+    stage = '[[stage]]\nname = "more"\nlike = "tiny/float"\nfrom = "tiny/float"\nseed = 3\n'
+    upper.write_text('base = "tiny"\n' + stage, encoding="utf-8")
+    runs = prepared_beside(recipe)
+    run_here(upper, runs / "upper")
+    made = runs / "tiny" / MODEL
+    taken = read_json(runs / "upper" / "taken.json")
+    assert taken == {"tiny/float": hashlib.sha256(made.read_bytes()).hexdigest()}
+    assert not (runs / "tiny" / "results.json").exists(), "no more of it than is needed"
+    card = load_model(runs / "upper" / "upper.safetensors").card
+    assert [(s["name"], s["seed"]) for s in card["stages"]] == [("float", 0), ("more", 3)]
+    # Another model in its place is noticed as long as there is something left to learn from it.
+    shutil.rmtree(runs / "upper" / "more")
+    saved = load_model(made)
+    save_model(made, saved, half=True)
+    with pytest.raises(UserError, match="tiny/float is another model than when this run began"):
+        run_here(upper, runs / "upper")
 
 
 @pytest.mark.parametrize(
