@@ -20,7 +20,7 @@ from pocketscribe.config import Config
 from pocketscribe.errors import UserError
 from pocketscribe.speech.cut_sets import CUTS, SHAR, by_recipe, cut_sets, one_cut_set, recipe, shar
 from pocketscribe.speech.held_out import HeldOut
-from pocketscribe.speech.items import ALL, Item
+from pocketscribe.speech.items import ALL, EmptyPartError, Item
 from pocketscribe.speech.manifests import (
     AUDIO_SUFFIXES,
     MANIFESTS,
@@ -28,7 +28,7 @@ from pocketscribe.speech.manifests import (
     manifest,
     text_files,
 )
-from pocketscribe.speech.rooms import in_a_room
+from pocketscribe.speech.reverberation import in_a_room
 from pocketscribe.speech.synthesis import engine
 from pocketscribe.speech.synthetic import SPLITS, SyntheticSpeech
 
@@ -164,10 +164,6 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))
 
 
-class EmptyPartError(UserError):
-    """A corpus is there, and nothing in it is of the split that was asked for."""
-
-
 NOTHING_HELD_OUT = HeldOut(())
 
 
@@ -227,7 +223,7 @@ def _folder(folder: Path, split: str) -> Iterator[Item]:
     if not parts:
         return text_files(folder, split)
     if split not in (ALL, *parts):
-        raise UserError(f"{folder / split}: no such folder; its splits: {', '.join(parts)}")
+        raise EmptyPartError(f"{folder / split}: no such folder; its splits: {', '.join(parts)}")
     return (
         replace(item, id=f"{part}/{item.id}")
         for part in (parts if split == ALL else [split])

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lhotse import CutSet, MonoCut, recipes
+from lhotse import CutSet, MonoCut, SupervisionSegment, recipes
 from lhotse.cut import Cut, MixedCut
 
 from pocketscribe.errors import UserError
 from pocketscribe.speech.features import resampled
-from pocketscribe.speech.items import ALL, Item, split_up
+from pocketscribe.speech.items import ALL, EmptyPartError, Item, split_up
 
 CUTS = ".jsonl.gz"
 SHAR = f"cuts.[0-9]*{CUTS}"
@@ -30,7 +30,7 @@ def cut_sets(file: Path, split: str) -> Iterator[Item]:
     chosen = [f for f in beside if split in (ALL, *re.split("[_.]", f.name.removesuffix(CUTS)))]
     if not chosen:
         names = ", ".join(f.name for f in beside)
-        raise UserError(f"{file.parent}: no cut set is named {split!r} (there: {names})")
+        raise EmptyPartError(f"{file.parent}: no cut set is named {split!r} (there: {names})")
     for one in chosen:
         yield from one_cut_set(one, ALL)
 
@@ -64,11 +64,16 @@ def _item(cut: Cut) -> Item:
     said = cut.supervisions[0] if cut.supervisions else None
     name = said.id if said else cut.id
     text, speaker = (said.text or "", said.speaker or "") if said else ("", "")
-    columns = {k: str(v) for k, v in (said.custom or {}).items()} if said else {}
+    columns = _columns(said) if said else {}
     files = tuple(_files(cut))
     if len(files) == 1 and _is_whole(cut):
         return Item(name, text, speaker, files[0], columns=columns)
     return Item(name, text, speaker, None, partial(_load, cut), files, columns)
+
+
+def _columns(said: SupervisionSegment) -> dict[str, str]:
+    known = {key: getattr(said, key) for key in ("speaker", "gender", "language")}
+    return {k: str(v) for k, v in {**known, **(said.custom or {})}.items() if v is not None}
 
 
 def _files(cut: Cut) -> Iterator[Path]:
@@ -129,7 +134,7 @@ def by_recipe(name: str, folder: Path, split: str) -> Iterator[Item]:
         return
     chosen = list(sets) if split == ALL else [split]
     if not sets or not set(chosen) <= set(sets):
-        raise UserError(f"corpus {name!r}: {_splits(folder, split, sets)}")
+        raise EmptyPartError(f"corpus {name!r}: {_splits(folder, split, sets)}")
     for part in chosen:
         yield from _of_set(sets[part], folder)
 

@@ -51,6 +51,10 @@ class Item:
         return self.made()
 
 
+class EmptyPartError(UserError):
+    """A corpus is there, and nothing in it is of the split that was asked for."""
+
+
 class RefusedError(Exception):
     """Why an item can be neither trained on nor scored."""
 
@@ -109,7 +113,7 @@ def split_up(found: Sequence[Item], split: str, source: Path) -> Iterable[Item]:
     ten speakers. Who they are hangs on the names alone.
 
     Raises:
-        UserError: too few utterances to set some aside.
+        EmptyPartError: too few utterances to set some aside.
     """
     if split == ALL:
         return found
@@ -121,7 +125,7 @@ def split_up(found: Sequence[Item], split: str, source: Path) -> Iterable[Item]:
     if tenth == 0:
         if split == "train":
             return found
-        raise UserError(
+        raise EmptyPartError(
             f"{source}: {len(found)} utterances, and no word on which are {split}: too few to set "
             f"some aside; name their split in a column, or ask for split {ALL!r}"
         )

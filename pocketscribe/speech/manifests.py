@@ -72,16 +72,14 @@ def text_files(folder: Path, split: str) -> Iterator[Item]:
     audio = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
     if not audio:
         raise UserError(f"{folder}: no {', no '.join(MANIFESTS)} and no audio in it")
-    found = [
-        Item(path.relative_to(folder).as_posix(), _beside(path), path.parent.name, path)
-        for path in audio
-    ]
-    yield from split_up(found, split, folder)
+    yield from split_up([_beside_text(path, folder) for path in audio], split, folder)
 
 
-def _beside(audio: Path) -> str:
-    file = audio.with_suffix(".txt")
-    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+def _beside_text(audio: Path, folder: Path) -> Item:
+    file, speaker = audio.with_suffix(".txt"), audio.parent.name
+    said = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    name = audio.relative_to(folder).as_posix()
+    return Item(name, said, speaker, audio, columns={"speaker": speaker})
 
 
 def _tsv(path: Path) -> Rows:

@@ -169,6 +169,8 @@ def test_librispeech(tmp_path: Path, name: str) -> None:
     assert {i.speaker for i in found} == {"17", "84"}
     assert [len(read_audio(i.audio)) for i in found[:2] if i.audio] == [8000, 24000]
     assert len(load(tmp_path, corpus="librispeech", split="test-clean")) == 2
+    mine = load(tmp_path, corpus="librispeech", split="dev-clean", where={"speaker": "84"})
+    assert [i.id for i in mine] == ["84-121-0000", "84-121-0001"]
 
 
 def test_librispeech_refused(tmp_path: Path) -> None:
@@ -259,6 +261,7 @@ def test_audio_beside_text(tmp_path: Path) -> None:
     assert [i.id for i in found] == ["ann/1.wav", "ann/2.FLAC", "bob/1.wav"]
     assert [i.text.strip() for i in found] == ["said in ann/1.wav", "said in ann/2.FLAC", ""]
     assert Counter(i.speaker for i in found) == {"ann": 2, "bob": 1}
+    assert len(load(corpus=str(tmp_path), where={"speaker": "ann"})) == 2
 
 
 def test_audio_beside_text_in_folders_of_splits(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from small_corpora import sound
 from pocketscribe.errors import UserError, UserHint
 from pocketscribe.speech.corpora import CorpusConfig, fingerprint, items, locate
 from pocketscribe.speech.held_out import HeldOut
-from pocketscribe.speech.items import Item
+from pocketscribe.speech.items import EmptyPartError, Item
 
 
 def load(corpus: object, split: str = "all", root: Path | None = None) -> list[Item]:
@@ -46,7 +46,8 @@ def test_a_cut_set(tmp_path: Path) -> None:
     cuts = [cut(tmp_path, "one"), cut(tmp_path, "three", 1.5, 3, 8000), cut(tmp_path, "no", said=0)]
     CutSet(cuts).to_file(tmp_path / "cuts.jsonl.gz")
     one, *three, none = load(tmp_path)
-    assert (one.id, one.text, one.speaker, one.columns) == ("one-0", "said 0", "ann", {"take": "0"})
+    assert (one.id, one.text, one.speaker) == ("one-0", "said 0", "ann")
+    assert one.columns == {"speaker": "ann", "take": "0"}
     assert one.audio == tmp_path / "one.wav"
     # Several supervisions are several utterances: each is what was said in its time.
     assert [(i.id, i.text) for i in three] == [(f"three-{n}", f"said {n}") for n in range(3)]
@@ -128,6 +129,17 @@ def test_a_damaged_cut_set_is_one_line(tmp_path: Path, damage: str) -> None:
         data = bytearray(gzip.compress(b'{"hello": 1}\n'))
     file.write_bytes(data)
     assert f"{file}: not a lhotse cut set, or a damaged one" in refusal(tmp_path)
+
+
+def test_parts_that_are_not_there_are_empty(tmp_path: Path) -> None:
+    """Whoever looks for all that is held out passes over them."""
+    CutSet([cut(tmp_path, "one")]).to_file(tmp_path / "mine_cuts_train.jsonl.gz")
+    (tmp_path / "few/train").mkdir(parents=True)
+    cut(tmp_path / "few/train", "a")
+    yesno(tmp_path / "yesno")
+    for corpus, split in ((tmp_path, "dev"), ("yesno", "dev"), (tmp_path / "few/train", "test")):
+        with pytest.raises(EmptyPartError):
+            load(corpus, split, tmp_path)
 
 
 def yesno(folder: Path) -> Path:

@@ -12,7 +12,7 @@ from pocketscribe.speech.corpora import CorpusConfig, items, locate
 from pocketscribe.speech.features import read_audio
 from pocketscribe.speech.items import Item
 from pocketscribe.speech.prepare import prepare
-from pocketscribe.speech.rooms import in_a_room
+from pocketscribe.speech.reverberation import in_a_room
 
 ECHO = 800  # samples
 
