@@ -9,7 +9,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
-from pocketscribe.recipes.recipe import Recipe, read_recipe, shipped
+from pocketscribe.recipes.reading import read_recipe, shipped
+from pocketscribe.recipes.recipe import Recipe
 
 
 class Round(Config):
@@ -208,7 +209,7 @@ def test_shipped_recipes_are_sound(name: str) -> None:
         ),
         ("speech.train=2026-01-02", 'speech.train = "2026-01-02": input should be a valid array'),
         (
-            'model.weights=[{match="*", rnak=3}]',
+            'model.ranks=[{match="*", rnak=3}]',
             "unknown key 'model.weights.0.rnak'; did you mean 'rank'? (allowed here: across, ",
         ),
     ],

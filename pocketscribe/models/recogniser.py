@@ -4,7 +4,7 @@ Dimensions: B batch, T feature frames (10 ms), S = T // 4 encoder frames (40 ms)
 D encoder width, U labels, V vocabulary.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -30,9 +30,11 @@ class ModelConfig(Config):
         predictor, joiner: widths; unused by a CTC head.
         subsampling: channels between the two subsampling convolutions.
         sharing: which of the encoder's weights are one stored tensor.
-        weights: rules, first match wins: which weights are stored as what tensors.
+        ranks: rules, first match wins: which weights are stored as two factors, or scaled.
         formats: rules, first match wins: in what bits and sparsity those tensors ship.
     """
+
+    renamed: ClassVar[dict[str, str]] = {"weights": "called 'ranks' now"}
 
     encoder: ConformerConfig = ConformerConfig()
     head: Literal["transducer", "ctc"] = "transducer"
@@ -41,7 +43,7 @@ class ModelConfig(Config):
     joiner: int = Field(default=256, gt=0)
     subsampling: int = Field(default=128, gt=0)
     sharing: Sharing = Sharing()
-    weights: tuple[Rule, ...] = ()
+    ranks: tuple[Rule, ...] = ()
     formats: tuple[FormatRule, ...] = ()
 
     @model_validator(mode="after")
@@ -65,7 +67,7 @@ class Recogniser(nn.Module):
         self.config = config
         self.vocabulary = vocabulary
         weights = self.weights = Weights(
-            config.weights, config.sharing, config.encoder.layers, config.formats
+            config.ranks, config.sharing, config.encoder.layers, config.formats
         )
         width = config.encoder.width
         self.register_buffer("mean", torch.zeros(MELS))

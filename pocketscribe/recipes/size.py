@@ -6,7 +6,8 @@ from typing import Any
 from pocketscribe.errors import UserError
 from pocketscribe.export.size import size_of_file, size_of_model
 from pocketscribe.models import Recogniser
-from pocketscribe.recipes.recipe import Recipe, read_recipe, shipped
+from pocketscribe.recipes.reading import RUNS, Outside, read_recipe, shipped
+from pocketscribe.recipes.recipe import Recipe
 
 ENGLISH = 30  # A–Z, apostrophe, word mark, blank, unknown
 
@@ -31,7 +32,8 @@ def _of_recipe(recipe: Recipe) -> dict[str, Any]:
     """Of the last stage's model; "models" has every stage's size where they differ."""
     learnt = recipe.speech.units.kind == "char"
     units = ENGLISH if learnt else recipe.speech.units.size
-    models = {s.name: Recogniser(recipe.model_of(s.name), units) for s in recipe.stage}
+    outside = Outside(RUNS).config
+    models = {s.name: Recogniser(recipe.model_of(s.name, outside), units) for s in recipe.stage}
     found = size_of_model(list(models.values())[-1])
     if len({model.config.model_dump_json() for model in models.values()}) > 1:
         keys = ("bytes", "parameters_stored", "parameters_virtual")

@@ -59,7 +59,7 @@ def refusal(path: Path) -> str:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"head": "ctc"}, {"weights": (Rule(match="*.ffn1.*", rank=2), Rule(match="*", rank=5))}],
+    [{}, {"head": "ctc"}, {"ranks": (Rule(match="*.ffn1.*", rank=2), Rule(match="*", rank=5))}],
 )
 def test_what_was_written_comes_back(tmp_path: Path, changes: dict[str, Any]) -> None:
     model = recogniser(**changes)

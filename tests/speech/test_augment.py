@@ -7,14 +7,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from pocketscribe.speech.augment import AugmentConfig, augment, resample
+from pocketscribe.speech import augment as augmentation
+from pocketscribe.speech.augment import AugmentConfig, resample
 from pocketscribe.speech.features import LOG_FLOOR, MELS, SAMPLE_RATE, fbank
 from pocketscribe.speech.synthesis import resample as resample_audio
 
 
 def only(**changes: object) -> AugmentConfig:
     """Nothing but these changes."""
-    return AugmentConfig.none().model_copy(update=changes)
+    return AugmentConfig().at(0.0).model_copy(update=changes)
+
+
+def augment(x: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """One version of an utterance."""
+    [y] = augmentation.augment(x, config, generator)
+    return y
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -28,7 +35,7 @@ def x(speech: np.ndarray) -> Tensor:
 
 def test_none_leaves_features_alone(x: Tensor) -> None:
     for seed in range(5):
-        assert torch.equal(augment(x, AugmentConfig.none(), rng(seed)), x)
+        assert torch.equal(augment(x, AugmentConfig().at(0.0), rng(seed)), x)
 
 
 def test_the_generator_alone_decides_and_the_input_stays(x: Tensor) -> None:
@@ -153,7 +160,8 @@ def test_masks_hide_at_most_what_is_asked() -> None:
         rows.append(int(changed.all(dim=1).sum()))
     assert 25 < max(columns) <= 40 and 20 < max(rows) <= 30
     masked = augment(x, only(frequency_masks=2, frequency_width=20), rng(3))
-    assert torch.allclose(masked[masked != x], x.mean())
+    means = x.mean(0).expand_as(x)  # after normalisation nothing else is neutral
+    assert torch.equal(masked[masked != x], means[masked != x])
 
 
 def test_short_utterances_survive_everything() -> None:
@@ -164,9 +172,35 @@ def test_short_utterances_survive_everything() -> None:
             assert len(y) >= 1 and y.isfinite().all()
 
 
-def test_the_first_steps_are_mild() -> None:
-    config = AugmentConfig(mild_steps=100)
-    mild = config.at(99)
-    assert (mild.noise_share, mild.frequency_masks, mild.time_masks) == (0, 0, 0)
-    assert mild.speed == config.speed and mild.silence_share == config.silence_share
-    assert config.at(100) == config and AugmentConfig().at(0) == AugmentConfig()
+def test_two_views_are_one_utterance_heard_twice(x: Tensor) -> None:
+    config = AugmentConfig(silence_share=1.0, noise_share=1.0)
+    first, second = augmentation.augment(x, config, rng(4), views=2)
+    assert first.shape == second.shape and not torch.equal(first, second)
+    # Speed, tract and silence are common: without what differs, both are the same.
+    plain = config.model_copy(
+        update={"noise_share": 0.0, "gain_db": 0.0, "frequency_width": 0, "time_share": 0.0}
+    )
+    first, second = augmentation.augment(x, plain, rng(4), views=2)
+    assert torch.equal(first, second) and len(first) != len(x)
+
+
+def test_augmentation_grows_as_the_loss_falls() -> None:
+    config = AugmentConfig(grows=(0.75, 0.25))
+    losses = (1.5, 0.75, 0.626, 0.625, 0.5, 0.375, 0.251, 0.25, 0.0)
+    assert [config.growth(x) for x in losses] == [0, 0, 0, 0.25, 0.5, 0.75, 0.75, 1, 1]
+    at_once = AugmentConfig(grows=(0.5, 0.5))
+    assert [at_once.growth(loss) for loss in (0.51, 0.5)] == [0, 1]
+    with pytest.raises(ValueError, match="grows = "):
+        AugmentConfig(grows=(0.2, 0.6))
+
+
+def test_half_grown_is_half_of_everything(x: Tensor) -> None:
+    config = AugmentConfig(telephone_share=0.5)
+    half = config.at(0.5)
+    assert (half.speed, half.gain_db, half.noise_share) == (0.05, 5.0, 0.15)
+    assert (half.telephone_share, half.time_share, half.frequency_width) == (0.25, 0.02, 10)
+    assert config.at(1.0) == config and AugmentConfig(strength=0.5).at(1.0) == AugmentConfig().at(
+        0.5
+    )
+    for seed in range(5):
+        assert torch.equal(augment(x, AugmentConfig(strength=0.0).at(1.0), rng(seed)), x)

@@ -20,6 +20,7 @@ from pocketscribe.speech.batches import (
     Trainable,
     TrainingBatches,
     feature_statistics,
+    label_entropy,
     loader,
     trainable,
 )
@@ -132,7 +133,7 @@ def test_without_augmentation_batches_hold_what_was_prepared(
     parts: list[Trainable], units: Units
 ) -> None:
     stored = {cut.id: cut for part in parts for cut in part.cuts}
-    made = batches(parts, units, augmentation=AugmentConfig.none())
+    made = batches(parts, units, augmentation=AugmentConfig().at(0.0))
     for batch, cuts in islice(zip(made, made.global_batches(), strict=False), 5):
         assert batch.seconds == pytest.approx(sum(cut.duration for cut in cuts))
         assert batch.total_frames == int(batch.frames.sum())
@@ -142,12 +143,36 @@ def test_without_augmentation_batches_hold_what_was_prepared(
             assert units.decode(y.tolist()) == source.supervisions[0].text
 
 
-def test_augmentation_begins_mild(parts: list[Trainable], units: Units) -> None:
-    none = AugmentConfig.none()
-    masks = none.model_copy(update={"time_masks": 9, "time_share": 0.5, "mild_steps": 2})
-    plain = islice(batches(parts, units, augmentation=none), 4)
-    masked = islice(batches(parts, units, augmentation=masks), 4)
-    assert [same(a, b) for a, b in zip(plain, masked, strict=True)] == [True, True, False, False]
+def test_augmentation_is_as_strong_as_it_has_grown(parts: list[Trainable], units: Units) -> None:
+    masks = AugmentConfig().at(0.0).model_copy(update={"time_masks": 9, "time_share": 0.5})
+    plain = next(iter(batches(parts, units, augmentation=AugmentConfig().at(0.0))))
+    made = batches(parts, units, augmentation=masks)
+    masked = next(iter(made))
+    made.growth = 0.0
+    assert same(next(iter(made)), plain) and not same(masked, plain)
+
+
+def test_two_views_are_aligned_and_cost_twice(parts: list[Trainable], units: Units) -> None:
+    once = next(iter(batches(parts, units)))
+    twice = next(iter(batches(parts, units, views=2)))
+    count = len(twice.frames) // 2
+    assert torch.equal(twice.frames[:count], twice.frames[count:])
+    assert torch.equal(twice.targets[:count], twice.targets[count:])
+    assert not torch.equal(twice.features[:count], twice.features[count:])
+    assert twice.views == 2 and twice.seconds <= BATCH_SECONDS
+    assert count < len(once.frames), "a batch costs the same with one view and with two"
+
+
+def test_the_entropy_of_labels_is_that_of_what_is_drawn(
+    parts: list[Trainable], units: Units
+) -> None:
+    counts = torch.zeros(len(units))
+    for part in parts:
+        for cut in part.cuts:
+            for label in units.encode(cut.supervisions[0].text):
+                counts[label] += part.prepared.config.weight
+    p = counts[counts > 0] / counts.sum()
+    assert label_entropy(parts, units) == pytest.approx(float(-(p * p.log()).sum()), rel=1e-5)
 
 
 def weighted(part: Trainable, cuts: list[MonoCut], weight: float) -> Trainable:
@@ -246,7 +271,7 @@ def test_what_cannot_be_trained_on_is_refused_with_a_reason(picky: Prepared, uni
 
 
 def test_fast_speech_stays_long_enough_for_its_labels(picky: Prepared, units: Units) -> None:
-    fast = AugmentConfig.none().model_copy(update={"speed": 0.4})
+    fast = AugmentConfig().at(0.0).model_copy(update={"speed": 0.4})
     made = batches([trainable(picky, units, 2.0)], units, augmentation=fast, batch_seconds=2.0)
     frames, labels = [], []
     for batch in islice(made, 20):

@@ -10,15 +10,15 @@ from pocketscribe.speech.batches import Batch, TrainingBatches
 
 
 def killed_at(batches: TrainingBatches, step: int) -> TrainingBatches:
-    def stream(original: Iterator[Batch]) -> Iterator[Batch]:
-        for index, batch in enumerate(original):
+    def stream(original: Iterator[Batch], skipped: int) -> Iterator[Batch]:
+        for index, batch in enumerate(original, skipped):
             if index == step:
                 raise KeyboardInterrupt
             yield batch
 
     class Killed(TrainingBatches):
         def __iter__(self) -> Iterator[Batch]:
-            return stream(super().__iter__())
+            return stream(super().__iter__(), self.skip)
 
     return Killed(
         batches.parts,
@@ -26,6 +26,7 @@ def killed_at(batches: TrainingBatches, step: int) -> TrainingBatches:
         batches.augmentation,
         batch_seconds=batches.batch_seconds,
         seed=batches.seed,
+        views=batches.views,
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from pocketscribe.errors import UserError
@@ -20,9 +21,10 @@ from pocketscribe.training.optimisers import OptimiserConfig, build_optimiser
 
 Tiny = Callable[..., Recogniser]
 FILES = [
-    "average.safetensors",
+    "candidates.safetensors",
     "masks.safetensors",
     "model.safetensors",
+    "objective.safetensors",
     "optimiser.safetensors",
     "state.json",
 ]
@@ -42,9 +44,8 @@ def stepped(model: Recogniser, kind: str, steps: int) -> Optimizer:
 @pytest.fixture
 def saved(tiny: Tiny, tmp_path: Path) -> Path:
     model = tiny()
-    save_checkpoint(
-        tmp_path / "checkpoint", model, {}, stepped(model, "adamw", 1), Progress(step=1), "units"
-    )
+    optimiser = stepped(model, "adamw", 1)
+    save_checkpoint(tmp_path / "checkpoint", model, model, {}, optimiser, Progress(step=1), "units")
     return tmp_path / "checkpoint"
 
 
@@ -52,9 +53,12 @@ def saved(tiny: Tiny, tmp_path: Path) -> Path:
 def test_round_trip(tiny: Tiny, tmp_path: Path, kind: str) -> None:
     model = tiny()
     optimiser = stepped(model, kind, 6)
-    average = {name: p.detach() / 3 for name, p in model.named_parameters()}
-    progress = Progress(step=6, audio_seconds=0.1 + 0.2, skipped=1, averaged=2, wall_seconds=9.5)
-    save_checkpoint(tmp_path / "checkpoint", model, average, optimiser, progress, "units")
+    average = {f"mean/{name}": p.detach() / 3 for name, p in model.named_parameters()}
+    progress = Progress(step=6, audio_seconds=0.1 + 0.2, averaged={"mean": 2}, wall_seconds=9.5)
+    objective = nn.ModuleDict({"model": model, "map": nn.Linear(2, 3)})
+    save_checkpoint(
+        tmp_path / "checkpoint", objective, model, average, optimiser, progress, "units"
+    )
     assert load_model(tmp_path / "checkpoint" / "model.safetensors").units == "units"
     assert sorted(p.name for p in (tmp_path / "checkpoint").iterdir()) == FILES
 
@@ -62,7 +66,9 @@ def test_round_trip(tiny: Tiny, tmp_path: Path, kind: str) -> None:
     for p in other.parameters():
         p.data.zero_()
     fresh = build_optimiser(OptimiserConfig(kind=kind, lr=0.5), other.named_parameters())
-    found, found_average = load_checkpoint(tmp_path / "checkpoint", other, fresh)
+    again = nn.ModuleDict({"model": other, "map": nn.Linear(2, 3)})
+    found, found_average = load_checkpoint(tmp_path / "checkpoint", again, other, fresh)
+    assert torch.equal(again["map"].weight, objective["map"].weight), "it trains, and never ships"
     assert found == progress
     torch.testing.assert_close(found_average, average, rtol=0, atol=0)
     torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
@@ -81,7 +87,7 @@ def test_damage_is_refused(tiny: Tiny, saved: Path, name: str, harm: str) -> Non
     model = tiny()
     optimiser = build_optimiser(OptimiserConfig(kind="adamw"), model.named_parameters())
     with pytest.raises(UserError, match=r"damaged checkpoint .*; delete the folder") as refused:
-        load_checkpoint(saved, model, optimiser)
+        load_checkpoint(saved, model, model, optimiser)
     assert str(saved) in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -91,14 +97,14 @@ def test_state_of_another_kind_is_refused(tiny: Tiny, saved: Path) -> None:
         model = tiny()
         optimiser = build_optimiser(OptimiserConfig(kind="adamw"), model.named_parameters())
         with pytest.raises(UserError, match="damaged checkpoint"):
-            load_checkpoint(saved, model, optimiser)
+            load_checkpoint(saved, model, model, optimiser)
 
 
 def test_checkpoint_of_another_model_is_refused(tiny: Tiny, saved: Path) -> None:
     model = tiny("ctc")
     optimiser = build_optimiser(OptimiserConfig(kind="adamw"), model.named_parameters())
     with pytest.raises(UserError, match="does not fit its config"):
-        load_checkpoint(saved, model, optimiser)
+        load_checkpoint(saved, model, model, optimiser)
 
 
 def test_the_average_is_the_mean_of_its_snapshots(tiny: Tiny) -> None:
@@ -108,8 +114,8 @@ def test_the_average_is_the_mean_of_its_snapshots(tiny: Tiny) -> None:
             for p in model.parameters():
                 p.add_(torch.randn_like(p))
         snapshots.append({name: p.detach().clone() for name, p in model.named_parameters()})
-        update_average(average, model, count)
-    assert average.keys() == snapshots[0].keys()
+        update_average(average, "mean", model, count)
+    assert average.keys() == {f"mean/{name}" for name in snapshots[0]}
     for name, found in average.items():
-        expected = torch.stack([s[name] for s in snapshots]).mean(0)
+        expected = torch.stack([s[name.removeprefix("mean/")] for s in snapshots]).mean(0)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

@@ -62,7 +62,7 @@ def test_a_model_that_equals_its_teacher_has_nothing_to_learn(
     tiny: Tiny, batches: Batches, under_formats: Callable
 ) -> None:
     teacher = tiny()
-    batch = next(iter(batches(AugmentConfig.none())))
+    batch = next(iter(batches(AugmentConfig().at(0.0))))
     context = StepContext(0, teacher.config.chunks.streaming)
     same = fine_tuned(under_formats(teacher, ()), teacher)(batch, context)
     other = fine_tuned(under_formats(teacher), teacher)(batch, context)
@@ -83,12 +83,14 @@ def test_it_comes_nearer_to_its_teacher(
     # The teacher knows nothing, so transcripts pull elsewhere: they count for little here.
     distil = DistilConfig(lattice=100.0, ctc=100.0)
     objective = FineTuned(Plain(model, LOSS), teacher, distil, MaskConfig(update="one_shot"))
-    batch = next(iter(batches(AugmentConfig.none())))
+    batch = next(iter(batches(AugmentConfig().at(0.0))))
     context = StepContext(0, teacher.config.chunks.streaming)
     with torch.no_grad():
         first = objective(batch, context)["distilled"].item()
     optimiser = OptimiserConfig(lr=0.01, warmup_steps=0)
-    train(model, batches(AugmentConfig.none()), tmp_path, objective=objective, optimiser=optimiser)
+    train(
+        model, batches(AugmentConfig().at(0.0)), tmp_path, objective=objective, optimiser=optimiser
+    )
     model.eval()
     with torch.no_grad():
         last = objective(batch, context)["distilled"].item()
@@ -152,7 +154,7 @@ def test_widths_take_turns(tiny: Tiny, batches: Batches, under_formats: Callable
     rules = (FormatRule(match="subsampling.*", bits=8), FormatRule(match="*", bits=2))
     model = under_formats(teacher, rules)
     objective = FineTuned(Plain(model, LOSS), None, DistilConfig(), MaskConfig(), (8, 4))
-    batch = next(iter(batches(AugmentConfig.none())))
+    batch = next(iter(batches(AugmentConfig().at(0.0))))
     chunking = teacher.config.chunks.streaming
     found = [objective(batch, StepContext(step, chunking))["loss"].item() for step in range(4)]
     expected = []

@@ -16,7 +16,13 @@ from pocketscribe.models import Recogniser
 from pocketscribe.speech.augment import AugmentConfig
 from pocketscribe.speech.batches import Batch, TrainingBatches
 from pocketscribe.training import loop
-from pocketscribe.training.loop import Training, TrainingConfig, make_fabric
+from pocketscribe.training.loop import (
+    BEST,
+    Training,
+    TrainingConfig,
+    make_fabric,
+    measured_precision,
+)
 from pocketscribe.training.objectives import LossConfig, Plain, StepContext
 from pocketscribe.training.optimisers import OptimiserConfig
 
@@ -31,9 +37,9 @@ LOSS = LossConfig(warmup_steps=10)
     [
         {},
         {"accumulate": 2, "audio_hours": 0.08, "optimiser": OptimiserConfig(kind="adamw")},
-        {"average_share": 0.9, "precision": "bf16"},
+        {"precision": "bf16", "patience": 2, "validations": 4},
     ],
-    ids=["scaled_adam", "adamw, two batches a step", "averaging from early on, bf16"],
+    ids=["scaled_adam", "adamw, two batches a step", "bf16, out of patience"],
 )
 def test_a_killed_training_goes_on_to_the_same_bits(
     tiny: Tiny,
@@ -43,28 +49,42 @@ def test_a_killed_training_goes_on_to_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
     options: dict[str, object],
 ) -> None:
-    """Dropout, augmentation, chunking, schedule, moments and averages: all of it comes back."""
+    """Dropout, augmentation as it grows, chunking, schedule, moments, averages: all come back."""
     monkeypatch.setattr(loop, "AVERAGE_EVERY", 2)
+    monkeypatch.setattr(loop, "AVERAGED_SHARES", (0.7, 0.3))
+    monkeypatch.setattr(loop, "GROW_EVERY", 4)
+    growing = AugmentConfig(grows=(100.0, 0.0))  # to 75% or so at the first look
     options = {"loss": LOSS, "checkpoint_minutes": 0.0, **options}
     straight, broken, resumed = (tiny(dropout=0.1) for _ in range(3))
     begun = weights(straight)
-    done = train(straight, batches(), tmp_path / "straight", **options)
-    assert done.progress.step >= 10 and done.progress.averaged >= 2
+
+    def validate(model: Recogniser) -> dict[str, float]:
+        """Worse the longer it trains, so that patience ends."""
+        return {
+            "wer": sum(float((p.detach() - begun[n]).norm()) for n, p in model.named_parameters())
+        }
+
+    done = train(straight, batches(growing), tmp_path / "straight", validate, **options)
+    progress = done.progress
+    assert progress.step >= 10 and progress.averaged and progress.growth > 0
+    assert progress.chosen == (BEST if "patience" in options else "mean of the last 70%")
+    assert progress.audio_seconds < 160 or "patience" not in options
     assert not identical(weights(straight), begun)
 
     save = Training._save
     with monkeypatch.context() as patch:
         # The last checkpoint is older than the kill.
         patch.setattr(Training, "_save", lambda self: self.progress.step == 6 and save(self))
+        killed = killed_at(batches(growing), 13)
         with pytest.raises(KeyboardInterrupt):
-            train(broken, killed_at(batches(), 17), tmp_path / "broken", **options)
-    again = train(resumed, batches(), tmp_path / "broken", **options)
+            train(broken, killed, tmp_path / "broken", validate, **options)
+    again = train(resumed, batches(growing), tmp_path / "broken", validate, **options)
     assert identical(weights(resumed), weights(straight))
-    assert {**vars(again.progress), "wall_seconds": 0} == {**vars(done.progress), "wall_seconds": 0}
-    # Killed while it replaced the last checkpoint: nothing is left to do but to average.
+    assert {**vars(again.progress), "wall_seconds": 0} == {**vars(progress), "wall_seconds": 0}
+    # Killed while it replaced the last checkpoint: nothing is left to do but to choose.
     (tmp_path / "straight" / "checkpoint").rename(tmp_path / "straight" / ".checkpoint.1.old")
     last = tiny()
-    train(last, killed_at(batches(), 0), tmp_path / "straight", **options)
+    train(last, killed_at(batches(growing), 0), tmp_path / "straight", validate, **options)
     assert identical(weights(last), weights(straight))
 
 
@@ -72,44 +92,85 @@ def test_training_lowers_the_loss(
     tiny: Tiny, batches: Batches, train: Train, tmp_path: Path
 ) -> None:
     model = tiny()
-    plain = AugmentConfig.none()
+    plain = AugmentConfig().at(0.0)
     batch = next(iter(batches(plain)))
     context = StepContext(1000, model.config.chunks.streaming)
     before = Plain(model, LOSS)(batch, context)
     optimiser = OptimiserConfig(warmup_steps=10)
-    train(model, batches(plain), tmp_path, audio_hours=0.07, loss=LOSS, optimiser=optimiser)
+    train(model, batches(plain), tmp_path, audio_hours=0.12, loss=LOSS, optimiser=optimiser)
     after = Plain(model, LOSS)(batch, context)
     for name in ("pruned", "ctc"):
         assert after[name] < 0.7 * before[name], name
 
 
-def test_the_result_is_the_mean_of_snapshots(
+@pytest.mark.parametrize("best", ["last", "mean of the last 60%", "mean of the last 30%"])
+def test_the_result_is_what_scores_best_on_dev(
+    tiny: Tiny,
+    batches: Batches,
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    best: str,
+) -> None:
+    """The last weights, or the mean of those of every so many steps of the last part."""
+    monkeypatch.setattr(loop, "AVERAGE_EVERY", 3)
+    monkeypatch.setattr(loop, "AVERAGED_SHARES", (0.6, 0.3))
+    model, seen = tiny(), []
+    original = Training._step
+
+    def step(self: Training, *args: object) -> object:
+        result = original(self, *args)
+        share = self.progress.audio_seconds / (3600 * self.config.audio_hours)
+        weights = {n: p.detach().clone() for n, p in model.named_parameters()}
+        seen.append((self.progress.step, share, weights))
+        return result
+
+    monkeypatch.setattr(Training, "_step", step)
+    order = iter(["last", "mean of the last 60%", "mean of the last 30%"])
+    training = train(
+        model, batches(), tmp_path, lambda model: {"wer": float(next(order) != best)}, loss=LOSS
+    )
+    assert training.progress.chosen == best
+    start = {"last": None, "mean of the last 60%": 0.4, "mean of the last 30%": 0.7}[best]
+    if start is None:
+        chosen = [seen[-1][2]]
+    else:
+        chosen = [found for at, share, found in seen if at % 3 == 0 and share >= start]
+        assert len(chosen) == training.progress.averaged[best] >= 2
+    for name, parameter in model.named_parameters():
+        mean = torch.stack([snapshot[name] for snapshot in chosen]).mean(0)
+        torch.testing.assert_close(parameter.detach(), mean, rtol=1e-5, atol=1e-6)
+
+
+def test_augmentation_waits_for_the_loss(
     tiny: Tiny,
     batches: Batches,
     train: Train,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every so many steps of the last part."""
-    monkeypatch.setattr(loop, "AVERAGE_EVERY", 3)
-    model, seen = tiny(), {}
-    original = Training._step
+    """None at first; more as soon as the CTC loss a label is below its share of the entropy."""
+    monkeypatch.setattr(loop, "GROW_EVERY", 2)
+    collate, grown = TrainingBatches._collate, {}
 
-    def step(self: Training, *args: object) -> object:
-        result = original(self, *args)
-        share = self.progress.audio_seconds / (3600 * self.config.audio_hours)
-        if self.progress.step % 3 == 0 and share >= 0.5:
-            seen[self.progress.step] = {n: p.detach().clone() for n, p in model.named_parameters()}
-        return result
+    def watched(self: TrainingBatches, step: int, cuts: list) -> Batch:
+        grown[self.augmentation.grows[0]].append(self.growth)
+        return collate(self, step, cuts)
 
-    monkeypatch.setattr(Training, "_step", step)
-    training = train(model, batches(), tmp_path, average_share=0.5, loss=LOSS)
-    assert training.progress.averaged == len(seen) >= 2
-    for name, parameter in model.named_parameters():
-        mean = torch.stack([snapshot[name] for snapshot in seen.values()]).mean(0)
-        torch.testing.assert_close(parameter.detach(), mean, rtol=1e-5, atol=1e-6)
-    last = seen[max(seen)]
-    assert not identical(last, dict(model.named_parameters()))
+    monkeypatch.setattr(TrainingBatches, "_collate", watched)
+    for first in (1e-6, 1e6):
+        grown[first] = []
+        made = batches(AugmentConfig(grows=(first, 0.0)))
+        train(tiny(), made, tmp_path / str(first), loss=LOSS)
+    assert set(grown[1e-6]) == {0.0}
+    assert grown[1e6][:2] == [0.0, 0.0] and set(grown[1e6][2:]) == {0.75}
+
+
+def test_the_faster_precision_is_measured() -> None:
+    found = measured_precision(64, 10.0)
+    faster = found["bf16_ms"] < loop.BF16_GAIN * found["float32_ms"]
+    assert found["precision"] == ("bf16" if faster else "float32")
+    assert min(found["bf16_ms"], found["float32_ms"]) > 0
 
 
 def test_validations_come_at_even_distances(
@@ -124,7 +185,7 @@ def test_validations_come_at_even_distances(
 
     model = tiny(dropout=0.1)
     train(model, batches(), tmp_path / "watched", validate, validations=4, loss=LOSS)
-    assert seen == [model] * 4
+    assert seen == [model] * 4, "no averages in so few steps: nothing to choose from"
     other = tiny(dropout=0.1)
     train(other, batches(), tmp_path / "alone", loss=LOSS)
     assert identical(weights(model), weights(other)), "watching must change nothing"
@@ -140,7 +201,7 @@ def test_two_half_batches_make_the_step_of_a_whole_one(
     tiny: Tiny, batches: Batches, tmp_path: Path
 ) -> None:
     """Equal for halves with as many frames; else each batch weighs the same, not each frame."""
-    batch = next(iter(batches(AugmentConfig.none())))
+    batch = next(iter(batches(AugmentConfig().at(0.0))))
     frames = int(batch.frames.min())
     count = len(batch.frames) // 2
 
@@ -183,7 +244,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(
         model = tiny()
         optimiser = OptimiserConfig(kind=kind, warmup_steps=0)
         training = stepping(model, tmp_path / kind, optimiser=optimiser)
-        batch = next(iter(batches(AugmentConfig.none())))
+        batch = next(iter(batches(AugmentConfig().at(0.0))))
         before = weights(model)
         assert training._step(iter([poisoned(batch)]), 100.0) is None
         assert identical(weights(model), before)
@@ -213,9 +274,9 @@ def test_many_such_steps_in_a_row_stop_the_run(
     options = {"audio_hours": 230 / 3600, "loss": LOSS}
     if stops:
         with pytest.raises(UserError, match="not finite for 20 steps in a row at step 21; lower"):
-            train(tiny(), batches(AugmentConfig.none()), tmp_path, **options)
+            train(tiny(), batches(AugmentConfig().at(0.0)), tmp_path, **options)
     else:
-        done = train(tiny(), batches(AugmentConfig.none()), tmp_path, **options)
+        done = train(tiny(), batches(AugmentConfig().at(0.0)), tmp_path, **options)
         assert done.progress.skipped == 19 < done.progress.step - 1
 
 

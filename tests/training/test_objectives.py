@@ -25,7 +25,7 @@ CONTEXT = StepContext(step=700, chunking=Chunking(4, 8))
 
 @pytest.fixture
 def batch(batches: Callable[..., TrainingBatches]) -> Batch:
-    return next(iter(batches(AugmentConfig.none(), batch_seconds=20.0)))
+    return next(iter(batches(AugmentConfig().at(0.0), batch_seconds=20.0)))
 
 
 def part(batch: Batch, which: slice) -> Batch:

@@ -57,7 +57,7 @@ def config(sharing: dict[str, Any], weights: Sequence[dict[str, Any]] = ()) -> M
         "joiner": 16,
         "subsampling": 8,
         "sharing": sharing,
-        "weights": weights,
+        "ranks": weights,
     }
     return ModelConfig.read(data, "test")
 
