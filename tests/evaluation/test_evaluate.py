@@ -1,6 +1,7 @@
 """Scoring a folder of audio with a runtime that says what the test wants."""
 
 import io
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import soundfile
 import torch
 from rich.console import Console
 from rich.progress import Progress
+from tiny import environment
 
 from pocketscribe.decoding.streaming import LiveStream, Transcript
 from pocketscribe.errors import UserError
@@ -159,9 +161,19 @@ def test_progress_ends_where_the_corpus_ends(folder: Path) -> None:
 
 
 def test_without_the_resource_module_memory_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (peak_rss_bytes() or 0) > 50e6
+    monkeypatch.setattr(module, "Path", lambda _: Path("/nowhere"))
+    assert (peak_rss_bytes() or 0) > 50e3
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     assert peak_rss_bytes() is None
+
+
+def test_memory_of_the_starting_process_does_not_count() -> None:
+    """It does for getrusage, where a process with much memory starts another."""
+    held = np.ones(40_000_000)  # 320 MB
+    code = "from pocketscribe.evaluation.evaluate import peak_rss_bytes as p; print(p())"
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
+    assert int(ended.stdout) < (peak_rss_bytes() or 0) - 100e6 and len(held)
 
 
 def test_where_chooses(folder: Path) -> None:
