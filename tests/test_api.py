@@ -14,6 +14,7 @@ import pocketscribe
 from pocketscribe.api import Model
 from pocketscribe.decoding.streaming import LiveStream
 from pocketscribe.errors import UserError
+from pocketscribe.speech.features import resampled
 
 MEMORY = """
 import sys, pocketscribe, soundfile
@@ -57,8 +58,7 @@ def test_a_path_an_array_or_a_list(model: Model, speech: np.ndarray, tmp_path: P
     assert model.transcribe(speech) == said
     assert model.transcribe(np.stack([1.5 * speech, 0.5 * speech], axis=1)) == said
     assert model.transcribe([path, speech]) == [said, said]
-    halved = model.transcribe(speech[::2], 8000)
-    assert abs(len(halved.words) - len(said.words)) < len(said.words)
+    assert model.transcribe(speech[::2], 8000) == model.transcribe(resampled(speech[::2], 8000))
     assert model.card["recipe"] == "none"
 
 

@@ -109,10 +109,10 @@ def check_refused(ended: Ended, said: str) -> None:
     [
         (("run", "no_such_recipe"), "neither a file nor a shipped recipe"),
         (("run", "quickstart", "--set", "model.encoder.widht=8"), "did you mean 'width'?"),
-        (("prepare", "no_such_corpus"), "neither a folder nor a known corpus"),
-        (("prepare", "fsdd", "--root", "nowhere"), "no folder nowhere/fsdd; set POCKETSCRIBE_CORP"),
+        (("prepare", "no_such_corpus"), "neither a folder nor a corpus in"),
+        (("prepare", "fsdd", "--root", "nowhere"), "set POCKETSCRIBE_CORPORA or --root"),
         (("evaluate", "nowhere", "--corpus", "fsdd"), "nowhere: no such model"),
-        (("evaluate", "MODEL", "--corpus", "gone"), "neither a folder nor a known corpus"),
+        (("evaluate", "MODEL", "--corpus", "gone"), "neither a folder nor a corpus in"),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--chunk", "5"), "trained for chunks of 8"),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--where", "age"), "write COLUMN=VALUE"),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--json", "SPEECH"), "is a folder; name a f"),

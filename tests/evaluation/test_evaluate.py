@@ -215,7 +215,7 @@ def test_nothing_readable_is_the_users_to_mend(tmp_path: Path) -> None:
     add(tmp_path, "noise", b"this is no audio")
     with pytest.raises(UserError, match="none of its audio could be read"):
         evaluate(Parrot(), part(tmp_path), None)
-    with pytest.raises(UserError, match="neither a folder nor a known corpus"):
+    with pytest.raises(UserError, match="neither a folder nor a corpus in"):
         evaluate(Parrot(), part(tmp_path / "nowhere"), None)
 
 
@@ -263,5 +263,5 @@ def test_a_real_runtime_hears_the_shortest_audio(folder: Path, streaming: bool) 
             file.write(f"short{count}\tshort{count}.wav\tcid\tadult\ttest\tseven\n")
     result = evaluate(TorchRuntime(path), part(folder), None, streaming=streaming)
     assert result["utterances"] == 12 and result["unreadable"] == 0
-    only = evaluate(TorchRuntime(path), part(folder, where={"id": "short1"}), None)
-    assert only["deletions"] == 1 and only["hypotheses"][0]["hypothesis"] == ""
+    other = evaluate(TorchRuntime(path), part(folder), None, streaming=not streaming)
+    assert other["hypotheses"] == result["hypotheses"], "the same silence ends them"

@@ -253,7 +253,7 @@ def test_a_run_of_an_older_version_goes_on(
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ('speech.test=[{corpus="nowhere"}]', "'nowhere': neither a folder nor a known corpus"),
+        ('speech.test=[{corpus="nowhere"}]', "'nowhere': neither a folder nor a corpus in"),
         ('speech.dev=[{corpus="fsdd"}]', "'fsdd': no folder .*; set POCKETSCRIBE_CORPORA"),
         ('speech.test.0.where={age="9"}', "no utterance matches"),
         ('speech.train=[{corpus="librispeech"}]', "'librispeech': no folder"),
