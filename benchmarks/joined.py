@@ -10,16 +10,17 @@ utterances one by one. What is left of a speaker under 20 s is left out.
 """
 
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import soundfile
+import typer
 
 from pocketscribe.files import replacing
-from pocketscribe.speech.corpora import CorpusConfig, Item, items, locate
-from pocketscribe.speech.features import SAMPLE_RATE, read_audio
+from pocketscribe.speech.corpora import CorpusConfig, items, locate
+from pocketscribe.speech.features import SAMPLE_RATE
+from pocketscribe.speech.items import Item
 
 SECONDS = 20
 PAUSE = np.zeros(SAMPLE_RATE // 2, np.float32)
@@ -37,8 +38,7 @@ def main(corpus: str, split: str, out: Path) -> None:
             audio: list[np.ndarray] = []
             words: list[str] = []
             for item in said:
-                assert item.audio is not None
-                audio += [read_audio(item.audio), PAUSE]
+                audio += [item.read(), PAUSE]
                 words.append(item.text)
                 if sum(map(len, audio)) > SECONDS * SAMPLE_RATE:
                     name = f"{len(rows):04}.flac"
@@ -54,4 +54,4 @@ def main(corpus: str, split: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    typer.run(main)

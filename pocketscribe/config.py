@@ -5,13 +5,15 @@ import json
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pocketscribe.errors import UserError
 
 Loc = Sequence[int | str]  # pydantic's path to a problem: keys, indices, and a union's members
+# What may stand in a path: of one part, and not hidden.
+FileName = Annotated[str, Field(pattern=r"^[^/\\\x00.][^/\\\x00]*$", max_length=100)]
 C = TypeVar("C", bound="Config")  # not Self: beartype cannot check it in tests
 
 
@@ -38,6 +40,8 @@ class Config(BaseModel):
             return cls.model_validate_json(json.dumps(data, default=str))
         except ValidationError as error:
             raise UserError(f"{source}: {_explain(cls, data, error)}") from None
+        except (ValueError, RecursionError) as error:  # a number or a nesting beyond all JSON
+            raise UserError(f"{source}: {error}") from None
 
 
 def _explain(config: type[BaseModel], data: Any, error: ValidationError) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+LONGEST_LINE = 1000  # characters
+
 
 class UserError(Exception):
     """Bad input: the message is one line that says what is wrong, where, and what to do.
@@ -11,7 +13,13 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(one_line(message))
+
+
+def one_line(message: str) -> str:
+    """Fit for a terminal: of bounded length, and free of whatever a damaged file put into it."""
+    line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(message.split()))
+    return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…"
 
 
 class UserHint(UserWarning):

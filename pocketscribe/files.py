@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,7 +58,7 @@ def _check_replaceable(old: Path, new: Path) -> None:
             )
 
 
-def settle(folder: Path) -> None:
+def restore_interrupted(folder: Path) -> None:
     """Tidies up after a process that was killed while it was `replacing` a folder.
 
     What it had moved aside comes back where nothing took its place.
@@ -67,6 +68,26 @@ def settle(folder: Path) -> None:
             left.rename(folder)
         else:
             _remove(left)
+
+
+def sweep(folder: Path) -> None:
+    """Removes from `folder` what processes that are no more had begun beside its real names."""
+    for left in folder.glob(".*.tmp*"):
+        found = re.search(r"\.(\d+)\.tmp", left.name)
+        if found and not _runs(int(found[1])):
+            _remove(left)
+
+
+def _runs(pid: int) -> bool:
+    if os.name != "posix":  # elsewhere to ask would be to kill
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    return True
 
 
 def _open_to_all(path: Path) -> None:
@@ -96,8 +117,21 @@ def write_json(path: Path, data: Any) -> None:
 def read_json(path: Path) -> Any:
     """Raises UserError where the file is missing or is not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
+    return parse_json(text, str(path))
+
+
+def parse_json(text: str, source: str) -> Any:
+    """Plain data from JSON that came from `source`.
+
+    Raises:
+        UserError: it is not JSON, is nested too deeply, or holds a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{source}: not readable as JSON ({error})") from None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pocketscribe.errors import UserError
-from pocketscribe.files import read_json, replacing, settle, write_json, write_text
+from pocketscribe.files import read_json, replacing, restore_interrupted, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -122,12 +122,18 @@ def test_unreadable_json_is_the_users_to_mend(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"x\.json: not readable as JSON"):
         read_json(tmp_path / "x.json")
+    for text in ("[" * 10**5, "9" * 5000):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(UserError, match=r"x\.json: not readable as JSON"):
+            read_json(tmp_path / "x.json")
     with pytest.raises(UserError, match="not readable as JSON"):
         read_json(tmp_path)
 
 
 def test_user_errors_are_one_line() -> None:
     assert str(UserError("a\n  b\tc")) == "a b c"
+    assert str(UserError("\x1b[2Jx\ud800\0")) == "\ufffd[2Jx\ufffd\ufffd", "no terminal obeys it"
+    assert len(str(UserError("x" * 10**6))) == 1000
 
 
 def test_a_kill_between_two_renames_is_settled(tmp_path: Path) -> None:
@@ -144,7 +150,7 @@ def test_a_kill_between_two_renames_is_settled(tmp_path: Path) -> None:
         for path in present:
             path.mkdir()
             (path / "a").write_text(path.name)
-        settle(folder)
+        restore_interrupted(folder)
         assert names(tmp_path) == (["out"] if kept else [])
         if kept:
             assert (folder / "a").read_text() == kept.name

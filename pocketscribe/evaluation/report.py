@@ -3,28 +3,77 @@
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+from rich.markup import escape
 from rich.table import Table
 
+from pocketscribe.config import Config
 from pocketscribe.errors import UserError, UserHint, needs_extra
 from pocketscribe.evaluation.evaluate import summary
 from pocketscribe.files import read_json, replacing, write_json, write_text
 
+Count = Annotated[int, Field(ge=0, le=2**63)]
+
+
+class Errors(Config, extra="ignore"):
+    """Of a whole part or of a group; shares, not percent."""
+
+    wer: float
+    ci_low: float
+    ci_high: float
+    substitutions: Count
+    deletions: Count
+    insertions: Count
+    words: Count
+    utterances: Count
+
+
+class Score(Errors, extra="ignore"):
+    """What tables say of one scored part."""
+
+    rtf: float
+    parameters_stored: Count
+    bytes: Count
+    emission_delay: float | None
+    groups: dict[str, Errors]
+
+
+class Scored(Config, extra="ignore"):
+    """A stage's scores, by the titles of the parts."""
+
+    scores: dict[str, Score]
+
+
+class Results(Config, extra="ignore"):
+    """A run's results.json: what every reader of it may count on."""
+
+    recipe: str
+    beam: int = 1
+    models: dict[str, Scored]
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The results of a run as plain data; UserError where the file holds anything else."""
+    results = read_json(path)
+    Results.read(results, f"{path}: not the results of a run")
+    return results
+
 
 def results_table(results: dict[str, Any]) -> Table:
     """One section a model, one row a scored part, with a row below for each of its groups."""
-    table = Table("data", "WER [95% CI]", "words", "RTF", title=results["recipe"])
+    table = Table("data", "WER [95% CI]", "words", "RTF", title=escape(results["recipe"]))
     for stage, model in results["models"].items():
         for first in list(model["scores"].values())[:1]:  # a recipe may score on nothing
             size = f"{first['parameters_stored'] / 1e6:.2f}M parameters"
             table.add_section()
-            table.add_row(f"{stage}: {size}, {first['bytes'] / 1e6:.2f} MB", "", "", "")
+            table.add_row(f"{escape(stage)}: {size}, {first['bytes'] / 1e6:.2f} MB", "", "", "")
         for title, result in model["scores"].items():
             row = str(summary(result)), str(result["words"]), f"{result['rtf']:.3f}"
-            table.add_row(f"  {title}", *row)
+            table.add_row(f"  {escape(title)}", *row)
             for name, group in result["groups"].items():
-                table.add_row(f"    {name}", str(summary(group)), str(group["words"]), "")
+                table.add_row(f"    {escape(name)}", str(summary(group)), str(group["words"]), "")
     return table
 
 
@@ -44,7 +93,8 @@ def score_lines(title: str, result: dict[str, Any]) -> list[str]:
             f"  last label {result['emission_delay']:+.2f} s after the speech's end (median)"
         )
     if result["unreadable"]:
-        lines.append(f"  {result['unreadable']} files could not be read and were left out")
+        first = "{id}: {reason}".format(**result["refused"][0])
+        lines.append(f"  {result['unreadable']} utterances were left out, the first {first}")
     lines += [f"  {name}: WER {summary(group)}" for name, group in result["groups"].items()]
     return lines
 
@@ -98,16 +148,11 @@ def write_report(runs: list[Path], out: Path) -> list[Path]:
 def _rows(run: Path) -> list[dict[str, Any]]:
     """A run's results, a row a scored part."""
     path = run / "results.json"
-    results = read_json(path)
     rows = []
-    try:
-        for stage, model in results["models"].items():
-            for title, result in model["scores"].items():
-                kept = {k: v for k, v in result.items() if k != "hypotheses"}
-                rows.append({"run": run.name, "model": stage, "data": title, **kept})
-        markdown(rows)  # every key that a table needs is there
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: not the results of a run") from None
+    for stage, model in read_results(path)["models"].items():
+        for title, result in model["scores"].items():
+            kept = {k: v for k, v in result.items() if k != "hypotheses"}
+            rows.append({"run": run.name, "model": stage, "data": title, **kept})
     return rows
 
 

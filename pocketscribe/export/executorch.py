@@ -20,6 +20,7 @@ from torchao.quantization import IntxUnpackedToInt8Tensor
 
 from pocketscribe.export.executorch_runtime import FORMAT
 from pocketscribe.export.graph import JoinerGraph, PredictorGraph, StreamingGraph, describe
+from pocketscribe.export.seal import BLANK_SEAL, seal
 from pocketscribe.files import replacing, write_json
 from pocketscribe.models import Chunking, decoded
 from pocketscribe.models.saved import Saved
@@ -49,7 +50,9 @@ def export_executorch(saved: Saved, chunking: Chunking, out: Path) -> None:
         folder.mkdir()
         for name, program in programs.items():
             (folder / f"{name}.pte").write_bytes(program)
-        write_json(folder / "model.json", {"format": FORMAT, **describe(saved, graph)})
+        about = {"format": FORMAT, "seal": BLANK_SEAL, **describe(saved, graph)}
+        write_json(folder / "model.json", about)
+        seal(folder, "model.json")
 
 
 def _possible(format: Format) -> bool:

@@ -4,48 +4,80 @@ Dimensions: N streams, T feature frames of a chunk, F mel bins, J encoder output
 """
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
+from pydantic import Field, model_validator
 from torch import Tensor, zeros
 
+from pocketscribe.config import Config
 from pocketscribe.decoding.searcher import SearchConfig, Searcher
 from pocketscribe.decoding.streaming import Stream, Transcript, stream_one
 from pocketscribe.errors import UserError
+from pocketscribe.export.seal import folder_bytes
 from pocketscribe.models import State
+from pocketscribe.models.chunks import LONGEST
+from pocketscribe.models.recogniser import LARGEST_STATE
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.units import Units
 
 GRAPHS = ("encoder", "decoder", "joiner")
 
 
-DESCRIBED = {"head", "frames", "states", "units", "parameters_stored", "parameters_virtual"}
+class Exported(Config):
+    """What an exported folder says about itself: a format, a seal, and `graph.describe`.
+
+    Attributes:
+        frames: feature frames that the encoder takes at once.
+        states: of one stream, in the order of the encoder's inputs.
+    """
+
+    format: str
+    seal: str
+    head: Literal["transducer", "ctc"]
+    frames: int = Field(gt=0, le=FACTOR * LONGEST, multiple_of=FACTOR)
+    states: dict[str, tuple[Annotated[int, Field(ge=0, le=LARGEST_STATE)], ...]]
+    units: str
+    parameters_stored: int = Field(gt=0)
+    parameters_virtual: int = Field(gt=0)
+    card: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _check(self) -> "Exported":
+        if sum(prod(shape) for shape in self.states.values()) > LARGEST_STATE:
+            raise ValueError(f"states hold more than {LARGEST_STATE:,} numbers")
+        return self
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        return GRAPHS if self.head == "transducer" else GRAPHS[:1]
 
 
-def checked(about: Any, format: str, folder: Path) -> dict[str, Any]:
-    """What `graph.describe` said at an export; UserError where it is not that, or of a version."""
-    if not isinstance(about, dict) or about.get("format") != format or DESCRIBED - about.keys():
-        raise UserError(f"{folder}: not exported by this version of Pocketscribe")
-    return about
+def checked(about: Any, format: str, folder: Path) -> Exported:
+    """What the export wrote of a folder; UserError where it is damaged or another version's."""
+    if not isinstance(about, dict) or about.get("format") != format:
+        raise UserError(f"{folder}: not exported by this version of Pocketscribe; export it again")
+    return Exported.read(about, f"{folder}: its description is damaged")
 
 
 class GraphRuntime:
     """An exported folder with our searches around it."""
 
     always_streams = True
+    rows = 32
 
-    def __init__(self, folder: Path, about: dict[str, Any], search: SearchConfig) -> None:
-        """`about` is `checked`."""
-        self.units = Units.from_json(about["units"], str(folder))
+    def __init__(self, folder: Path, about: Exported, search: SearchConfig) -> None:
+        self.units = Units.from_json(about.units, str(folder))
         self.searcher = Searcher.open(search, self.units)
-        self.card: dict[str, Any] = about.get("card", {})
-        self.chunk = about["frames"] // FACTOR
-        self.shapes: dict[str, list[int]] = about["states"]
-        self.parameters_stored = about["parameters_stored"]
-        self.parameters_virtual = about["parameters_virtual"]
-        self.scorer = self if about["head"] == "transducer" else None
+        self.card = about.card
+        self.chunk = about.frames // FACTOR
+        self.shapes = about.states
+        self.parameters_stored = about.parameters_stored
+        self.parameters_virtual = about.parameters_virtual
+        self.scorer = self if about.head == "transducer" else None
         self.bytes = folder_bytes(folder)
 
     def run(self, graph: str, *inputs: Tensor) -> list[Tensor]:
@@ -74,16 +106,3 @@ class GraphRuntime:
         self, encoded: Float[Tensor, "N J"], predicted: Float[Tensor, "N J"]
     ) -> Float[Tensor, "N V"]:
         return self.run("joiner", encoded, predicted)[0]
-
-
-def device_files(folder: Path) -> list[Path]:
-    """All that a device must hold: the networks and the tokens, not a card beside them."""
-    needed = (".onnx", ".pte")
-    return sorted(
-        p for p in folder.iterdir() if p.suffix in needed or p.name in ("tokens.txt", "model.json")
-    )
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of all that a device must hold."""
-    return sum(p.stat().st_size for p in device_files(folder))

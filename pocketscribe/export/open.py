@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
+from pocketscribe.config import Config, FileName
 from pocketscribe.decoding.offline import decode
 from pocketscribe.decoding.searcher import GREEDY, SearchConfig, Searcher
 from pocketscribe.decoding.streaming import (
@@ -49,7 +51,7 @@ class TorchRuntime:
         saved = load_model(path)
         self.model, self.card = saved.model, saved.card
         self.model.to(choose_device(device))
-        self.units = Units.from_json(saved.units, str(path))
+        self.units = Units.from_json(saved.units, str(path), saved.model.vocabulary)
         self.searcher = Searcher.open(search, self.units)
         self.chunking = choose_chunking(self.model, chunk)
         self.chunk = self.chunking.size
@@ -141,6 +143,17 @@ def _exported(path: Path, search: SearchConfig) -> Any:
     return (SherpaRuntime if is_sherpa(path) else OnnxRuntime)(path, search)
 
 
+class MadeStage(Config, extra="ignore"):
+    name: FileName
+
+
+class Made(Config, extra="ignore"):
+    """What a run's recipe.json says about its files; `recipes` knows the rest."""
+
+    name: FileName
+    stage: tuple[MadeStage, ...] = Field(min_length=1)
+
+
 def model_file(path: Path) -> Path:
     """The saved model behind a run's folder, a stage's, a checkpoint's, or a file.
 
@@ -156,11 +169,8 @@ def model_file(path: Path) -> Path:
     if (path / "model.safetensors").is_file():
         return path / "model.safetensors"
     if (recipe := path / "recipe.json").is_file():
-        try:
-            made = read_json(recipe)
-            name, stage = made["name"], made["stage"][-1]["name"]
-        except (KeyError, IndexError, TypeError):
-            raise UserError(f"{recipe}: not the recipe of a run; run it again") from None
+        made = Made.read(read_json(recipe), f"{recipe}: not the recipe of a run")
+        name, stage = made.name, made.stage[-1].name
         for shipped in (path / f"{name}.pocket", path / f"{name}.safetensors"):
             if shipped.is_file():
                 return shipped

@@ -2,20 +2,37 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import sherpa_onnx
 
-from pocketscribe.decoding.searcher import GREEDY, SearchConfig
+from pocketscribe.decoding.ngram import load
+from pocketscribe.decoding.searcher import GREEDY, SearchConfig, spelt
 from pocketscribe.decoding.streaming import Transcript, stream_one, tail_silence
 from pocketscribe.errors import UserError
-from pocketscribe.export.graph_runtime import folder_bytes
+from pocketscribe.export.graph_runtime import Exported
 from pocketscribe.export.onnx import tokens_text
-from pocketscribe.export.onnx_runtime import metadata, session
+from pocketscribe.export.onnx_lm import export_lm
+from pocketscribe.export.onnx_runtime import (
+    FLOAT,
+    INT,
+    Port,
+    check_graphs,
+    description,
+    properties,
+    sessions,
+)
+from pocketscribe.export.seal import folder_bytes
+from pocketscribe.models.predictor import CONTEXT
+from pocketscribe.models.recogniser import LARGEST_STATE
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.features import SAMPLE_RATE
 from pocketscribe.speech.units import SPACE, Units
+
+PRIVATE = 0xF0000  # the first of the characters that Unicode leaves to private use
+HARMLESS = {"pocketscribe", "version", "model_author", "onnx.infer"}  # metadata for others
 
 
 class SherpaRuntime:
@@ -25,35 +42,105 @@ class SherpaRuntime:
 
     def __init__(self, folder: Path, search: SearchConfig = GREEDY, threads: int = 1) -> None:
         """Raises UserError where a file is missing or damaged: the wheel would end the process."""
-        for name in ("decoder.onnx", "joiner.onnx"):
-            session(folder / name, threads)
-        about = metadata(session(folder / "encoder.onnx", threads), folder)
+        about = description(folder)
         tokens = folder / "tokens.txt"
-        expected = tokens_text(Units.from_json(about["units"], str(folder)))
-        if not tokens.is_file() or tokens.read_text("utf-8", "replace") != expected:
+        units = Units.from_json(about.units, str(folder))
+        if not tokens.is_file() or tokens.read_text("utf-8", "replace") != tokens_text(units):
             raise UserError(f"{tokens}: missing or damaged; export the model again")
-        self.card: dict[str, Any] = about.get("card", {})
-        self.chunk = about["frames"] // FACTOR
-        self.parameters_stored = about["parameters_stored"]
-        self.parameters_virtual = about["parameters_virtual"]
+        _check_contract(folder, about, len(units))
+        self.card = about.card
+        self.chunk = about.frames // FACTOR
+        self.parameters_stored = about.parameters_stored
+        self.parameters_virtual = about.parameters_virtual
         self.bytes = folder_bytes(folder)
-        self.recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
-            tokens=str(tokens),
-            encoder=str(folder / "encoder.onnx"),
-            decoder=str(folder / "decoder.onnx"),
-            joiner=str(folder / "joiner.onnx"),
-            num_threads=threads,
-            sample_rate=SAMPLE_RATE,
-            feature_dim=80,
-            decoding_method="modified_beam_search" if search.beam > 1 else "greedy_search",
-            max_active_paths=search.beam,
-        )
+        with TemporaryDirectory() as own:
+            self.recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
+                encoder=str(folder / "encoder.onnx"),
+                decoder=str(folder / "decoder.onnx"),
+                joiner=str(folder / "joiner.onnx"),
+                num_threads=threads,
+                sample_rate=SAMPLE_RATE,
+                feature_dim=80,
+                decoding_method="modified_beam_search" if search.width > 1 else "greedy_search",
+                max_active_paths=search.width,
+                **{"tokens": str(tokens), **_guides(search, units, Path(own))},
+            )
 
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:
         return [stream_one(self.stream(), x) for x in audio]
 
     def stream(self) -> "SherpaStream":
         return SherpaStream(self.recognizer, self.chunk)
+
+
+def _guides(search: SearchConfig, units: Units, folder: Path) -> dict[str, Any]:
+    """What steers the wheel's beam search, with the files that it reads at its start in `folder`.
+
+    The wheel's own spelling of hotwords (by bpe.vocab) is not sentencepiece's for one word in six
+    of 256 BPE units, and it has none for characters. So each unit gets a second symbol, a single
+    private character, which the wheel takes as it is.
+
+    Raises:
+        UserError: the language model does not fit, or a hotword cannot be spelt.
+    """
+    found: dict[str, Any] = {}
+    if search.lm is not None:
+        found |= {"lm": str(folder / "lm.onnx"), "lm_scale": search.lm_scale}
+        export_lm(load(search.lm, units), folder / "lm.onnx")
+    if search.hotwords:
+        symbols = "".join(f"{chr(PRIVATE + i)} {i}\n" for i in range(len(units)))
+        words = [spelt(phrase, units) for phrase in search.hotwords]
+        lines = (" ".join(chr(PRIVATE + i) for i in word) + "\n" for word in words)
+        tokens, hotwords = folder / "tokens.txt", folder / "hotwords.txt"
+        tokens.write_text(tokens_text(units) + symbols, encoding="utf-8")
+        hotwords.write_text("".join(lines), encoding="utf-8")
+        found |= {"tokens": str(tokens), "hotwords_file": str(hotwords)}
+        found |= {"hotwords_score": search.hotword_score, "modeling_unit": "cjkchar"}
+    return found
+
+
+def _check_contract(folder: Path, about: Exported, units: int) -> None:
+    """What the wheel believes without a look, and ends the process over: deployment.md.
+
+    Raises:
+        UserError: metadata and graphs do not fit each other, or a graph does not run.
+    """
+    if about.head != "transducer":
+        raise UserError(f"{folder}: the wheel runs transducers alone; export it again")
+    opened = sessions(folder, about, threads=1)
+    shapes = [tuple(port.shape) for port in opened["encoder"].get_inputs()]
+    if [len(shape) for shape in shapes] != [3, 4, 4, 1]:
+        raise UserError(f"{folder}: its encoder has other inputs than the wheel; export it again")
+    (layers, left, _, width), (_, taps, _, _) = shapes[1:3]
+    sizes = (layers, left, width, taps)
+    fixed = all(isinstance(size, int) and 0 < size <= LARGEST_STATE for size in sizes)
+    if not fixed or layers * width * (left + taps) > 2 * LARGEST_STATE:
+        raise UserError(f"{folder}: its encoder's state has no size or too large a one")
+    states: list[Port] = [
+        ("cached_attn", FLOAT, (layers, left, None, width)),
+        ("cached_conv", FLOAT, (layers, taps, None, width)),
+    ]
+    check_graphs(folder, opened, about, "x", states, [("processed_lens", INT, (None,))])
+    contract = {
+        "encoder": {
+            "model_type": "conformer",
+            "num_encoder_layers": layers,
+            "T": about.frames,
+            "decode_chunk_len": about.frames,
+            "left_context": left,
+            "encoder_dim": width,
+            "pad_length": 0,
+            "cnn_module_kernel": taps + 1,
+        },
+        "decoder": {"context_size": CONTEXT, "vocab_size": units},
+        "joiner": {"joiner_dim": opened["joiner"].get_inputs()[0].shape[-1]},
+    }
+    for name, wanted in contract.items():
+        found = properties(folder / f"{name}.onnx")
+        unknown = sorted(found.keys() - wanted.keys() - HARMLESS)
+        wrong = [key for key, value in wanted.items() if found.get(key) != str(value)]
+        for key in (*wrong, *unknown):
+            raise UserError(f"{folder}: {name}.onnx has the wrong {key!r}; export it again")
 
 
 class SherpaStream:

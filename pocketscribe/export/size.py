@@ -6,8 +6,8 @@ from typing import Any
 
 from safetensors import safe_open
 
-from pocketscribe.export.graph_runtime import device_files
 from pocketscribe.export.open import is_exported, model_file, open_model
+from pocketscribe.export.seal import device_files
 from pocketscribe.models import Recogniser, stored_parameters, tensors, virtual_parameters
 from pocketscribe.models.packed import expected_layout
 from pocketscribe.models.saved import load_model

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from pocketscribe.config import Config
 
+LONGEST = 1024  # encoder frames of a chunk: 41 s
+
 
 class Chunking(NamedTuple):
     """A frame sees its own chunk of `size` frames and `left` frames before that chunk.
@@ -35,8 +37,8 @@ class ChunkConfig(Config):
         left: frames of left context kept before a chunk; a multiple of every size.
     """
 
-    sizes: tuple[int | Literal["full"], ...] = (16, 8, 32, "full")
-    left: int = Field(default=64, ge=0)
+    sizes: tuple[int | Literal["full"], ...] = Field(default=(16, 8, 32, "full"), max_length=100)
+    left: int = Field(default=64, ge=0, le=4096)
 
     @model_validator(mode="after")
     def _check(self) -> "ChunkConfig":
@@ -44,8 +46,10 @@ class ChunkConfig(Config):
         if not self.sizes:
             raise ValueError("chunks.sizes is empty; give at least one size or 'full'")
         for size in numbers:
-            if size <= 0:
-                raise ValueError(f"chunks.sizes: {size} is no length; give 1 or more, or 'full'")
+            if not 0 < size <= LONGEST:
+                raise ValueError(
+                    f"chunks.sizes: {size} is no length; give 1 to {LONGEST}, or 'full'"
+                )
             if self.left % size:
                 raise ValueError(
                     f"chunks.left = {self.left} is not a multiple of the chunk size {size}"

@@ -32,11 +32,11 @@ class ConformerConfig(Config):
     """
 
     family: Literal["conformer"] = "conformer"
-    width: int = Field(default=176, gt=0)
-    layers: int = Field(default=6, gt=0)
-    heads: int = Field(default=4, gt=0)
-    kernel: int = Field(default=15, ge=2)
-    ffn: int = Field(default=4, gt=0)
+    width: int = Field(default=176, gt=0, le=4096)
+    layers: int = Field(default=6, gt=0, le=256)
+    heads: int = Field(default=4, gt=0, le=256)
+    kernel: int = Field(default=15, ge=2, le=256)
+    ffn: int = Field(default=4, gt=0, le=16)
     dropout: float = Field(default=0.1, ge=0, lt=0.9)
 
     @model_validator(mode="after")

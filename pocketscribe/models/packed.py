@@ -23,6 +23,7 @@ from pocketscribe.weights.packing import layout
 
 FORMAT = "pocketscribe-packed-1"
 Arrays = dict[str, np.ndarray]
+Layout = dict[str, tuple[np.dtype, tuple[int, ...]]]  # type and shape of every array by its name
 
 
 def to_arrays(model: Recogniser) -> Arrays:
@@ -36,9 +37,9 @@ def to_arrays(model: Recogniser) -> Arrays:
     return found
 
 
-def expected_layout(model: Recogniser) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+def expected_layout(model: Recogniser) -> Layout:
     """Type and shape of every array, from shapes and formats alone."""
-    found: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+    found: Layout = {}
     for key, weight in model.weights.stored.items():
         if not weight.format.plain:
             out, fan_in = weight.stored.shape
@@ -51,21 +52,11 @@ def expected_layout(model: Recogniser) -> dict[str, tuple[np.dtype, tuple[int, .
 
 @torch.no_grad()
 def from_arrays(model: Recogniser, found: Arrays, source: str) -> None:
-    """Fills the model with what a file held.
+    """Fills the model with what a file held, in the model's own layout.
 
     Raises:
-        UserError: an array is missing, superfluous, or not of its type and shape.
+        UserError: a pattern is none.
     """
-    expected = expected_layout(model)
-    for name in sorted(expected.keys() ^ found.keys()):
-        what = "misses" if name in expected else "holds the unknown"
-        raise UserError(f"{source}: {what} {name}; the file does not fit its config")
-    for name, (dtype, shape) in expected.items():
-        if found[name].dtype != dtype or found[name].shape != shape:
-            raise UserError(
-                f"{source}: {name} is {found[name].dtype} {found[name].shape}, "
-                f"its config wants {dtype} {shape}"
-            )
     for key, weight in model.weights.stored.items():
         if weight.format.plain:
             continue

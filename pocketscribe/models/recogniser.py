@@ -4,7 +4,7 @@ Dimensions: B batch, T feature frames (10 ms), S = T // 4 encoder frames (40 ms)
 D encoder width, U labels, V vocabulary.
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -12,15 +12,17 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pocketscribe.config import Config
+from pocketscribe.errors import UserError
 from pocketscribe.models.chunks import ChunkConfig, Chunking
 from pocketscribe.models.conformer import Conformer, ConformerConfig, State
 from pocketscribe.models.joiner import Joiner
 from pocketscribe.models.predictor import Predictor
 from pocketscribe.models.subsampling import FACTOR, PAST, Subsampling
-from pocketscribe.weights import FormatRule, Rule, Sharing, Weights, convert
+from pocketscribe.weights import FormatRule, RankRule, Sharing, Weights, convert
 
 MELS = 80
 BLANK = 0
+LARGEST_STATE = 2**24  # numbers that one stream remembers: 64 MiB
 
 
 class ModelConfig(Config):
@@ -39,16 +41,23 @@ class ModelConfig(Config):
     encoder: ConformerConfig = ConformerConfig()
     head: Literal["transducer", "ctc"] = "transducer"
     chunks: ChunkConfig = ChunkConfig()
-    predictor: int = Field(default=256, gt=0)
-    joiner: int = Field(default=256, gt=0)
-    subsampling: int = Field(default=128, gt=0)
+    predictor: int = Field(default=256, gt=0, le=4096)
+    joiner: int = Field(default=256, gt=0, le=4096)
+    subsampling: int = Field(default=128, gt=0, le=4096)
     sharing: Sharing = Sharing()
-    ranks: tuple[Rule, ...] = ()
-    formats: tuple[FormatRule, ...] = ()
+    ranks: tuple[RankRule, ...] = Field(default=(), max_length=30)
+    formats: tuple[FormatRule, ...] = Field(default=(), max_length=30)
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
         self.sharing.check(self.encoder.layers)
+        e = self.encoder
+        state = e.layers * e.width * (2 * self.chunks.left + e.kernel)
+        if state > LARGEST_STATE:  # which sharing does not make smaller, nor a small file
+            raise ValueError(
+                f"a stream would remember {state:,} numbers (layers x width x 2 chunks.left); "
+                f"at most {LARGEST_STATE:,} are allowed"
+            )
         return self
 
 
@@ -130,10 +139,18 @@ def start_from(model: Recogniser, source: Recogniser) -> None:
     """Fills a model with a trained one's weights, converted to the model's own sharing and rank.
 
     Raises:
-        UserError: the two differ in more than how weights are stored.
+        UserError: the two differ in more than sharing, ranks, formats, chunks and dropout.
     """
-    if model.config.model_copy(update={"formats": source.config.formats}) == source.config:
-        model.load_state_dict(source.state_dict())
+    here, there = _shape(model), _shape(source)
+    for key, value in here.items():
+        if there[key] != value:
+            raise UserError(
+                f"model.{key} is {value} here and {there[key]} in the model to start from; "
+                "only sharing, ranks, formats, chunks and dropout may change"
+            )
+    if all(getattr(model.config, k) == getattr(source.config, k) for k in ("sharing", "ranks")):
+        # What ships has no training heads: those stay as they were drawn.
+        model.load_state_dict(source.state_dict(), strict=False)
         return
     convert(source.weights, model.weights)
     stored = {id(weight.stored) for weight in model.weights.stored.values()}
@@ -143,12 +160,20 @@ def start_from(model: Recogniser, source: Recogniser) -> None:
             tensor.copy_(theirs[name])
 
 
+def _shape(model: Recogniser) -> dict[str, Any]:
+    """All that two models must have in common for one to start from the other, by its key."""
+    kept = model.config.model_dump(exclude={"sharing", "ranks", "formats", "chunks"})
+    encoder = {f"encoder.{key}": v for key, v in kept.pop("encoder").items() if key != "dropout"}
+    return {**encoder, **kept, "vocabulary": model.vocabulary}
+
+
 @torch.no_grad()
 def decoded(model: Recogniser) -> Recogniser:
     """The same model with its formatted weights as floats; itself where it has no formats."""
     if not model.config.formats:
         return model
     plain = Recogniser(model.config.model_copy(update={"formats": ()}), model.vocabulary)
+    plain.auxiliary = model.auxiliary
     plain.load_state_dict(model.state_dict())
     for key, weight in plain.weights.stored.items():
         weight.stored.copy_(model.weights.stored[key]())

@@ -1,6 +1,7 @@
 """Saved recognisers: safetensors for the tensors, JSON in its header for all the rest.
 
-Nothing is unpickled; a stored tensor that several layers use is in the file once.
+Nothing is unpickled; a stored tensor that several layers use is in the file once. Whatever a file
+claims is compared with what lies in it before anything of that size is made.
 """
 
 import json
@@ -8,18 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.numpy import save_file
+from torch import Tensor, nn
 
+from pocketscribe.config import Config
 from pocketscribe.errors import UserError
-from pocketscribe.files import replacing
+from pocketscribe.files import parse_json, replacing
 from pocketscribe.models import packed
+from pocketscribe.models.packed import Arrays, Layout
 from pocketscribe.models.recogniser import ModelConfig, Recogniser, tensors
 
-FORMAT = "pocketscribe-model-1"
+FORMAT = "pocketscribe-model-2"
+LARGEST_HEADER = 4 * 2**20  # bytes; a thousand layers and 65,536 text units fit
+TYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "U8": np.dtype(np.uint8)}
 
 
 @dataclass
@@ -36,89 +42,150 @@ class Saved:
     card: dict[str, Any] = field(default_factory=dict)
 
 
+class Header(Config):
+    """The metadata of a file, but for its format and its digest; `saved_header` writes it.
+
+    Attributes:
+        vocabulary: how many text units the model writes.
+    """
+
+    config: ModelConfig
+    vocabulary: int = Field(gt=2, le=2**16)
+    units: str
+    card: dict[str, Any]
+
+
 def save_model(path: Path, saved: Saved, *, half: bool = False) -> None:
     """Writes a recogniser; `half` stores float16 and leaves out what training alone needs."""
     names = tensors(saved.model)
     if half:
         names = {n: t.half() for n, t in names.items() if not n.startswith("auxiliary.")}
-    header = _header(saved, FORMAT)
-    with replacing(path) as beside:
-        save_file({n: t.detach().cpu().contiguous() for n, t in names.items()}, beside, header)
+    _save(path, {n: t.detach().cpu().numpy() for n, t in names.items()}, saved, FORMAT)
 
 
 def save_packed(path: Path, saved: Saved) -> None:
     """Writes a recogniser under formats as a `.pocket` file (`models.packed`)."""
-    arrays = packed.to_arrays(saved.model)
-    header = _header(saved, packed.FORMAT)
-    header["digest"] = packed.digest(arrays, header)
-    with replacing(path) as beside:
-        save_arrays(arrays, beside, header)
+    _save(path, packed.to_arrays(saved.model), saved, packed.FORMAT)
 
 
-def _header(saved: Saved, format: str) -> dict[str, str]:
-    return {
+def _save(path: Path, arrays: Arrays, saved: Saved, format: str) -> None:
+    header = {
         "format": format,
         "config": saved.model.config.model_dump_json(),
         "vocabulary": str(saved.model.vocabulary),
         "units": saved.units,
         "card": json.dumps(saved.card),
     }
+    header["digest"] = packed.digest(arrays, header)
+    with replacing(path) as beside:
+        save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, beside, header)
 
 
 def load_model(path: Path) -> Saved:
     """Reads a recogniser back, packed or not, in float32 and ready to evaluate.
 
+    A file without training's heads gives a model without them.
+
     Raises:
-        UserError: the file is missing, truncated, altered, not ours, of another version, or does
-            not fit its own config.
+        UserError: the file is missing, truncated, altered, not ours, of another version, does not
+            fit its own config, or holds weights that are no numbers.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such model file")
     try:
+        with path.open("rb") as raw:
+            if int.from_bytes(raw.read(8), "little") > LARGEST_HEADER:
+                raise UserError(f"{path}: not a readable model file (its header is too large)")
         with safe_open(path, "np") as file:
-            header = file.metadata() or {}
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError) as error:  # TypeError: numpy has no such type
+            written = file.metadata() or {}
+            header = _header(written, path)
+            laid = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            found_layout = {n: (s.get_dtype(), tuple(s.get_shape())) for n, s in laid.items()}
+            model = _planned(header, written["format"], found_layout, path)
+            found = {name: file.get_tensor(name) for name in found_layout}
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a readable model file ({error})") from None
-    if header.get("format") not in (FORMAT, packed.FORMAT):
-        raise UserError(
-            f"{path}: format {header.get('format')!r}; "
-            f"this version reads {FORMAT!r} and {packed.FORMAT!r}"
-        )
-    small = header["format"] == packed.FORMAT
-    if small and header.get("digest") != packed.digest(found, header):
+    if written.get("digest") != packed.digest(found, written):
         raise UserError(f"{path}: altered since it was written (digest); get or export it again")
-    try:
-        config = ModelConfig.read(json.loads(header["config"]), str(path))
-        model = Recogniser(config, int(header["vocabulary"]))
-        card = json.loads(header["card"])
-        units = header["units"]
-    except (KeyError, ValueError, RuntimeError) as error:  # torch's, for an impossible size
-        raise UserError(f"{path}: its header is damaged ({error})") from None
-    if small:
+    for name, array in found.items():
+        if array.dtype != np.uint8 and not np.isfinite(array).all():
+            raise UserError(f"{path}: {name} holds what is no number; train or get the model again")
+    model.to_empty(device="cpu")
+    if written["format"] == packed.FORMAT:
         packed.from_arrays(model, found, str(path))
     else:
         fill(model, {n: torch.from_numpy(a).float() for n, a in found.items()}, str(path))
-    return Saved(model.eval(), units, card)
+    return Saved(model.eval(), header.units, header.card)
+
+
+def _header(written: dict[str, str], path: Path) -> Header:
+    """Raises UserError where the metadata is another version's, or damaged."""
+    if written.get("format") not in (FORMAT, packed.FORMAT):
+        raise UserError(
+            f"{path}: format {written.get('format')!r}; this version reads {FORMAT!r} and "
+            f"{packed.FORMAT!r}: train or export the model again"
+        )
+    source = f"{path}: its header is damaged"
+    plain: dict[str, Any] = {key: written[key] for key in ("units",) if key in written}
+    for key in ("config", "vocabulary", "card"):
+        if key in written:
+            plain[key] = parse_json(written[key], f"{source}: {key}")
+    return Header.read(plain, source)
+
+
+def _planned(
+    header: Header, format: str, found: dict[str, tuple[str, tuple[int, ...]]], path: Path
+) -> Recogniser:
+    """The model of a header, without memory of its own, which the tensors of the file fit.
+
+    Raises:
+        UserError: they do not.
+    """
+    layers = header.config.encoder.layers
+    if layers > len(found):  # each has tensors of its own
+        raise UserError(f"{path}: {len(found)} tensors, its config wants {layers} layers")
+    with torch.device("meta"):
+        model = Recogniser(header.config, header.vocabulary)
+    if not any(name.startswith("auxiliary.") for name in found):
+        model.auxiliary = nn.ModuleDict()
+    if format == packed.FORMAT:
+        expected = packed.expected_layout(model)
+    else:  # float32, or float16 throughout
+        half = all(dtype == "F16" for dtype, _ in found.values())
+        expected = _float_layout(model, np.float16 if half else np.float32)
+    laid = {name: (TYPES.get(dtype, dtype), shape) for name, (dtype, shape) in found.items()}
+    _check_layout(laid, expected, str(path))
+    return model
 
 
 def fill(model: Recogniser, found: dict[str, Tensor], source: str) -> None:
-    """Copies tensors into the model by name; only what training alone needs may be missing.
+    """Copies tensors into the model by name.
 
     Raises:
-        UserError: a tensor is missing, superfluous, or has another shape.
+        UserError: a tensor is missing, superfluous, or has another type or shape.
     """
+    laid = {name: (t.detach().cpu().numpy().dtype, tuple(t.shape)) for name, t in found.items()}
+    _check_layout(laid, _float_layout(model, np.float32), source)
     wanted = tensors(model)
-    missing = sorted(n for n in wanted.keys() - found.keys() if not n.startswith("auxiliary."))
-    extra = sorted(found.keys() - wanted.keys())
-    if missing or extra:
-        what = f"misses {missing[0]}" if missing else f"holds {extra[0]}, which the model has not"
-        raise UserError(f"{source}: {what}; the file does not fit its config")
     with torch.no_grad():
         for name, tensor in found.items():
-            if wanted[name].shape != tensor.shape:
-                raise UserError(
-                    f"{source}: {name} is {tuple(tensor.shape)}, "
-                    f"the model wants {tuple(wanted[name].shape)}"
-                )
             wanted[name].copy_(tensor)
+
+
+def _float_layout(model: Recogniser, dtype: type) -> Layout:
+    return {name: (np.dtype(dtype), tuple(t.shape)) for name, t in tensors(model).items()}
+
+
+def _check_layout(
+    found: dict[str, tuple[Any, tuple[int, ...]]], expected: Layout, source: str
+) -> None:
+    """Raises UserError at the first array that is missing, superfluous or another one."""
+    for name in sorted(expected.keys() ^ found.keys()):
+        what = "misses" if name in expected else "holds the unknown"
+        raise UserError(f"{source}: {what} {name}; the file does not fit its config")
+    for name, wanted in expected.items():
+        if found[name] != wanted:
+            (dtype, shape), other = found[name], wanted
+            raise UserError(
+                f"{source}: {name} is {dtype} {shape}, its config wants {other[0]} {other[1]}"
+            )

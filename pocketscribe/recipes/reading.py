@@ -22,6 +22,8 @@ from pocketscribe.models.saved import load_model
 from pocketscribe.recipes.recipe import Recipe, merged
 
 RUNS = Path("runs")
+LONGEST_RECIPE, LONGEST_LINE = 100_000, 2_000  # characters
+MOST_LAYERS = 600  # of all stages' models
 
 
 def shipped() -> dict[str, Path]:
@@ -44,9 +46,15 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
         _change(data, change)
     read = Recipe.read({"name": path.stem, **data}, path.name)
     outside = Outside(runs)
+    models: list[ModelConfig] = []
     for stage in read.stage:
+        config = read.model_of(stage.name, outside.config, f"{path.name}: ")
+        if config in models:
+            continue
+        models.append(config)
+        if sum(model.encoder.layers for model in models) > MOST_LAYERS:
+            raise UserError(f"{path.name}: its models have more than {MOST_LAYERS} layers in all")
         try:
-            config = read.model_of(stage.name, outside.config, f"{path.name}: ")
             with torch.device("meta"):  # names and shapes, no numbers: sharing must fit the model
                 Recogniser(config, vocabulary=30)
         except UserError as error:
@@ -91,12 +99,15 @@ class Outside:
             )
         return recipe, stage
 
+    def recipe_of(self, name: str) -> Recipe:
+        """The recipe that makes a model which is not there. Raises UserError as `recipe`."""
+        return read_recipe(self.recipe(name)[0], (), self.runs)
+
     def config(self, name: str) -> ModelConfig:
         """The model behind a name, trained or not. Raises UserError as `file`."""
         if (path := self.file(name)) is not None:
             return load_model(path).model.config
-        recipe, stage = self.recipe(name)
-        return read_recipe(recipe, (), self.runs).model_of(stage, self.config)
+        return self.recipe_of(name).model_of(self.recipe(name)[1], self.config)
 
 
 def _file(recipe: str) -> Path:
@@ -114,8 +125,8 @@ def _file(recipe: str) -> Path:
 def _composed(path: Path, above: tuple[str, ...]) -> dict[str, Any]:
     """A recipe's tables with what it stands on filled in; `above` are the recipes that led here."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        data = _parsed(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as TOML ({error})") from None
     known: dict[str, dict[str, Any]] = {}
     base = data.pop("base", None)
@@ -128,7 +139,7 @@ def _composed(path: Path, above: tuple[str, ...]) -> dict[str, Any]:
         known = {f"{base}/{stage['name']}": stage for stage in _stages(under)}
     for index, stage in enumerate(_stages(data)):
         if (like := stage.pop("like", None)) is not None:
-            if like not in known:
+            if str(like) not in known:
                 raise UserError(
                     f"{path.name}: stage.{index}.like = {like!r}: no such stage before it "
                     f"(known: {', '.join(known) or 'none'})"
@@ -136,6 +147,16 @@ def _composed(path: Path, above: tuple[str, ...]) -> dict[str, Any]:
             stage.update(merged(known[like], stage))
         known[str(stage.get("name"))] = dict(stage)
     return data
+
+
+def _parsed(toml: str) -> dict[str, Any]:
+    """Raises ValueError or RecursionError where it is no TOML, or would take minutes to read."""
+    # Python's parser is quadratic in the parts of a dotted key.
+    if len(toml) > LONGEST_RECIPE or max(map(len, toml.splitlines()), default=0) > LONGEST_LINE:
+        raise ValueError(
+            f"more than {LONGEST_RECIPE} characters, or {LONGEST_LINE} of them in a line"
+        )
+    return tomllib.loads(toml)
 
 
 def _stages(data: dict[str, Any]) -> list[dict[str, Any]]:
@@ -150,9 +171,11 @@ def _change(data: dict[str, Any], change: str) -> None:
     if not equals or not key:
         raise UserError(f"--set {change}: write KEY=VALUE, such as model.encoder.layers=4")
     try:
-        value = tomllib.loads(f"x = {text}")["x"]
+        value = _parsed(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
         value = text
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--set {key}: not readable as TOML ({error})") from None
     *path, last = key.split(".")
     node: Any = data
     try:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from pocketscribe.config import Config
+from pocketscribe.config import Config, FileName
 from pocketscribe.errors import UserError
 from pocketscribe.models import ModelConfig
 from pocketscribe.speech.corpora import CorpusConfig
@@ -133,10 +133,10 @@ class EvaluateConfig(Config):
 class Recipe(Config):
     """A whole recipe. A run is one recipe file; its name is the file's."""
 
-    name: str
+    name: FileName
     speech: SpeechConfig
     model: ModelConfig = ModelConfig()
-    stage: tuple[Stage, ...] = Field(min_length=1)
+    stage: tuple[Stage, ...] = Field(min_length=1, max_length=100)
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @classmethod
@@ -144,11 +144,12 @@ class Recipe(Config):
         """As any config; an unknown kind of stage is told here, where no kind could be named."""
         stages = data.get("stage") if isinstance(data, dict) else None
         for index, stage in enumerate(stages if isinstance(stages, list) else ()):
-            if isinstance(stage, dict) and (kind := stage.get("kind", "train")) not in KINDS:
-                given, allowed = json.dumps(kind, default=str), " or ".join(map(repr, KINDS))
-                raise UserError(
-                    f"{source}: stage.{index}.kind = {given}: input should be {allowed}"
-                )
+            if not isinstance(stage, dict):
+                raise UserError(f"{source}: stage.{index}: input should be a table, [[stage]]")
+            if (kind := stage.get("kind", "train")) not in KINDS:
+                given = f" = {json.dumps(kind)}" if isinstance(kind, str) else ""
+                allowed = " or ".join(map(repr, KINDS))
+                raise UserError(f"{source}: stage.{index}.kind{given}: input should be {allowed}")
         return super().read(data, source)
 
     @model_validator(mode="after")

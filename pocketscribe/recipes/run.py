@@ -24,7 +24,7 @@ from pocketscribe.decoding.offline import decode, with_tail
 from pocketscribe.decoding.searcher import SearchConfig
 from pocketscribe.errors import UserError
 from pocketscribe.evaluation.evaluate import evaluate
-from pocketscribe.evaluation.report import results_table
+from pocketscribe.evaluation.report import read_results, results_table
 from pocketscribe.evaluation.wer import score, word_error_rate
 from pocketscribe.export.open import TorchRuntime
 from pocketscribe.files import read_json, write_json
@@ -87,6 +87,8 @@ class Run:
         left = [stage for stage in stages if not self._model_file(stage.name).is_file()]
         if not left:
             return
+        for corpus in (*self.recipe.corpora, *self.recipe.speech.dev, *self.recipe.speech.test):
+            locate(corpus, self.root)  # what is missing is told before any work
         self._take(left)
         with progress_bar(self.console) as bar:
             parts = self._prepare_all(bar)
@@ -154,16 +156,11 @@ class Run:
         """Every training part of every stage."""
         return {_key(corpus): self._prepare(corpus, bar) for corpus in self.recipe.corpora}
 
-    def _prepare(self, corpus: CorpusConfig, bar: Bar) -> Prepared:
+    def _prepare(self, corpus: CorpusConfig, bar: Bar, transcribed: bool = True) -> Prepared:
         out, share = self.folder.parent / "prepared", self.recipe.speech.bad_share
         with self.fabric.rank_zero_first():
             return prepare(
-                corpus,
-                self.root,
-                out,
-                bad_share=share,
-                progress=bar,
-                held_out=self._held_out,
+                corpus, self.root, out, share, bar, held_out=self._held_out, transcribed=transcribed
             )
 
     @cached_property
@@ -178,7 +175,7 @@ class Run:
         path = self.folder / "units.json"
         with self.fabric.rank_zero_first():
             if path.is_file():
-                return Units.from_json(read_json(path)["model"], str(path))
+                return Units.read(path)
             started = [s.from_ for s in self.recipe.stage if s.from_ and is_outside(s.from_)]
             if started:  # a trained model brings its own
                 saved = self._model_file(started[0])
@@ -186,7 +183,7 @@ class Run:
             else:
                 texts = [cut.supervisions[0].text for part in parts for cut in part.cuts]
                 units = Units.learn(texts, self.recipe.speech.units)
-            write_json(path, {"symbols": units.symbols(), "model": units.to_json()})
+            units.write(path)
             return units
 
     def _train(self, stage: StageConfig, parts: dict[str, Prepared], bar: Bar) -> None:
@@ -208,6 +205,8 @@ class Run:
             mean, std = feature_statistics(usable)
             model.mean.copy_(mean)
             model.inverse_std.copy_(1 / std)
+        name = stage.augment.noise
+        noise = self._prepare(CorpusConfig(corpus=name, split="all"), bar, False) if name else None
         batches = TrainingBatches(
             usable,
             units,
@@ -215,6 +214,7 @@ class Run:
             batch_seconds=stage.batch_seconds,
             seed=stage.seed,
             views=stage.loss.views,
+            noise=noise,
             rank=fabric.global_rank,
             processes=fabric.world_size,
         )
@@ -338,7 +338,7 @@ class Run:
         """
         path, beam = self.folder / "results.json", self.recipe.evaluate.beam
         results: dict[str, Any] = {"recipe": self.recipe.name, "beam": beam, "models": {}}
-        if path.is_file() and (old := read_json(path)).get("beam", beam) == beam:
+        if path.is_file() and (old := read_results(path)).get("beam", beam) == beam:
             results = old
         for stage in self.recipe.scored:
             shipped = self._ship(stage)

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import sentencepiece
@@ -10,8 +11,10 @@ from pydantic import Field
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
+from pocketscribe.files import read_json, write_json
 
 BLANK, UNKNOWN = 0, 1
+MOST_UNITS = 2**16
 SPACE = "\u2581"  # sentencepiece's and sherpa-onnx's mark of a word's start
 
 
@@ -19,7 +22,14 @@ class UnitsConfig(Config):
     """Which units to learn from the training text; `size` is ignored for characters."""
 
     kind: Literal["char", "bpe", "unigram"] = "bpe"
-    size: int = Field(default=256, gt=2)
+    size: int = Field(default=256, gt=2, le=MOST_UNITS)
+
+
+class Written(Config):
+    """What a run's units.json holds: the symbols for people, the model for us."""
+
+    symbols: tuple[str, ...]
+    model: str
 
 
 class Units:
@@ -69,15 +79,32 @@ class Units:
         return cls(model.getvalue())
 
     @classmethod
-    def from_json(cls, data: str, source: str = "this model") -> "Units":
-        """Reads what `to_json` wrote; raises UserError, naming `source`, where it is damaged."""
+    def from_json(cls, data: str, source: str = "this model", count: int | None = None) -> "Units":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            UserError: it is damaged, or not of `count` units; names `source`.
+        """
         try:
             units = cls(base64.b64decode(data, validate=True))
+            symbols = units.symbols()  # which need not be UTF-8
         except (ValueError, RuntimeError, TypeError):
-            units = None
-        if not units:  # of nothing, sentencepiece makes no units without a word
+            symbols = []
+        # Of nothing, sentencepiece makes no units without a word.
+        if not UNKNOWN < len(symbols) <= MOST_UNITS or units._processor.unk_id() != UNKNOWN:
             raise UserError(f"{source}: its text units are damaged")
+        if count not in (None, len(symbols)):
+            raise UserError(f"{source}: it has {len(symbols)} text units, its model {count}")
         return units
+
+    @classmethod
+    def read(cls, path: Path) -> "Units":
+        """Reads a run's units.json; raises UserError where it is damaged."""
+        return cls.from_json(Written.read(read_json(path), str(path)).model, str(path))
+
+    def write(self, path: Path) -> None:
+        """Writes a run's units.json."""
+        write_json(path, {"symbols": self.symbols(), "model": self.to_json()})
 
     def to_json(self) -> str:
         return base64.b64encode(self.model).decode()
@@ -100,3 +127,12 @@ class Units:
     def symbols(self) -> list[str]:
         """All pieces in the order of their ids: the lines of tokens.txt."""
         return self.pieces(range(len(self)))
+
+    def scores(self) -> list[float]:
+        """Sentencepiece's score of each unit, by which it prefers one spelling to another."""
+        return [self._processor.get_score(i) for i in range(len(self))]
+
+    @property
+    def are_characters(self) -> bool:
+        """Whether no unit but blank and unknown is longer than a character."""
+        return all(len(symbol) == 1 for symbol in self.symbols()[UNKNOWN + 1 :])

@@ -1,22 +1,37 @@
 """Checkpoints: a folder with tensors in safetensors and the rest in JSON, replaced as a whole."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pocketscribe.config import Config
 from pocketscribe.errors import UserError
 from pocketscribe.files import read_json, replacing, write_json
 from pocketscribe.models import Recogniser
 from pocketscribe.models.saved import Saved, fill, save_model
 
+# Torch's optimisers raise any of these on a state that is not theirs.
+FAULTS = (
+    UserError,
+    SafetensorError,
+    OSError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
-@dataclass
+
+@dataclass(config=Config.model_config | {"frozen": False, "allow_inf_nan": True})
 class Progress:
     """How far a training is, and what it has seen: all that resuming needs besides tensors."""
 
@@ -33,6 +48,14 @@ class Progress:
     stale: int = 0  # validations since then
     chosen: str = ""  # whose weights the training ended with
     wall_seconds: float = 0.0
+
+
+class State(Config):
+    """What state.json holds: the progress, and whatever of an optimiser is no tensor."""
+
+    progress: Progress
+    groups: list[dict[str, Any]]
+    numbers: dict[str, float]
 
 
 def save_checkpoint(
@@ -78,7 +101,8 @@ def load_checkpoint(
         UserError: the checkpoint is damaged or belongs to another model.
     """
     try:
-        state = read_json(folder / "state.json")
+        path = folder / "state.json"
+        state = State.read(read_json(path), str(path))
         fill(model, load_file(folder / "model.safetensors"), str(folder))
         candidates = load_file(folder / "candidates.safetensors")
         with torch.no_grad():
@@ -89,13 +113,13 @@ def load_checkpoint(
             weight = model.weights.stored[key]
             weight.fixed_mask = mask.to(weight.stored.device)
         per_parameter: dict[int, dict[str, Any]] = {}
-        everything = {**load_file(folder / "optimiser.safetensors"), **state["numbers"]}
+        everything = {**load_file(folder / "optimiser.safetensors"), **state.numbers}
         for key, value in everything.items():
             index, name = key.split(".", 1)
             per_parameter.setdefault(int(index), {})[name] = value
-        optimiser.load_state_dict({"state": per_parameter, "param_groups": state["groups"]})
-        return Progress(**state["progress"]), candidates
-    except (UserError, SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        optimiser.load_state_dict({"state": per_parameter, "param_groups": state.groups})
+        return state.progress, candidates
+    except FAULTS as error:
         raise UserError(
             f"{folder}: damaged checkpoint ({error}); delete the folder to start this stage anew"
         ) from None

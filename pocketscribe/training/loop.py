@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
-from pocketscribe.files import settle
+from pocketscribe.files import restore_interrupted
 from pocketscribe.models import Recogniser
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.augment import AugmentConfig
@@ -71,7 +71,7 @@ class TrainingConfig(Config):
     validations: int = Field(default=10, ge=0)
     patience: int | None = Field(default=None, ge=1)
     checkpoint_minutes: float = Field(default=5.0, ge=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)  # times 2^32 it still is a 64-bit seed
 
 
 def make_fabric(precision: str, folder: Path) -> Fabric:
@@ -139,7 +139,7 @@ class Training:
         self.candidates: dict[str, torch.Tensor] = {}
         self.units = ""
         with fabric.rank_zero_first():
-            settle(self.folder)
+            restore_interrupted(self.folder)
         if self.folder.is_dir():  # loaded after `setup`, to where the model now is
             self.progress, found = load_checkpoint(
                 self.folder, objective, model, self.raw_optimiser

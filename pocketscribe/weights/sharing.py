@@ -15,7 +15,7 @@ A stack is whatever has a number in its name: "encoder.blocks.7.ffn1.up" is "ffn
 
 import re
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -28,7 +28,7 @@ TRANSPOSED = "^T"
 class Share(Config):
     """Level (ii): these modules are one in all layers, or in groups of consecutive layers."""
 
-    modules: tuple[str, ...] = Field(min_length=1)
+    modules: tuple[str, ...] = Field(min_length=1, max_length=30)
     across: Across = "all"
 
 
@@ -48,8 +48,10 @@ class Sharing(Config):
 
     blocks: int | None = Field(default=None, gt=0)
     order: Literal["cyclic", "consecutive"] = "cyclic"
-    share: tuple[Share, ...] = ()
-    tie: tuple[tuple[str, ...], ...] = ()
+    share: tuple[Share, ...] = Field(default=(), max_length=30)
+    tie: tuple[Annotated[tuple[str, ...], Field(max_length=30)], ...] = Field(
+        default=(), max_length=30
+    )
 
     @model_validator(mode="after")
     def _check(self) -> "Sharing":

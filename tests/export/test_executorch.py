@@ -13,13 +13,14 @@ import talkative
 import torch
 from torchao.quantization import IntxUnpackedToInt8Tensor
 
-from pocketscribe.decoding.searcher import SearchConfig
 from pocketscribe.errors import UserError
 from pocketscribe.export import executorch
 from pocketscribe.export.executorch_runtime import FORMAT, ExecutorchRuntime
 from pocketscribe.export.export import export
 from pocketscribe.export.open import TorchRuntime, open_model
+from pocketscribe.export.seal import BLANK_SEAL, seal
 from pocketscribe.export.size import size_of_file
+from pocketscribe.files import read_json
 from pocketscribe.models.saved import load_model, save_packed
 from pocketscribe.training.masks import settle
 from pocketscribe.weights import Format, Weight
@@ -131,10 +132,10 @@ def test_grids_that_xnnpack_has_not_stay_float() -> None:
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("encoder.pte", b"no program", "encoder.pte: not a readable program"),
-        ("joiner.pte", None, "joiner.pte: no such file"),
-        ("model.json", None, "model.json: missing or damaged"),
-        ("model.json", b"{", "model.json: missing or damaged"),
+        ("encoder.pte", b"no program", "a file is missing, damaged, or altered"),
+        ("joiner.pte", None, "a file is missing, damaged, or altered"),
+        ("model.json", None, "model.json: no such file"),
+        ("model.json", b"{", "damaged, or not exported by this version"),
         ("model.json", json.dumps({"format": "other"}).encode(), "not exported by this version"),
         ("model.json", json.dumps({"format": FORMAT}).encode(), "not exported by this version"),
     ],
@@ -152,9 +153,28 @@ def test_damaged_folders_are_refused(
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": "other"}, "not exported by this version"),
+        ({"frames": 10**9}, r"frames = 1000000000: input should be less than or equal to"),
+        ({"frames": 32}, "encoder.pte: it takes other inputs than its description says"),
+        ({"states": {"past": [-3]}}, r"states.past.0 = -3: input should be greater"),
+        ({"head": "ctc"}, "encoder.pte: .* comes out as"),
+    ],
+)
+def test_descriptions_that_do_not_fit_are_refused(
+    folder: Path, tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    path = tmp_path / "copy" / "model.json"
+    path.write_text(json.dumps({**read_json(path), "seal": BLANK_SEAL, **change}))
+    seal(tmp_path / "copy", "model.json")
+    with pytest.raises(UserError, match=said):
+        open_model(tmp_path / "copy")
+
+
 def test_what_it_cannot_do_is_refused(path: Path, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--beam 4: .* one hypothesis at a time"):
-        open_model(folder, SearchConfig(beam=4))
     with pytest.raises(UserError, match=r"--chunk 8: .* exported for chunks of 4"):
         open_model(folder, chunk=8)
     with pytest.raises(UserError, match="--int8 is for onnx targets"):

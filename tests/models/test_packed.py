@@ -139,7 +139,7 @@ UP = "encoder.blocks.0.ffn1.up"
     ("change", "line"),
     [
         (lambda h, a: h.update(format="pocketscribe-packed-9"), "format 'pocketscribe-packed-9'"),
-        (lambda h, a: h.pop("vocabulary"), "its header is damaged ('vocabulary')"),
+        (lambda h, a: h.pop("vocabulary"), "its header is damaged: key 'voc"),
         (lambda h, a: h.update(config="{"), "its header is damaged"),
         (lambda h, a: a.pop(f"{UP}.scale"), f"misses {UP}.scale"),
         (lambda h, a: a.update(x=a[f"{UP}.scale"]), "holds the unknown x"),

@@ -1,7 +1,9 @@
 """Saved models: what was written comes back bit for bit, and what is damaged is refused."""
 
 import json
+import resource
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from pocketscribe.errors import UserError
 from pocketscribe.models import ConformerConfig, ModelConfig, Recogniser, tensors
 from pocketscribe.models.packed import FORMAT as PACKED
+from pocketscribe.models.packed import digest
 from pocketscribe.models.saved import FORMAT, Saved, load_model, save_model
-from pocketscribe.weights import Rule
+from pocketscribe.weights import RankRule
 
 UNITS = "dW5pdHM="
 CARD = {"trained_on": ["…", 3], "wer": 0.25}
@@ -44,9 +47,15 @@ def header(path: Path) -> dict[str, str]:
 def rewrite(
     path: Path, found: dict[str, torch.Tensor] | None = None, **changes: str | None
 ) -> None:
-    """The same file with other tensors, or other entries (None: without it) in its header."""
+    """The same file with other tensors, or other entries (None: without it) in its header.
+
+    By someone who knows how to compute a digest.
+    """
+    found = load_file(path) if found is None else found
     values = {k: v for k, v in {**header(path), **changes}.items() if v is not None}
-    save_file(load_file(path) if found is None else found, path, values)
+    if "digest" not in changes:
+        values["digest"] = digest({n: t.numpy() for n, t in found.items()}, values)
+    save_file(found, path, values)
 
 
 def refusal(path: Path) -> str:
@@ -59,7 +68,11 @@ def refusal(path: Path) -> str:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"head": "ctc"}, {"ranks": (Rule(match="*.ffn1.*", rank=2), Rule(match="*", rank=5))}],
+    [
+        {},
+        {"head": "ctc"},
+        {"ranks": (RankRule(match="*.ffn1.*", rank=2), RankRule(match="*", rank=5))},
+    ],
 )
 def test_what_was_written_comes_back(tmp_path: Path, changes: dict[str, Any]) -> None:
     model = recogniser(**changes)
@@ -139,30 +152,80 @@ def test_nothing_is_unpickled(path: Path, tmp_path: Path) -> None:
 
 def test_another_format(path: Path) -> None:
     rewrite(path, format="pocketscribe-model-99")
-    line = f"format 'pocketscribe-model-99'; this version reads {FORMAT!r} and {PACKED!r}"
-    assert refusal(path) == line
+    line = f"this version reads {FORMAT!r} and {PACKED!r}: train or export the model again"
+    assert refusal(path) == f"format 'pocketscribe-model-99'; {line}"
     save_file({"x": torch.zeros(1)}, path)
     assert refusal(path).startswith("format None")
+
+
+def test_an_altered_weight(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    line = "altered since it was written (digest); get or export it again"
+    assert refusal(path) == line
+    rewrite(path, digest=None)
+    assert refusal(path) == line
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(path: Path, wrong: float) -> None:
+    found = load_file(path)
+    found["joiner.out.bias"][3] = wrong
+    rewrite(path, found)
+    assert refusal(path) == "joiner.out.bias holds what is no number; train or get the model again"
+
+
+def test_sizes_are_refused_before_anything_is_made(path: Path) -> None:
+    """4096 wide and 256 deep, 640 GB, in a file of a few kilobytes."""
+    config = json.loads(header(path)["config"])
+    config["encoder"] |= {"width": 4096, "layers": 256, "ffn": 16}
+    config["chunks"] = {"sizes": ["full"], "left": 0}
+    rewrite(path, config=json.dumps(config))
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    assert refusal(path) == "55 tensors, its config wants 256 layers"
+    config["encoder"]["layers"] = 2
+    rewrite(path, config=json.dumps(config))
+    assert refusal(path).startswith("misses encoder.blocks.1.")
+    config["encoder"]["layers"] = 1
+    rewrite(path, config=json.dumps(config))
+    assert "its config wants float32 (4096,)" in refusal(path)
+    assert time.process_time() - started < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kilobytes"
 
 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"config": None}, "its header is damaged ('config')"),
-        ({"config": '{"head": '}, "its header is damaged (Expecting value"),
-        ({"config": '{"haed": "ctc"}'}, "unknown key 'haed'; did you mean 'head'?"),
-        ({"config": '{"predictor": "8"}'}, 'predictor = "8": input should be a valid integer'),
-        ({"config": "[]"}, "input should be an object"),
-        ({"vocabulary": "seven"}, "its header is damaged (invalid literal for int()"),
-        ({"vocabulary": "-7"}, "its header is damaged ("),
-        ({"card": None}, "its header is damaged ('card')"),
-        ({"card": "{"}, "its header is damaged ("),
-        ({"units": None}, "its header is damaged ('units')"),
+        ({"config": None}, "key 'config' is missing"),
+        ({"config": '{"head": '}, "config: not readable as JSON (Expecting value"),
+        ({"config": "[" * 10**5}, "config: not readable as JSON (maximum recursion depth"),
+        ({"config": '{"x":' * 900 + "1" + "}" * 900}, "invalid JSON: recursion limit exceeded"),
+        ({"config": '{"haed": "ctc"}'}, "unknown key 'config.haed'; did you mean 'head'?"),
+        ({"config": '{"predictor": "8"}'}, 'config.predictor = "8": input should be a valid'),
+        ({"config": f'{{"predictor": 1{"0" * 30}}}'}, "config.predictor = 1000"),
+        ({"config": f'{{"predictor": 1{"0" * 5000}}}'}, "config: not readable as JSON (Exceeds"),
+        ({"config": '{"encoder": {"layers": 100000}}'}, "config.encoder.layers = 100000: input"),
+        ({"config": '{"chunks": {"sizes": [4096]}}'}, "config.chunks: chunks.sizes: 4096 is no"),
+        ({"config": '{"encoder": {"width": 4096}, "chunks": {"left": 4096}}'}, "config: a stream"),
+        ({"config": "[]"}, "config = []: input should be an object"),
+        ({"vocabulary": "seven"}, "vocabulary: not readable as JSON"),
+        ({"vocabulary": "-7"}, "vocabulary = -7: input should be greater than 2"),
+        ({"vocabulary": "1" + "0" * 30}, "vocabulary = 1000"),
+        ({"card": None}, "key 'card' is missing"),
+        ({"card": "{"}, "card: not readable as JSON"),
+        ({"card": "3"}, "card = 3: input should be an object"),
+        ({"units": None}, "key 'units' is missing"),
     ],
 )
 def test_a_damaged_header(path: Path, changes: dict[str, str | None], line: str) -> None:
     rewrite(path, **changes)
-    assert refusal(path).startswith(line)
+    assert refusal(path).startswith(f"its header is damaged: {line}")
+
+
+def test_a_header_that_never_ends(path: Path) -> None:
+    path.write_bytes(struct.pack("<Q", 5 * 2**20) + b" " * 6 * 2**20)
+    assert refusal(path) == "not a readable model file (its header is too large)"
 
 
 def test_tensors_that_do_not_fit_the_config(path: Path) -> None:
@@ -173,10 +236,19 @@ def test_tensors_that_do_not_fit_the_config(path: Path) -> None:
     rewrite(path, {n: t for n, t in found.items() if n != name})
     assert refusal(path) == f"misses {name}{line}"
     rewrite(path, {**found, "more": torch.zeros(1)})
-    assert refusal(path) == f"holds more, which the model has not{line}"
+    assert refusal(path) == f"holds the unknown more{line}"
     rewrite(path, {**found, name: found[name].T.contiguous()})
-    assert refusal(path) == f"{name} is (8, 7), the model wants (7, 8)"
+    assert refusal(path) == f"{name} is float32 (8, 7), its config wants float32 (7, 8)"
+    for dtype, said in ((torch.float16, "float16"), (torch.int64, "I64"), (torch.bfloat16, "BF16")):
+        rewrite_raw(path, {**found, name: found[name].to(dtype)})
+        assert refusal(path).startswith(f"{name} is {said} (7, 8), its config wants float32")
     rewrite(path, {n: t for n, t in found.items() if not n.startswith("auxiliary.")})
     load_model(path)  # what training alone needs may be missing
+    assert not load_model(path).model.auxiliary
     rewrite(path, found, vocabulary="9")
-    assert "the model wants (9," in refusal(path)
+    assert "its config wants float32 (9," in refusal(path)
+
+
+def rewrite_raw(path: Path, found: dict[str, torch.Tensor]) -> None:
+    """With types that numpy, and so a digest, does not know."""
+    save_file(found, path, header(path))

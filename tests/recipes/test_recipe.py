@@ -132,6 +132,16 @@ def test_later_changes_win(recipe: Path) -> None:
             'stage.0.audio_hours = "long": input should be a valid number',
         ),
         ("stage=[]", "stage = []: "),
+        ("stage=[1]", "stage.0: input should be a table, [[stage]]"),
+        ("stage.0=3", "stage.0: input should be a table, [[stage]]"),
+        ("stage.0.kind={ a = 1 }", "stage.0.kind: input should be 'train' or 'finetune'"),
+        ("x=" + "[" * 1900, "--set x: not readable as TOML (maximum recursion depth"),
+        ("x=" + "9" * 5000, "--set x: not readable as TOML (more than 100000 characters, or 2000"),
+        (".".join("x" * 3000) + "=1", "maximum recursion depth exceeded"),
+        ("model.encoder.width=100000000", "width = 100000000: input should be less than or equal"),
+        ("model.predictor=0x" + "f" * 1900, "predictor = 6"),
+        ("stage.0.seed=10000000000", "stage.0.seed = 10000000000: input should be less than"),
+        ("name=../up", 'name = "../up": string should match pattern'),
         ("stage.0.loss.transducer=half", "input should be 'pruned' or 'full'"),
         (finetune("formats = []"), "stage.1.formats = []: "),
         (
@@ -290,9 +300,7 @@ def test_what_is_no_text(recipe: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nowhere.toml", "quickstrat", "", "."])
 def test_no_such_recipe(name: str) -> None:
-    with pytest.raises(
-        UserError, match=r"neither a file nor a shipped recipe .*digits, quickstart"
-    ):
+    with pytest.raises(UserError, match=r"neither a file nor a shipped recipe .*digits, english"):
         read_recipe(name)
 
 
@@ -313,6 +321,11 @@ class TestSize:
     def test_characters_are_not_known_yet(self) -> None:
         found = size("quickstart")
         assert found["note"] == "counted with 30 units; the transcripts decide"
+
+    def test_it_need_not_fit_this_machine(self, recipe: Path) -> None:
+        big = "[model]\nencoder = { width = 4096, layers = 28, ffn = 16, heads = 64 }\n"
+        recipe.write_text(big + TWO_STAGES, encoding="utf-8")
+        assert size(str(recipe))["bytes"] > 1e11
 
     @pytest.mark.parametrize("name", sorted(shipped()))
     def test_shipped(self, name: str) -> None:

@@ -253,10 +253,11 @@ def test_a_run_of_an_older_version_goes_on(
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ('speech.test=[{corpus="nowhere"}]', "'nowhere': neither a folder nor a corpus in"),
-        ('speech.dev=[{corpus="fsdd"}]', "'fsdd': no folder .*; set POCKETSCRIBE_CORPORA"),
-        ('speech.test.0.where={age="9"}', "no utterance matches"),
-        ('speech.train=[{corpus="librispeech"}]', "'librispeech': no folder"),
+        ('speech.test=[{corpus="nowhere"}]', "'nowhere': neither a folder nor a corpus"),
+        ('speech.dev=[{corpus="fsdd"}]', "'fsdd': neither .*; set POCKETSCRIBE_CORPORA"),
+        ('speech.test.0.where={age="9"}', "columns, and corpus = 'synthetic' has none"),
+        ('speech.train=[{corpus="librispeech"}]', "'librispeech': neither a folder"),
+        ('speech.train.0.engines=["espeak", "flite"]', "flite.* apt install flite"),
     ],
 )
 def test_a_missing_corpus_is_found_before_anything_is_trained(
@@ -264,6 +265,7 @@ def test_a_missing_corpus_is_found_before_anything_is_trained(
 ) -> None:
     """Then nothing is left behind: the mended recipe may use the same folder."""
     monkeypatch.delenv("POCKETSCRIBE_CORPORA", raising=False)
+    monkeypatch.setenv("PATH", "")
     monkeypatch.chdir(recipe.parent)
     with pytest.raises(UserError, match=line):
         run_here(recipe, recipe.parent / "run", change)

@@ -1,5 +1,6 @@
 """Text units: ids as sherpa-onnx wants them, and every text comes back as it went in."""
 
+import base64
 import random
 
 import pytest
@@ -56,6 +57,12 @@ def test_json_keeps_everything(units: Units) -> None:
     for damaged in ("", "????", units.to_json()[:40]):
         with pytest.raises(UserError, match=r"^model: its text units are damaged$"):
             Units.from_json(damaged, "model")
+    assert units.model.count(b"E") > 0
+    for text in (units.model.replace(b"E", b"\xff"), b"\x0a\x00"):  # no UTF-8; one empty piece
+        with pytest.raises(UserError, match=r"^model: its text units are damaged$"):
+            Units.from_json(base64.b64encode(text).decode(), "model")
+    with pytest.raises(UserError, match=rf"^model: it has {len(units)} text units, its model 7$"):
+        Units.from_json(units.to_json(), "model", 7)
     again = Units.from_json(units.to_json())
     assert again.symbols() == units.symbols()
     assert [again.encode(t) for t in sentences()] == [units.encode(t) for t in sentences()]
