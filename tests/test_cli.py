@@ -65,8 +65,8 @@ def speech(tmp_path: Path) -> Path:
     soundfile.write(folder / "a.wav", noise, 16000)
     soundfile.write(folder / "b.flac", noise[:8000], 8000)
     (folder / "c.wav").write_bytes(b"no audio at all")
-    for name in "abc":
-        (folder / f"{name}.txt").write_text("one two")
+    rows = [f"{name}\tone two\ttest" for name in ("a.wav", "b.flac", "c.wav")]
+    (folder / "manifest.tsv").write_text("\n".join(["path\ttranscript\tsplit", *rows]) + "\n")
     return folder
 
 
@@ -243,11 +243,13 @@ def test_size_equals_the_exported_file(model: Path, tmp_path: Path, call: Call) 
 
 def test_prepare_counts_and_lists_what_is_bad(speech: Path, tmp_path: Path, call: Call) -> None:
     """One of three is bad, more than the share that is let pass: refused, but listed."""
-    check_refused(call("prepare", speech, "--out", tmp_path / "out"), "1 of 3 items are bad")
+    prepare = ("prepare", speech, "--split", "test", "--out", tmp_path / "out")
+    check_refused(call(*prepare), "1 of 3 items are bad")
     [listed] = (tmp_path / "out").iterdir()
     assert "c.wav: not readable as audio" in listed.read_text()
-    (speech / "c.wav").unlink()
-    ended = call("prepare", speech, "--out", tmp_path / "out")
+    manifest = speech / "manifest.tsv"
+    manifest.write_text(manifest.read_text().replace("c.wav\tone two\ttest\n", ""))
+    ended = call(*prepare)
     assert ended.code == 0 and "2 utterances" in ended.out
 
 

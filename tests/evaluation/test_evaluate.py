@@ -150,7 +150,7 @@ def test_speakers_are_a_column_of_every_corpus(folder: Path) -> None:
         (folder / name[0]).mkdir(exist_ok=True)
         (folder / f"{name}.wav").rename(folder / name[0] / f"{name}.wav")
         (folder / name[0] / f"{name}.txt").write_text(text)
-    result = evaluate(Parrot(), part(folder, group="speaker"), None)
+    result = evaluate(Parrot(), part(folder, group="speaker", split="all"), None)
     assert list(result["groups"]) == ["a", "b"]
 
 
