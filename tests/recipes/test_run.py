@@ -68,9 +68,9 @@ def test_nothing_is_run_twice(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -
         return {p: p.stat().st_mtime_ns for p in tiny_run.rglob("*.*") if p.name != "recipe.json"}
 
     before = times()
-    for name in ("_train", "_prepare"):
-        monkeypatch.delattr(Run, name)
-    monkeypatch.delattr("pocketscribe.recipes.run.evaluate")
+    monkeypatch.delattr(Run, "_train")
+    monkeypatch.delattr("pocketscribe.recipes.speech.prepare")
+    monkeypatch.delattr("pocketscribe.recipes.shipping.evaluate")
     results = run_here(tiny_run.with_name("tiny.toml"), tiny_run)
     assert results == read_json(tiny_run / "results.json")
     assert times() == before
@@ -86,7 +86,7 @@ def test_only_what_is_new_is_scored(
         scored.append(corpus.title)
         return read_json(tiny_run / "results.json")["models"]["float"]["scores"]["synthetic test"]
 
-    monkeypatch.setattr("pocketscribe.recipes.run.evaluate", evaluate)
+    monkeypatch.setattr("pocketscribe.recipes.shipping.evaluate", evaluate)
     recipe = tiny_run.with_name("tiny.toml")
     more = 'speech.test=[{corpus="synthetic", split="test"}, {corpus="fsdd", split="test"}]'
     run_here(recipe, folder, more)
