@@ -49,6 +49,7 @@ class Parrot:
     parameters_stored = 10
     parameters_virtual = 20
     always_streams = False
+    units = Units.learn(["ONE TWO THREE FOUR FIVE SIX SEVEN"], UnitsConfig(kind="char"))
     chunk = None
     card: ClassVar[dict[str, Any]] = {}
 
