@@ -1,4 +1,4 @@
-"""The speechocean762 bench from its download: python benchmarks/corpora/speechocean762.py DOWNLOAD OUT
+"""The speechocean762 bench: python benchmarks/corpora/speechocean762.py DOWNLOAD OUT
 
 DOWNLOAD is SLR101 of openslr.org as unpacked (with WAVE, train and test in it), OUT the folder of
 the corpora. Writes OUT/speechocean762/manifest.tsv, which names the download's files where they

@@ -52,10 +52,11 @@ class Summary(Config):
 
 
 class Written(Config):
-    """What prepared.json holds."""
+    """What prepared.json holds; `bytes` are the sizes of the files beside it."""
 
     corpus: str
     summary: Summary
+    bytes: dict[str, int]
 
 
 @dataclass(frozen=True)
