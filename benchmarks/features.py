@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import typer
 from torch import Tensor
 
 from pocketscribe.speech.augment import AugmentConfig, augment
@@ -31,7 +32,6 @@ from pocketscribe.speech.features import SAMPLE_RATE, LiveFbank, fbank, read_aud
 from pocketscribe.speech.prepare import prepare
 from pocketscribe.speech.units import Units, UnitsConfig
 
-UTTERANCES = 200
 PIECE = SAMPLE_RATE // 10
 BATCHES = 20
 ROUNDS = 3
@@ -64,10 +64,10 @@ def show(name: str, audio: float, took: float, more: str = "") -> None:
     print(f"  {name:34} {audio / took:9.0f} x real time  {more}")
 
 
-def main() -> None:
+def main(utterances: int = 200) -> None:
     print(f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as folder:
-        corpus = CorpusConfig(corpus="synthetic", count=UTTERANCES)
+        corpus = CorpusConfig(corpus="synthetic", count=utterances)
         took = seconds(lambda: prepare(corpus, None, Path(folder)))
         prepared = prepare(corpus, None, Path(folder))
         cuts = list(prepared.cuts)
@@ -106,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -10,12 +10,12 @@ utterances one by one. What is left of a speaker under 20 s is left out.
 """
 
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import soundfile
+import typer
 
 from pocketscribe.files import replacing
 from pocketscribe.speech.corpora import CorpusConfig, Item, items, locate
@@ -54,4 +54,4 @@ def main(corpus: str, split: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    typer.run(main)

@@ -1,12 +1,13 @@
 """A training step against the plainest PyTorch version: python benchmarks/training_step.py
 
-One step is forward, losses, backward and optimiser, of the default model: a Conformer transducer
-with an auxiliary CTC loss. Against it stands what one would write first, with the same width,
-layers, heads, kernel, vocabulary and kinds of loss, on the same batch: subsampling by two 2-D
-convolutions, fused attention under a boolean mask, nn.Dropout wherever the papers have it,
-nn.Conv1d, the joiner over the whole lattice, log_softmax, a loop over its frames and labels, and
-torch.optim.AdamW. Its positions, sines added once, are cheaper than any relative ones. "plain, our
-loss" has our transducer_loss instead of the loop: what remains if one thinks the loop unfair.
+One step is forward, losses, backward and optimiser, of the default model or one of another --width
+and --layers: a Conformer transducer with an auxiliary CTC loss. Against it stands what one would
+write first, with the same width, layers, heads, kernel, vocabulary and kinds of loss, on the same
+batch: subsampling by two 2-D convolutions, fused attention under a boolean mask, nn.Dropout
+wherever the papers have it, nn.Conv1d, the joiner over the whole lattice, log_softmax, a loop over
+its frames and labels, and torch.optim.AdamW. Its positions, sines added once, are cheaper than any
+relative ones. "plain, our loss" has our transducer_loss instead of the loop: what remains if one
+thinks the loop unfair.
 
 Then each pair of parts alone, forward and backward, shows where the gain comes from; dropout is a
 part of its own and switched off in all others. (The plain attention is better there than in the
@@ -25,12 +26,14 @@ from collections.abc import Callable
 from functools import reduce
 
 import torch
+import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketscribe.losses import transducer_loss
 from pocketscribe.models import BLANK, MELS, Chunking, ModelConfig, Recogniser
 from pocketscribe.models.chunks import chunk_mask
+from pocketscribe.models.conformer import ConformerConfig
 from pocketscribe.models.dropout import Dropout
 from pocketscribe.models.rotary import rotation
 from pocketscribe.speech.batches import Batch
@@ -40,8 +43,6 @@ from pocketscribe.training.optimisers import OptimiserConfig, build_optimiser
 UNITS = 256
 CHUNKING = Chunking(16, 64)
 CONTEXT = StepContext(step=10_000, chunking=CHUNKING)  # the pruned loss is past its warm-up
-CONFIG = ModelConfig()
-SHAPE = CONFIG.encoder
 ROUNDS = 5
 
 
@@ -95,15 +96,15 @@ def plain_feed_forward(width: int, inner: int, dropout: float) -> nn.Module:
 
 
 class PlainBlock(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, shape: ConformerConfig) -> None:
         super().__init__()
-        width, inner = SHAPE.width, SHAPE.width * SHAPE.ffn
-        self.ffn1 = plain_feed_forward(width, inner, SHAPE.dropout)
-        self.attention = PlainAttention(width, SHAPE.heads, SHAPE.dropout)
-        self.convolution = PlainConvolution(width, SHAPE.kernel)
-        self.ffn2 = plain_feed_forward(width, inner, SHAPE.dropout)
+        width, inner = shape.width, shape.width * shape.ffn
+        self.ffn1 = plain_feed_forward(width, inner, shape.dropout)
+        self.attention = PlainAttention(width, shape.heads, shape.dropout)
+        self.convolution = PlainConvolution(width, shape.kernel)
+        self.ffn2 = plain_feed_forward(width, inner, shape.dropout)
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(SHAPE.dropout)
+        self.dropout = nn.Dropout(shape.dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = x + 0.5 * self.dropout(self.ffn1(x))
@@ -114,32 +115,33 @@ class PlainBlock(nn.Module):
 
 
 class PlainJoiner(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.encoder = nn.Linear(SHAPE.width, CONFIG.joiner)
-        self.predictor = nn.Linear(CONFIG.predictor, CONFIG.joiner)
-        self.out = nn.Linear(CONFIG.joiner, UNITS)
+        self.encoder = nn.Linear(config.encoder.width, config.joiner)
+        self.predictor = nn.Linear(config.predictor, config.joiner)
+        self.out = nn.Linear(config.joiner, UNITS)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # [B, S, D], [B, U + 1, P] -> whole lattice
         return self.out(torch.tanh(self.encoder(x).unsqueeze(2) + self.predictor(y).unsqueeze(1)))
 
 
 class PlainTransducer(nn.Module):
-    def __init__(self, loss: Callable[..., Tensor]) -> None:
+    def __init__(self, config: ModelConfig, loss: Callable[..., Tensor]) -> None:
         super().__init__()
         self.loss = loss
-        self.subsampling = PlainSubsampling(SHAPE.width)
-        self.dropout = nn.Dropout(SHAPE.dropout)
-        self.blocks = nn.ModuleList(PlainBlock() for _ in range(SHAPE.layers))
-        self.embedding = nn.Embedding(UNITS, CONFIG.predictor)
-        self.mix = nn.Conv1d(CONFIG.predictor, CONFIG.predictor, 2, groups=CONFIG.predictor)
-        self.joiner = PlainJoiner()
-        self.ctc = nn.Linear(SHAPE.width, UNITS)
+        shape, predictor = config.encoder, config.predictor
+        self.subsampling = PlainSubsampling(shape.width)
+        self.dropout = nn.Dropout(shape.dropout)
+        self.blocks = nn.ModuleList(PlainBlock(shape) for _ in range(shape.layers))
+        self.embedding = nn.Embedding(UNITS, predictor)
+        self.mix = nn.Conv1d(predictor, predictor, 2, groups=predictor)
+        self.joiner = PlainJoiner(config)
+        self.ctc = nn.Linear(shape.width, UNITS)
 
     def forward(self, batch: Batch) -> Tensor:
         x = self.subsampling(batch.features)
         frames = batch.frames // 4
-        x = self.dropout(x + sines(x.shape[1]))
+        x = self.dropout(x + sines(*x.shape[1:]))
         mask = chunk_mask(frames, x.shape[1], CHUNKING)
         for block in self.blocks:
             x = block(x, mask)
@@ -151,9 +153,9 @@ class PlainTransducer(nn.Module):
         return loss + LossConfig().ctc * ctc
 
 
-def sines(length: int) -> Tensor:
+def sines(length: int, width: int) -> Tensor:
     """Position encoding [S, D] of "Attention is all you need"."""
-    rate = torch.exp(torch.arange(0, SHAPE.width, 2) * (-math.log(10_000) / SHAPE.width))
+    rate = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
     angle = torch.arange(length).unsqueeze(1) * rate
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
 
@@ -190,8 +192,8 @@ def in_turns(*runs: Callable[[], object]) -> list[float]:
     return [statistics.median(column) for column in zip(*times[1:], strict=True)]
 
 
-def make_batch(utterances: int = 16) -> Batch:
-    """A minute of noise in utterances of 2.5 to 5 s, as a bucket holds them; 5 labels a second."""
+def make_batch(utterances: int) -> Batch:
+    """Noise in utterances of 2.5 to 5 s, as a bucket holds them; 5 labels a second."""
     frames = torch.linspace(250, 500, utterances).long()
     labels = frames // 20
     features = torch.randn(utterances, int(frames.max()), MELS)
@@ -211,13 +213,13 @@ def make_step(
     return step
 
 
-def compare_steps(batch: Batch) -> None:
-    ours = Plain(Recogniser(CONFIG, UNITS), LossConfig()).train()
+def compare_steps(config: ModelConfig, batch: Batch) -> None:
+    ours = Plain(Recogniser(config, UNITS), LossConfig()).train()
     optimiser = build_optimiser(OptimiserConfig(), ours.named_parameters())
     models: dict[str, nn.Module] = {"pocketscribe": ours}
     steps = [make_step(lambda: ours(batch, CONTEXT)["loss"], optimiser, batch.total_frames)]
     for name, loss in (("plain", looped_loss), ("plain, our loss", transducer_loss)):
-        plain = PlainTransducer(loss).train()
+        plain = PlainTransducer(config, loss).train()
         models[name] = plain
         adam = torch.optim.AdamW(plain.parameters(), lr=1e-3)
         steps.append(make_step(lambda m=plain: m(batch), adam, batch.total_frames))
@@ -239,24 +241,27 @@ def there_and_back(run: Callable[[], list[Tensor]]) -> Callable[[], None]:
     return both
 
 
-def compare_parts(batch: Batch) -> None:
-    model, plain = Recogniser(CONFIG, UNITS).eval(), PlainTransducer(looped_loss).eval()
+def compare_parts(config: ModelConfig, batch: Batch) -> None:
+    model = Recogniser(config, UNITS).eval()
+    plain = PlainTransducer(config, looped_loss).eval()
+    shape = config.encoder
     mine, other = model.encoder.blocks[0], plain.blocks[0]
     size, length, frames = len(batch.frames), batch.features.shape[1] // 4, batch.frames // 4
-    x = torch.randn(size, length, SHAPE.width, requires_grad=True)
-    inner = torch.randn(size, length, SHAPE.width * SHAPE.ffn, requires_grad=True)
-    scores = torch.randn(size, SHAPE.heads, length, length, requires_grad=True)
+    x = torch.randn(size, length, shape.width, requires_grad=True)
+    inner = torch.randn(size, length, shape.width * shape.ffn, requires_grad=True)
+    scores = torch.randn(size, shape.heads, length, length, requires_grad=True)
     mask = chunk_mask(frames, length, CHUNKING)
-    turn = rotation(length, SHAPE.width // SHAPE.heads, x)
+    unseen = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, -1e4)  # ours adds it
+    turn = rotation(length, shape.width // shape.heads, x)
     state = model.encoder.initial_state(size, 0, x)
     keys, past = state["keys"][:, 0], state["frames"][:, 0]
     start = model.subsampling_state(size, x)
     predicted = model.predictor(batch.targets).detach()
     objective = Plain(model, LossConfig())
-    drop, plain_drop = Dropout(SHAPE.dropout), nn.Dropout(SHAPE.dropout)
+    drop, plain_drop = Dropout(shape.dropout), nn.Dropout(shape.dropout)
 
     def pruned() -> list[Tensor]:
-        return [objective._transducer(x, frames, batch, CONTEXT.step)["loss"]]
+        return [objective._transducer(x, frames, batch, CONTEXT.step)[0]["loss"]]
 
     def full() -> list[Tensor]:
         logits = plain.joiner(x, predicted)
@@ -270,19 +275,19 @@ def compare_parts(batch: Batch) -> None:
             lambda: [plain.subsampling(batch.features)],
         ),
         "dropout": (
-            SHAPE.layers,
+            shape.layers,
             lambda: [drop(y) for y in [x] * 4],
             # After the activations and on the attention's weights, too.
             lambda: [plain_drop(y) for y in [x] * 4 + [inner] * 2 + [scores]],
         ),
-        "feed-forward": (2 * SHAPE.layers, lambda: [mine.ffn1(x)], lambda: [other.ffn1(x)]),
+        "feed-forward": (2 * shape.layers, lambda: [mine.ffn1(x)], lambda: [other.ffn1(x)]),
         "attention": (
-            SHAPE.layers,
-            lambda: [mine.attention(x, keys, mask, turn)[0]],
+            shape.layers,
+            lambda: [mine.attention(x, keys, unseen, turn)[0]],
             lambda: [other.attention(x, mask)],
         ),
         "convolution": (
-            SHAPE.layers,
+            shape.layers,
             lambda: [mine.convolution(x, past)[0]],
             lambda: [other.convolution(x)],
         ),
@@ -303,12 +308,17 @@ def show(name: str, ours: float, plain: float) -> None:
     )
 
 
-if __name__ == "__main__":
+def main(width: int = 176, layers: int = 6, utterances: int = 16) -> None:
     torch.manual_seed(0)
+    config = ModelConfig.read({"encoder": {"width": width, "layers": layers}}, "the options")
     threads = torch.get_num_threads()
     print(f"{platform.machine()}, torch {torch.__version__}, {threads} threads, float32")
-    batch = make_batch()
-    print(f"one step, {batch.seconds:.0f} s of speech, B{len(batch.frames)}, median of {ROUNDS}")
-    compare_steps(batch)
+    batch = make_batch(utterances)
+    print(f"one step, {batch.seconds:.0f} s of speech, B{utterances}, median of {ROUNDS}")
+    compare_steps(config, batch)
     print("parts, forward and backward, times their number in a step")
-    compare_parts(batch)
+    compare_parts(config, batch)
+
+
+if __name__ == "__main__":
+    typer.run(main)

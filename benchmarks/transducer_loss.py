@@ -13,14 +13,14 @@ B utterances, T frames, U labels, U1 = U + 1, V text units.
 """
 
 import multiprocessing
-import resource
-import sys
 import time
 from collections.abc import Callable
 
 import torch
+import typer
 from torch import Tensor
 
+from pocketscribe.evaluation.evaluate import peak_rss_bytes
 from pocketscribe.losses import PrunedTransducerLoss, transducer_loss
 
 GIB = 2**30
@@ -38,7 +38,7 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compare_speed(batch: int = 8, frames: int = 100, labels: int = 30, units: int = 256) -> None:
+def compare_speed(batch: int, frames: int, labels: int, units: int) -> None:
     targets, *lengths = problem(batch, frames, labels, units)
     logits = torch.randn(batch, frames, labels + 1, units, requires_grad=True)
 
@@ -69,15 +69,8 @@ def compare_speed(batch: int = 8, frames: int = 100, labels: int = 30, units: in
     print(f"  warprnnt_numba  {other_best:8.4f} s   {other_best / best:.0f} x as long")
 
 
-def peak_bytes() -> int:
-    """Most memory that this process has had resident."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def logits_memory(kind: str) -> tuple[int, int]:
+def logits_memory(kind: str, batch: int, frames: int, labels: int, units: int) -> tuple[int, int]:
     """Bytes of the logits, and of the process's growth over forward and backward."""
-    batch, frames, labels, units = 16, 400, 80, 512
     targets, *lengths = problem(batch, frames, labels, units)
     encoder = torch.randn(batch, frames, units, requires_grad=True)
     predictor = torch.randn(batch, labels + 1, units, requires_grad=True)
@@ -89,7 +82,7 @@ def logits_memory(kind: str) -> tuple[int, int]:
         logits_bytes = logits.nbytes
         return logits
 
-    before = peak_bytes()
+    before = peak_rss_bytes()
     if kind == "full":
         logits = joiner(encoder[:, :, None], predictor[:, None])
         transducer_loss(logits, targets, *lengths).sum().backward()
@@ -98,18 +91,27 @@ def logits_memory(kind: str) -> tuple[int, int]:
             encoder, predictor, encoder, predictor, joiner, targets, *lengths
         )
         (losses.simple + losses.pruned).sum().backward()
-    return logits_bytes, peak_bytes() - before
+    return logits_bytes, peak_rss_bytes() - before
 
 
-def compare_memory() -> None:
-    print("memory, forward + backward, B16 T400 U80 V512, float32")
+def compare_memory(*sizes: int) -> None:
+    print("memory, forward + backward, B{} T{} U{} V{}, float32".format(*sizes))
     for kind in ("full", "pruned"):
-        with multiprocessing.get_context("spawn").Pool(1) as process:
-            logits, peak = process.apply(logits_memory, (kind,))
+        # Not "spawn": its processes start with the peak of the one that starts them.
+        with multiprocessing.get_context("forkserver").Pool(1) as process:
+            logits, peak = process.apply(logits_memory, (kind, *sizes))
         print(f"  {kind:8} logits {logits / GIB:6.3f} GiB   process grew {peak / GIB:6.3f} GiB")
 
 
-if __name__ == "__main__":
+def main(
+    speed: tuple[int, int, int, int] = (8, 100, 30, 256),
+    memory: tuple[int, int, int, int] = (16, 400, 80, 512),
+) -> None:
+    """Each takes B, T, U and V."""
     torch.manual_seed(0)
-    compare_memory()
-    compare_speed()
+    compare_memory(*memory)
+    compare_speed(*speed)
+
+
+if __name__ == "__main__":
+    typer.run(main)

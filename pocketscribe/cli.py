@@ -60,11 +60,11 @@ def run(
     root: Root = None,
 ) -> None:
     """Run every stage of a recipe that is not done yet, then score and print a table."""
-    from pocketscribe.recipes.recipe import read_recipe
+    from pocketscribe.recipes.reading import RUNS, read_recipe
     from pocketscribe.recipes.run import Run
 
-    read = read_recipe(recipe, set or ())
-    Run(read, out or Path("runs") / read.name, root, Console()).go()
+    read = read_recipe(recipe, set or (), out.parent if out else RUNS)
+    Run(read, out or RUNS / read.name, root, Console()).go()
 
 
 @app.command()

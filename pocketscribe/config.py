@@ -5,7 +5,7 @@ import json
 import types
 import typing
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,6 +24,9 @@ class Config(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    # Keys of earlier versions, and what became of them.
+    renamed: ClassVar[dict[str, str]] = {}
 
     @classmethod
     def read(cls: type[C], data: Any, source: str) -> C:
@@ -48,6 +51,8 @@ def _explain(config: type[BaseModel], data: Any, error: ValidationError) -> str:
     first = max(errors, key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
     key = _key(first["loc"], data)
     if first["type"] == "extra_forbidden":
+        if news := _renamed(config, first["loc"]):
+            return f"key {key!r} is {news}"
         allowed = sorted(_fields(config, first["loc"][:-1]))
         near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -83,12 +88,23 @@ def _key(loc: Loc, data: Any) -> str:
     return ".".join(key)
 
 
+def _renamed(config: type[BaseModel], loc: Loc) -> str | None:
+    """What became of the old key at `loc`, if it is one."""
+    nodes = _nodes(config, loc[:-1])
+    news = [node.renamed.get(loc[-1]) for node in nodes if hasattr(node, "renamed")]
+    return next(filter(None, news), None)
+
+
 def _fields(config: type[BaseModel], loc: Loc) -> set[str]:
     """The keys that are allowed at `loc`, following unions, tuples and nested configs."""
+    return {name for node in _nodes(config, loc) for name in _annotations(node)}
+
+
+def _nodes(config: type[BaseModel], loc: Loc) -> list[Any]:
     nodes: list[Any] = [config]
     for part in loc:
         nodes = [n for node in nodes for n in _step(node, part)] or nodes
-    return {name for node in nodes for name in _annotations(node)}
+    return nodes
 
 
 def _step(node: Any, part: int | str) -> list[Any]:

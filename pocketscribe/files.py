@@ -57,7 +57,7 @@ def _check_replaceable(old: Path, new: Path) -> None:
             )
 
 
-def settle(folder: Path) -> None:
+def restore_interrupted(folder: Path) -> None:
     """Tidies up after a process that was killed while it was `replacing` a folder.
 
     What it had moved aside comes back where nothing took its place.

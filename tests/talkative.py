@@ -14,6 +14,7 @@ from pocketscribe.speech.synthetic import SyntheticSpeech
 from pocketscribe.speech.units import Units, UnitsConfig
 
 CHUNK = 4  # encoder frames: 160 ms
+WORDS = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE"
 
 
 def digits() -> list[np.ndarray]:
@@ -22,13 +23,12 @@ def digits() -> list[np.ndarray]:
 
 
 def characters() -> Units:
-    words = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE"
-    return Units.learn([words], UnitsConfig(kind="char"))
+    return Units.learn([WORDS], UnitsConfig(kind="char"))
 
 
-def talkative(**changes: Any) -> Saved:
+def talkative(units: Units | None = None, **changes: Any) -> Saved:
     """The first random transducer that emits many different labels at speech alone."""
-    units = characters()
+    units = units or characters()
     heard = torch.from_numpy(fbank(np.concatenate(digits())))
     noise = np.random.default_rng(0).standard_normal(2 * SAMPLE_RATE, np.float32)
     silences = [torch.from_numpy(fbank(loudness * noise)) for loudness in (0.0, 1e-3)]

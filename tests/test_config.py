@@ -9,7 +9,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
-from pocketscribe.recipes.recipe import Recipe, read_recipe, shipped
+from pocketscribe.recipes.reading import read_recipe, shipped
+from pocketscribe.recipes.recipe import Recipe
 
 
 class Round(Config):
@@ -200,7 +201,10 @@ def test_shipped_recipes_are_sound(name: str) -> None:
         ("stage.0.audio_hours=inf", "stage.0.audio_hours = Infinity: input should be a finite"),
         ("stage.0.audio_hours=true", "stage.0.audio_hours = true: input should be a valid number"),
         ('stage.0.form="x"', "unknown key 'stage.0.form'; did you mean 'from'?"),
-        ('stage.0.from="x"', "stage 'float': from = 'x' is no earlier stage (earlier: none)"),
+        (
+            'stage.0.from="x"',
+            "stage 'float': from = 'x' is no earlier stage (earlier: none; another",
+        ),
         ("speech.train=[{}]", "key 'speech.train.0.corpus' is missing"),
         (
             'speech.dev=[{corpus="fsdd", kind="digits"}]',
@@ -208,8 +212,8 @@ def test_shipped_recipes_are_sound(name: str) -> None:
         ),
         ("speech.train=2026-01-02", 'speech.train = "2026-01-02": input should be a valid array'),
         (
-            'model.weights=[{match="*", rnak=3}]',
-            "unknown key 'model.weights.0.rnak'; did you mean 'rank'? (allowed here: across, ",
+            'model.ranks=[{match="*", rnak=3}]',
+            "unknown key 'model.ranks.0.rnak'; did you mean 'rank'? (allowed here: across, ",
         ),
     ],
 )

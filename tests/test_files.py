@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pocketscribe.errors import UserError
-from pocketscribe.files import read_json, replacing, settle, write_json, write_text
+from pocketscribe.files import read_json, replacing, restore_interrupted, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -150,7 +150,7 @@ def test_a_kill_between_two_renames_is_settled(tmp_path: Path) -> None:
         for path in present:
             path.mkdir()
             (path / "a").write_text(path.name)
-        settle(folder)
+        restore_interrupted(folder)
         assert names(tmp_path) == (["out"] if kept else [])
         if kept:
             assert (folder / "a").read_text() == kept.name

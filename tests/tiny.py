@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from pocketscribe.recipes.recipe import read_recipe
+from pocketscribe.recipes.reading import read_recipe
 from pocketscribe.recipes.run import Run
 
 # A run of seconds that does all that a run does: 25 steps of a few utterances, no dropout.

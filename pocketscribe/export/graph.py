@@ -5,11 +5,12 @@ PyTorch streaming runs the same `Recogniser.step`; every export wraps this modul
 Dimensions: N streams, T feature frames of a chunk, F mel bins, J encoder output.
 """
 
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from pocketscribe.decoding.offline import head_input
 from pocketscribe.models import (
@@ -46,47 +47,37 @@ class StreamingGraph(nn.Module):
 
 
 class FlatGraph(nn.Module):
-    """The same step with all state in two flat buffers, as sherpa-onnx's `conformer` carries it.
+    """The same step with all state in two rows of a stream, as sherpa-onnx's `conformer` holds it.
 
     sherpa-onnx thinks it holds an attention cache (L, C, N, D) and a convolution cache
-    (L, K-1, N, D); with L = D = 1 these are two buffers of C and K-1 floats a stream, and any state
-    of any encoder fits (deployment.md).
+    (L, K-1, N, D), so any state of any encoder fits (deployment.md). With L = C = K-1 = 1 each is
+    one row of D floats a stream, half of the state. sherpa-onnx joins and splits the streams of a
+    batch row by row: rows of one float, the other layout that fits, cost it more than the network.
     """
 
     def __init__(self, graph: StreamingGraph) -> None:
         super().__init__()
         self.streaming = graph
-        # The largest state in one buffer, the rest in the other.
-        sizes = {name: prod(shape) for name, shape in graph.state_shapes.items()}
-        largest = max(sizes, key=lambda name: sizes[name])
-        self.buffers_of = ([largest], [name for name in sizes if name != largest])
-        self.sizes = [sum(sizes[name] for name in names) for names in self.buffers_of]
+        self.sizes = [prod(shape) for shape in graph.state_shapes.values()]
+        self.row = ceil(sum(self.sizes) / 2)
+        self.padding = 2 * self.row - sum(self.sizes)
 
     def forward(
         self, x: Tensor, cached_attn: Tensor, cached_conv: Tensor, processed_lens: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """`processed_lens` is ignored: sherpa-onnx zeroes it at an endpoint, but not the caches."""
-        state: dict[str, Tensor] = {}
-        for names, buffer in zip(self.buffers_of, (cached_attn, cached_conv), strict=True):
-            flat = buffer.squeeze(0).squeeze(-1).transpose(0, 1)  # [N, S]
-            shapes = [self.streaming.state_shapes[name] for name in names]
-            parts = flat.split([prod(shape) for shape in shapes], dim=1)
-            for name, part, shape in zip(names, parts, shapes, strict=True):
-                state[name] = part.unflatten(1, shape)
-        y, *new = self.streaming(x, *(state[name] for name in self.streaming.state_names))
-        found = dict(zip(self.streaming.state_names, new, strict=True))
-        first, second = (
-            torch.cat([found[name].flatten(1) for name in names], dim=1)
-            .transpose(0, 1)
-            .unsqueeze(0)
-            .unsqueeze(-1)
-            for names in self.buffers_of
-        )
+        both = torch.cat([cached_attn, cached_conv], dim=-1)[0, 0]  # [N, 2 * row]
+        *state, _ = both.split([*self.sizes, self.padding], dim=1)
+        shapes = self.streaming.state_shapes.values()
+        state = [part.unflatten(1, shape) for part, shape in zip(state, shapes, strict=True)]
+        y, *new = self.streaming(x, *state)
+        both = pad(torch.cat([part.flatten(1) for part in new], dim=1), (0, self.padding))
+        first, second = both[None, None].chunk(2, dim=-1)
         return y, first, second
 
     def example(self, streams: int) -> tuple[Tensor, ...]:
         """Inputs of the right shapes, for tracing."""
-        first, second = (torch.zeros(1, size, streams, 1) for size in self.sizes)
+        first, second = torch.zeros(2, 1, 1, streams, self.row).unbind()
         features = torch.zeros(streams, self.streaming.frames, MELS)
         return features, first, second, torch.zeros(streams, dtype=torch.int64)
 

@@ -1,11 +1,14 @@
 """ONNX files: plain ones with named states, and the four files of a sherpa-onnx model.
 
 A folder holds encoder.onnx, decoder.onnx, joiner.onnx (a CTC model has its encoder alone) and
-tokens.txt. What a runtime needs to know is metadata of encoder.onnx, written by construction.
+tokens.txt; where units are longer than a character also bpe.vocab, by which sherpa-onnx spells
+hotwords and which nothing else needs. What a runtime needs to know is metadata of encoder.onnx,
+written by construction.
 """
 
 import json
 import logging
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 
 import onnx
 import torch
+from onnx_ir.passes.common import DeduplicateInitializersPass
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 
@@ -32,7 +36,7 @@ from pocketscribe.models.predictor import CONTEXT
 from pocketscribe.models.saved import Saved
 from pocketscribe.speech.units import Units
 
-OPSET = 18
+OPSET, IR_VERSION = 18, 9  # sherpa-onnx 1.10.46 reads no later ones
 FORMAT = "pocketscribe-onnx-2"
 
 
@@ -61,17 +65,25 @@ def export_onnx(saved: Saved, chunking: Chunking, out: Path, *, sherpa: bool, in
     with replacing(out) as folder:
         folder.mkdir()
         for name, proto in found.items():
-            proto = _quantised(_each_once(proto)) if int8 else _each_once(proto, transposes=True)
+            proto = _quantised(proto) if int8 else _transposes_once(proto)
             proto = proto if formatted is model else with_low_bits(proto, formatted)
+            proto.ir_version = IR_VERSION
             onnx.save(proto, folder / f"{name}.onnx")
-        tokens = tokens_text(Units.from_json(saved.units))
-        (folder / "tokens.txt").write_text(tokens, encoding="utf-8")
+        units = Units.from_json(saved.units)
+        (folder / "tokens.txt").write_text(tokens_text(units), encoding="utf-8")
+        if not units.are_characters:
+            (folder / "bpe.vocab").write_text(vocabulary_text(units), encoding="utf-8")
         seal(folder, "encoder.onnx")
 
 
 def tokens_text(units: Units) -> str:
     """A line a unit: its symbol and its id."""
     return "".join(f"{symbol} {index}\n" for index, symbol in enumerate(units.symbols()))
+
+
+def vocabulary_text(units: Units) -> str:
+    """A line a unit: its symbol and sentencepiece's score, as `spm_export_vocab` writes them."""
+    return "".join(f"{s}\t{x:g}\n" for s, x in zip(units.symbols(), units.scores(), strict=True))
 
 
 def _encoder(graph: StreamingGraph, metadata: dict[str, Any]) -> onnx.ModelProto:
@@ -107,7 +119,6 @@ def _joiner(model: Recogniser) -> onnx.ModelProto:
 
 def _sherpa_metadata(flat: FlatGraph, graph: StreamingGraph) -> dict[str, int | str]:
     """The keys without which sherpa-onnx ends the process (deployment.md)."""
-    attention, convolution = flat.sizes
     return {
         "model_type": "conformer",
         "version": "1",
@@ -115,10 +126,10 @@ def _sherpa_metadata(flat: FlatGraph, graph: StreamingGraph) -> dict[str, int | 
         "num_encoder_layers": 1,
         "T": graph.frames,
         "decode_chunk_len": graph.frames,
-        "left_context": attention,
-        "encoder_dim": 1,
+        "left_context": 1,
+        "encoder_dim": flat.row,
         "pad_length": 0,
-        "cnn_module_kernel": convolution + 1,
+        "cnn_module_kernel": 2,
     }
 
 
@@ -149,6 +160,8 @@ def _traced(
             verbose=False,
         )
     assert program is not None
+    # The exporter writes a shared tensor again wherever it folds it.
+    DeduplicateInitializersPass(size_limit=sys.maxsize)(program.model)
     proto: onnx.ModelProto = program.model_proto
     graph = proto.graph
     # The exporter notes at each node where it came from (twice a small model's size, and whose disk
@@ -161,33 +174,23 @@ def _traced(
     return proto
 
 
-def _each_once(proto: onnx.ModelProto, *, transposes: bool = False) -> onnx.ModelProto:
-    """Stores equal tensors once: the exporter writes a shared one again wherever it folds it.
+def _transposes_once(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Computes a matrix that is another one's transpose instead of storing it.
 
-    With `transposes` also a matrix that is another one's transpose. Not before `_quantised`, which
-    only sees matrices that are stored as they are used: in int8 such a matrix is there twice, each
-    with the scales of its own output channels.
+    Not before `_quantised`, which only sees matrices that are stored as they are used: in int8 such
+    a matrix is there twice, each with the scales of its own output channels.
     """
     graph = proto.graph
     kept: dict[tuple[Any, ...], str] = {}
-    other_name: dict[str, str] = {}
     flips: list[onnx.NodeProto] = []
     for tensor in list(graph.initializer):
         array = onnx.numpy_helper.to_array(tensor)
-        key = (tensor.data_type, array.shape, array.tobytes())
-        flipped = (tensor.data_type, array.T.shape, array.T.tobytes())
-        if key in kept:
-            other_name[tensor.name] = kept[key]
-        elif transposes and array.ndim == 2 and array.size > 1 and flipped in kept:
-            source = kept[flipped]
+        source = kept.get((array.dtype, array.T.shape, array.T.tobytes()))
+        if source and array.ndim == 2 and array.size > 1:
             flips.append(onnx.helper.make_node("Transpose", [source], [tensor.name], perm=[1, 0]))
-            kept[key] = tensor.name
+            graph.initializer.remove(tensor)
         else:
-            kept[key] = tensor.name
-            continue
-        graph.initializer.remove(tensor)
-    for node in graph.node:
-        node.input[:] = [other_name.get(name, name) for name in node.input]
+            kept[array.dtype, array.shape, array.tobytes()] = tensor.name
     nodes = [*flips, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)

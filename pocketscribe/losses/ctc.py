@@ -7,13 +7,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from pocketscribe.models import BLANK
+
 
 def ctc_loss(
     logits: Float[Tensor, "B S V"],
     targets: Int[Tensor, "B U"],
     frames: Int[Tensor, " B"],
     labels: Int[Tensor, " B"],
-    blank_id: int = 0,
 ) -> Float[Tensor, " B"]:
     """Negative log likelihood in nats, in float32.
 
@@ -22,5 +23,5 @@ def ctc_loss(
     """
     log_probs = logits.float().log_softmax(-1).transpose(0, 1)
     return F.ctc_loss(
-        log_probs, targets, frames, labels, blank=blank_id, reduction="none", zero_infinity=True
+        log_probs, targets, frames, labels, blank=BLANK, reduction="none", zero_infinity=True
     )

@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from pocketscribe.models import BLANK
+
 LEAST = 1e-6  # of the rest's probability: its logarithm must not explode
 
 
@@ -19,7 +21,6 @@ def collapsed(
     logits: Float[Tensor, "B T S V"],
     tokens: Int[Tensor, "B T S"],
     at_end: Bool[Tensor, "B T S"],
-    blank_id: int = 0,
 ) -> Float[Tensor, "B T S 3"]:
     """Log-probabilities of the next label (none `at_end`), of blank, and of all else, in float32.
 
@@ -28,7 +29,7 @@ def collapsed(
     log_probs = logits.float().log_softmax(-1)
     label = log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     label = label.masked_fill(at_end, -torch.inf)
-    blank = log_probs[..., blank_id]
+    blank = log_probs[..., BLANK]
     both = torch.logaddexp(label, blank).clamp(max=-LEAST)
     return torch.stack([label, blank, (-torch.expm1(both)).log()], dim=-1)
 
@@ -49,22 +50,19 @@ def lattice_distillation(
     targets: Int[Tensor, "B U"],
     frames: Int[Tensor, " B"],
     labels: Int[Tensor, " B"],
-    blank_id: int = 0,
 ) -> Float[Tensor, " B"]:
     """Collapsed divergence per utterance in nats: summed over frames, the mean over a window.
 
     `contexts` says how many labels are out at each place of a frame's window
     (`window_contexts`); places beyond the target, and frames beyond the end, count for nothing.
     """
-    padded = F.pad(targets, (0, 1), value=blank_id)
+    padded = F.pad(targets, (0, 1), value=BLANK)
     tokens = padded[:, None].expand(-1, contexts.shape[1], -1).gather(2, contexts)
     end = labels[:, None, None]
     valid = (torch.arange(contexts.shape[1], device=frames.device) < frames[:, None])[..., None]
     valid = valid & (contexts <= end)
     at_end = contexts >= end
-    nodes = divergence(
-        collapsed(teacher, tokens, at_end, blank_id), collapsed(student, tokens, at_end, blank_id)
-    )
+    nodes = divergence(collapsed(teacher, tokens, at_end), collapsed(student, tokens, at_end))
     nodes = nodes.masked_fill(~valid, 0)
     return (nodes.sum(-1) / valid.sum(-1).clamp(min=1)).sum(-1)
 

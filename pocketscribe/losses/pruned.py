@@ -28,30 +28,26 @@ from pocketscribe.losses.transducer import (
     lattice_posterior,
     lattice_score,
 )
+from pocketscribe.models import BLANK
 
 
 def simple_lattice(
     encoder_logits: Float[Tensor, "B T V"],
     predictor_logits: Float[Tensor, "B U1 V"],
     targets: Int[Tensor, "B U"],
-    frames: Int[Tensor, " B"],
-    labels: Int[Tensor, " B"],
     lm_only_scale: float = 0.25,
-    am_only_scale: float = 0.0,
-    blank_id: int = 0,
 ) -> tuple[Float[Tensor, "B T U1"], Float[Tensor, "B T U"]]:
     """Log-probabilities of blank and label where the logits are encoder + predictor.
 
     The normaliser of all nodes is one matrix product of exponentials, so nothing of size B·T·U·V
     is made. These log-probabilities are then blended with those of the predictor alone
-    (`lm_only_scale`) and of the encoder beside the average predictor (`am_only_scale`): the
-    paper's smoothing, which keeps either half from leaning on the other.
+    (`lm_only_scale`): the paper's smoothing.
     """
     # The products below must not be in bfloat16: their logarithm is the loss.
     with torch.autocast(encoder_logits.device.type, enabled=False):
         dtype = torch.promote_types(encoder_logits.dtype, torch.float32)
         am, lm = encoder_logits.to(dtype), predictor_logits.to(dtype)
-        am_blank, lm_blank = am[:, :, None, blank_id], lm[:, None, :, blank_id]
+        am_blank, lm_blank = am[:, :, None, BLANK], lm[:, None, :, BLANK]
         am_label = am.gather(2, targets[:, None].expand(-1, am.shape[1], -1))
         lm_label = lm[:, :-1].gather(2, targets[:, :, None])[:, None, :, 0]
 
@@ -63,27 +59,13 @@ def simple_lattice(
         blank = am_blank + lm_blank - joint
         label = am_label + lm_label - joint[:, :, :-1]
 
-        both = 1.0 - lm_only_scale - am_only_scale
+        both = 1.0 - lm_only_scale
         blank, label = both * blank, both * label
         if lm_only_scale:
             alone = lm.logsumexp(2)[:, None]
             blank = blank + lm_only_scale * (lm_blank - alone)
             label = label + lm_only_scale * (lm_label - alone[:, :, :-1])
-        if am_only_scale:
-            prior = _mean_over_contexts(lm.softmax(2), labels).clamp(min=least).log()
-            alone = (am + prior).logsumexp(2, keepdim=True)
-            blank = blank + am_only_scale * (am_blank + prior[..., None, blank_id] - alone)
-            prior_label = prior[:, 0].gather(1, targets)[:, None]
-            label = label + am_only_scale * (am_label + prior_label - alone)
         return blank, label
-
-
-def _mean_over_contexts(
-    probs: Float[Tensor, "B U1 V"], labels: Int[Tensor, " B"]
-) -> Float[Tensor, "B 1 V"]:
-    """Mean over the contexts that the utterance has, so that padding does not move it."""
-    real = torch.arange(probs.shape[1], device=labels.device) <= labels[:, None]
-    return (real.to(probs.dtype)[:, None] @ probs) / (labels[:, None, None] + 1)
 
 
 def pruning_bounds(
@@ -134,7 +116,6 @@ def pruned_loss(
     targets: Int[Tensor, "B U"],
     frames: Int[Tensor, " B"],
     labels: Int[Tensor, " B"],
-    blank_id: int = 0,
     fastemit: float = 0.0,
 ) -> Float[Tensor, " B"]:
     """Negative log-likelihood (nats) over the alignments that stay inside the windows.
@@ -143,9 +124,9 @@ def pruned_loss(
     Never less than the full loss, and equal to it where S = U1.
     """
     contexts = window_contexts(windows, logits.shape[2])
-    padded = F.pad(targets, (0, 1), value=blank_id)
+    padded = F.pad(targets, (0, 1), value=BLANK)
     tokens = padded[:, None].expand(-1, logits.shape[1], -1).gather(2, contexts)
-    blank, label = emission_log_probs(logits, tokens, blank_id)
+    blank, label = emission_log_probs(logits, tokens)
     # A blank into a context that the next window has left behind would get back in by the labels
     # below that window. With those closed, and no blank out of what lies above a window, labels
     # outside lead nowhere, so theirs may be anything: 0 is kind to the sums along u.
@@ -172,9 +153,7 @@ class PrunedTransducerLoss:
 
     width: int = 5
     lm_only_scale: float = 0.25
-    am_only_scale: float = 0.0
     fastemit: float = 0.0
-    blank_id: int = 0
 
     def __call__(
         self,
@@ -191,16 +170,7 @@ class PrunedTransducerLoss:
 
         Raises ValueError as `pruning_bounds` does.
         """
-        blank, label = simple_lattice(
-            encoder_simple,
-            predictor_simple,
-            targets,
-            frames,
-            labels,
-            self.lm_only_scale,
-            self.am_only_scale,
-            self.blank_id,
-        )
+        blank, label = simple_lattice(encoder_simple, predictor_simple, targets, self.lm_only_scale)
         score, blank_occupancy, label_occupancy = lattice_posterior(
             blank, label, frames, labels, self.fastemit
         )
@@ -208,7 +178,7 @@ class PrunedTransducerLoss:
         windows = pruning_bounds(blank_occupancy, label_occupancy, frames, labels, width)
         contexts = window_contexts(windows, width)
         logits = joiner_logits(joiner, encoder, predictor, contexts)
-        pruned = pruned_loss(logits, windows, targets, frames, labels, self.blank_id, self.fastemit)
+        pruned = pruned_loss(logits, windows, targets, frames, labels, self.fastemit)
         return PrunedLosses(-score, pruned, contexts, logits)
 
 

@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from pocketscribe.models import BLANK
+
 # Stands in for log 0. Finite, so that differences and products with zero never make a NaN, and far
 # enough from float32's end that thousands of them may be added up.
 LOG_ZERO = -1e30
@@ -65,14 +67,14 @@ def lattice_score(
 
 
 def emission_log_probs(
-    logits: Float[Tensor, "B T W V"], tokens: Int[Tensor, "B T W"], blank_id: int = 0
+    logits: Float[Tensor, "B T W V"], tokens: Int[Tensor, "B T W"]
 ) -> tuple[Float[Tensor, "B T W"], Float[Tensor, "B T W"]]:
     """Log softmax(logits) of the blank and of one token per node, without the other V - 2.
 
     Keeps the logits and nothing else of their size; the backward pass makes one more, the gradient.
     The log-probabilities are at least float32 however coarse the logits.
     """
-    return _EmissionLogProbs.apply(logits, tokens, blank_id)
+    return _EmissionLogProbs.apply(logits, tokens)
 
 
 def transducer_loss(
@@ -80,7 +82,6 @@ def transducer_loss(
     targets: Int[Tensor, "B U"],
     frames: Int[Tensor, " B"],
     labels: Int[Tensor, " B"],
-    blank_id: int = 0,
     fastemit: float = 0.0,
 ) -> Float[Tensor, " B"]:
     """Negative log-likelihood (nats) of each target, from the joiner's logits at every node.
@@ -90,8 +91,8 @@ def transducer_loss(
     value of the loss stays the likelihood.
     """
     # No label is left to emit at u = U; any id will do there, as that column is dropped.
-    tokens = F.pad(targets, (0, 1), value=blank_id)[:, None].expand(logits.shape[:3])
-    blank, label = emission_log_probs(logits, tokens, blank_id)
+    tokens = F.pad(targets, (0, 1), value=BLANK)[:, None].expand(logits.shape[:3])
+    blank, label = emission_log_probs(logits, tokens)
     return -lattice_score(blank, label[:, :, :-1], frames, labels, fastemit)
 
 
@@ -190,15 +191,14 @@ class _EmissionLogProbs(torch.autograd.Function):
     """Goes utterance by utterance, so that temporaries with a V axis are a B-th of the logits."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, tokens: Tensor, blank_id: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(logits.dtype, torch.float32)
         normaliser = torch.empty(logits.shape[:3], dtype=dtype, device=logits.device)
         for utterance, out in zip(logits, normaliser, strict=True):
             torch.logsumexp(utterance.to(dtype), 2, out=out)
         ctx.save_for_backward(logits, tokens, normaliser)
-        ctx.blank_id = blank_id
         token = logits.gather(3, tokens[..., None])[..., 0]
-        return logits[..., blank_id] - normaliser, token - normaliser
+        return logits[..., BLANK] - normaliser, token - normaliser
 
     @staticmethod
     @once_differentiable
@@ -210,7 +210,7 @@ class _EmissionLogProbs(torch.autograd.Function):
         for b in range(logits.shape[0]):
             # d log p_i / d logit_v = [i = v] - p_v
             slopes = (logits[b] - normaliser[b][..., None]).exp_().mul_(both[b][..., None])
-            slopes[..., ctx.blank_id] += blank[b]
+            slopes[..., BLANK] += blank[b]
             slopes.scatter_add_(2, tokens[b][..., None], token[b][..., None])
             grad[b] = slopes
-        return grad, None, None
+        return grad, None

@@ -25,4 +25,6 @@ class Dropout(nn.Module):
         dropped = round(self.p * 256)
         words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
         keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
-        return x * keep.to(x.dtype).mul_(256 / (256 - dropped))
+        # The scale is not rounded to bfloat16, which has but two digits of it.
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return (x * keep.to(wide).mul_(256 / (256 - dropped))).to(x.dtype)

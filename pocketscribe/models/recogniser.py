@@ -4,7 +4,7 @@ Dimensions: B batch, T feature frames (10 ms), S = T // 4 encoder frames (40 ms)
 D encoder width, U labels, V vocabulary.
 """
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -12,12 +12,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pocketscribe.config import Config
+from pocketscribe.errors import UserError
 from pocketscribe.models.chunks import ChunkConfig, Chunking
 from pocketscribe.models.conformer import Conformer, ConformerConfig, State
 from pocketscribe.models.joiner import Joiner
 from pocketscribe.models.predictor import Predictor
 from pocketscribe.models.subsampling import FACTOR, PAST, Subsampling
-from pocketscribe.weights import FormatRule, Rule, Sharing, Weights, convert
+from pocketscribe.weights import FormatRule, RankRule, Sharing, Weights, convert
 
 MELS = 80
 BLANK = 0
@@ -31,9 +32,11 @@ class ModelConfig(Config):
         predictor, joiner: widths; unused by a CTC head.
         subsampling: channels between the two subsampling convolutions.
         sharing: which of the encoder's weights are one stored tensor.
-        weights: rules, first match wins: which weights are stored as what tensors.
+        ranks: rules, first match wins: which weights are stored as two factors, or scaled.
         formats: rules, first match wins: in what bits and sparsity those tensors ship.
     """
+
+    renamed: ClassVar[dict[str, str]] = {"weights": "called 'ranks' now"}
 
     encoder: ConformerConfig = ConformerConfig()
     head: Literal["transducer", "ctc"] = "transducer"
@@ -42,7 +45,7 @@ class ModelConfig(Config):
     joiner: int = Field(default=256, gt=0, le=4096)
     subsampling: int = Field(default=128, gt=0, le=4096)
     sharing: Sharing = Sharing()
-    weights: tuple[Rule, ...] = Field(default=(), max_length=30)
+    ranks: tuple[RankRule, ...] = Field(default=(), max_length=30)
     formats: tuple[FormatRule, ...] = Field(default=(), max_length=30)
 
     @model_validator(mode="after")
@@ -73,7 +76,7 @@ class Recogniser(nn.Module):
         self.config = config
         self.vocabulary = vocabulary
         weights = self.weights = Weights(
-            config.weights, config.sharing, config.encoder.layers, config.formats
+            config.ranks, config.sharing, config.encoder.layers, config.formats
         )
         width = config.encoder.width
         self.register_buffer("mean", torch.zeros(MELS))
@@ -136,9 +139,16 @@ def start_from(model: Recogniser, source: Recogniser) -> None:
     """Fills a model with a trained one's weights, converted to the model's own sharing and rank.
 
     Raises:
-        UserError: the two differ in more than how weights are stored.
+        UserError: the two differ in more than sharing, ranks, formats, chunks and dropout.
     """
-    if model.config.model_copy(update={"formats": source.config.formats}) == source.config:
+    here, there = _shape(model), _shape(source)
+    for key, value in here.items():
+        if there[key] != value:
+            raise UserError(
+                f"model.{key} is {value} here and {there[key]} in the model to start from; "
+                "only sharing, ranks, formats, chunks and dropout may change"
+            )
+    if all(getattr(model.config, k) == getattr(source.config, k) for k in ("sharing", "ranks")):
         # What ships has no training heads: those stay as they were drawn.
         model.load_state_dict(source.state_dict(), strict=False)
         return
@@ -148,6 +158,13 @@ def start_from(model: Recogniser, source: Recogniser) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if id(tensor) not in stored and name in theirs:
             tensor.copy_(theirs[name])
+
+
+def _shape(model: Recogniser) -> dict[str, Any]:
+    """All that two models must have in common for one to start from the other, by its key."""
+    kept = model.config.model_dump(exclude={"sharing", "ranks", "formats", "chunks"})
+    encoder = {f"encoder.{key}": v for key, v in kept.pop("encoder").items() if key != "dropout"}
+    return {**encoder, **kept, "vocabulary": model.vocabulary}
 
 
 @torch.no_grad()

@@ -1,27 +1,20 @@
 """A recipe is a list of stages: what is trained on what, in one TOML file."""
 
 import json
-import tomllib
-from collections.abc import Sequence
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from pocketscribe.config import Config, FileName
 from pocketscribe.errors import UserError
-from pocketscribe.models import ModelConfig, Recogniser
+from pocketscribe.models import ModelConfig
 from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.speech.units import UnitsConfig
 from pocketscribe.training.loop import TrainingConfig
 from pocketscribe.training.masks import MaskConfig
 from pocketscribe.training.objectives import DistilConfig
 from pocketscribe.weights import FormatRule
-
-LONGEST_RECIPE, LONGEST_LINE = 100_000, 2_000  # characters
-MOST_LAYERS = 600  # of all stages' models
 
 
 class SpeechConfig(Config):
@@ -54,11 +47,17 @@ class StageConfig(TrainingConfig):
     """What every stage has: each leaves one model, from scratch or from an earlier stage's weights.
 
     Attributes:
-        from_: the earlier stage (written `from` in TOML) whose model and weights to start from.
+        from_: whose model and weights to start from (written `from` in TOML): an earlier stage's,
+            another run's stage as "RECIPE/STAGE", or a file's.
         model: changes to that stage's model, or to the recipe's where there is no `from`: keys as
             in [model]. Trained weights are converted to a new sharing or rank.
         train: corpora of this stage alone, in place of speech.train.
     """
+
+    renamed: ClassVar[dict[str, str]] = {
+        "weights": "called 'formats' now",
+        "average_share": "gone: dev decides which weights a stage ends with",
+    }
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     from_: str | None = Field(default=None, alias="from")
@@ -77,8 +76,9 @@ class FinetuneStage(StageConfig):
 
     Attributes:
         audio_hours: 0 converts and trains nothing: post-training quantisation, the baseline.
-        weights: rules, first match wins: in what format each weight ships.
-        teacher: the stage to distil from; the one in `from` if not given, none if false.
+        formats: rules, first match wins: in what format each weight ships.
+        teacher: whose model to distil from, named as in `from`; the one in `from` if not given,
+            none if false.
         distil: how much the teacher counts.
         masks: when N:M masks are taken, and what gradient the weights get that they leave out.
         sampled_bits: widths that take turns with the formats' own, so that one master weight
@@ -87,7 +87,7 @@ class FinetuneStage(StageConfig):
 
     kind: Literal["finetune"]
     audio_hours: float = Field(ge=0)
-    weights: tuple[FormatRule, ...] = Field(min_length=1)
+    formats: tuple[FormatRule, ...] = Field(min_length=1)
     teacher: str | Literal[False] | None = None
     distil: DistilConfig = DistilConfig()
     masks: MaskConfig = MaskConfig()
@@ -160,10 +160,10 @@ class Recipe(Config):
                 raise ValueError(f"two stages are named {stage.name!r}; names must differ")
             named = {"from": stage.from_, "teacher": teacher_of(stage)}
             for key, name in named.items():
-                if name is not None and name not in seen:
+                if name is not None and name not in seen and not is_outside(name):
                     raise ValueError(
                         f"stage {stage.name!r}: {key} = {name!r} is no earlier stage "
-                        f"(earlier: {', '.join(seen) or 'none'})"
+                        f"(earlier: {', '.join(seen) or 'none'}; another run's: RECIPE/STAGE)"
                     )
             seen.append(stage.name)
         for name in self.scored:
@@ -171,19 +171,23 @@ class Recipe(Config):
                 raise ValueError(f"evaluate.stages: no stage is named {name!r}")
         return self
 
-    def model_of(self, name: str, source: str = "") -> ModelConfig:
-        """The model that a stage leaves; errors name `source`.
+    def model_of(
+        self, name: str, outside: Callable[[str], ModelConfig], source: str = ""
+    ) -> ModelConfig:
+        """The model that a stage leaves; `outside` tells that of what `from` takes from elsewhere.
 
         Raises:
-            UserError: the stage's changes make no model.
+            UserError: the stage's changes make no model; names `source`.
         """
+        if is_outside(name):
+            return outside(name)
         stage = next(stage for stage in self.stage if stage.name == name)
-        model = self.model if stage.from_ is None else self.model_of(stage.from_)
+        model = self.model if stage.from_ is None else self.model_of(stage.from_, outside)
         if stage.model:
-            changed = _merged(model.model_dump(mode="json"), stage.model)
+            changed = merged(model.model_dump(mode="json"), stage.model)
             model = ModelConfig.read(changed, f"{source}stage {name!r}: model")
         if isinstance(stage, FinetuneStage):
-            model = model.model_copy(update={"formats": stage.weights})
+            model = model.model_copy(update={"formats": stage.formats})
         return model
 
     @property
@@ -205,95 +209,23 @@ class Recipe(Config):
         return tuple(found)
 
 
-def teacher_of(stage: StageConfig) -> str | None:
-    """The stage whose model teaches this one, if any."""
-    if not isinstance(stage, FinetuneStage) or stage.teacher is False or not stage.audio_hours:
-        return None
-    return stage.teacher or stage.from_
+def is_outside(name: str) -> bool:
+    """Whether a model is taken from elsewhere: `from = "english/float"`, or a file's path."""
+    return "/" in name or name.endswith((".safetensors", ".pocket"))
 
 
-def shipped() -> dict[str, Path]:
-    """Name -> file of the recipes that come with the package."""
-    folder = Path(str(resources.files("pocketscribe.recipes")))
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def read_recipe(recipe: str, changes: Sequence[str] = ()) -> Recipe:
-    """Reads a recipe file or a shipped recipe's name, with `KEY=VALUE` changes on top.
-
-    Raises:
-        UserError: no such recipe, or a line that names file, key, value and what is allowed.
-    """
-    path = Path(recipe)
-    if not path.is_file():
-        if recipe not in shipped():
-            raise UserError(
-                f"recipe {recipe!r}: neither a file nor a shipped recipe "
-                f"(shipped: {', '.join(shipped())})"
-            )
-        path = shipped()[recipe]
-    try:
-        data = _parsed(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as TOML ({error})") from None
-    for change in changes:
-        _change(data, change)
-    read = Recipe.read({"name": path.stem, **data}, path.name)
-    models: list[ModelConfig] = []
-    for stage in read.stage:
-        config = read.model_of(stage.name, f"{path.name}: ")
-        if config in models:
-            continue
-        models.append(config)
-        if sum(model.encoder.layers for model in models) > MOST_LAYERS:
-            raise UserError(f"{path.name}: its models have more than {MOST_LAYERS} layers in all")
-        try:
-            with torch.device("meta"):  # names and shapes, no numbers: sharing must fit the model
-                Recogniser(config, vocabulary=30)
-        except UserError as error:
-            raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
-    return read
-
-
-def _parsed(toml: str) -> dict[str, Any]:
-    """Raises ValueError or RecursionError where it is no TOML, or would take minutes to read."""
-    # Python's parser is quadratic in the parts of a dotted key.
-    if len(toml) > LONGEST_RECIPE or max(map(len, toml.splitlines()), default=0) > LONGEST_LINE:
-        raise ValueError(
-            f"more than {LONGEST_RECIPE} characters, or {LONGEST_LINE} of them in a line"
-        )
-    return tomllib.loads(toml)
-
-
-def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """`old` with the values of `new`, table by table."""
     tables = {
-        key: _merged(old[key], value)
+        key: merged(old[key], value)
         for key, value in new.items()
         if isinstance(value, dict) and isinstance(old.get(key), dict)
     }
     return {**old, **new, **tables}
 
 
-def _change(data: dict[str, Any], change: str) -> None:
-    """Applies `a.b.0.c=value`; the value is TOML, or a plain string where it is none."""
-    key, equals, text = change.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set {change}: write KEY=VALUE, such as model.encoder.layers=4")
-    try:
-        value = _parsed(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"--set {key}: not readable as TOML ({error})") from None
-    *path, last = key.split(".")
-    node: Any = data
-    try:
-        for part in path:
-            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
-        if isinstance(node, list):
-            node[int(last)] = value
-        else:
-            node[last] = value
-    except (IndexError, ValueError, TypeError, AttributeError):
-        raise UserError(f"--set {change}: the recipe has no place {key!r}") from None
+def teacher_of(stage: StageConfig) -> str | None:
+    """Whose model teaches this stage, if any's."""
+    if not isinstance(stage, FinetuneStage) or stage.teacher is False or not stage.audio_hours:
+        return None
+    return stage.teacher or stage.from_

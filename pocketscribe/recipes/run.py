@@ -1,11 +1,13 @@
 """Walking a recipe: prepare the speech, run each stage once, score, and end with a table.
 
-A run's folder: recipe.json (what was asked), units.json, <stage>/ (checkpoint/ while it trains,
+A run's folder: recipe.json (what was asked), taken.json (which models it took from elsewhere, with
+their digests), units.json, <stage>/ (checkpoint/ while it trains,
 model.safetensors when it is done, TensorBoard's log), NAME.safetensors (the last stage's model in
 float16, without what training alone needs, or NAME.pocket: the file that is scored, with its scores
 on its card) and results.json.
 """
 
+import hashlib
 import json
 import platform
 import time
@@ -26,9 +28,16 @@ from pocketscribe.evaluation.report import read_results, results_table
 from pocketscribe.evaluation.wer import score, word_error_rate
 from pocketscribe.export.open import TorchRuntime
 from pocketscribe.files import read_json, write_json
-from pocketscribe.models import Recogniser, start_from, stored_parameters
+from pocketscribe.models import ModelConfig, Recogniser, start_from, stored_parameters
 from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
-from pocketscribe.recipes.recipe import FinetuneStage, Recipe, StageConfig, teacher_of
+from pocketscribe.recipes.reading import Outside, read_recipe
+from pocketscribe.recipes.recipe import (
+    FinetuneStage,
+    Recipe,
+    StageConfig,
+    is_outside,
+    teacher_of,
+)
 from pocketscribe.speech.batches import (
     Trainable,
     TrainingBatches,
@@ -57,6 +66,7 @@ class Run:
             UserError: the folder holds a run of another recipe.
         """
         self.recipe, self.folder, self.root = recipe, folder, root
+        self.outside = Outside(folder.parent)
         # Under torchrun process 0 goes first where something is written; the others find it done.
         self.fabric = make_fabric("float32", folder)
         self.console = console if self.fabric.is_global_zero else Console(quiet=True)
@@ -64,18 +74,54 @@ class Run:
 
     def go(self) -> dict[str, Any]:
         """Runs what is left to run; returns the results, which also lie in results.json."""
+        self.train(self.recipe.stage[-1].name)
+        with progress_bar(self.console) as bar, self.fabric.rank_zero_first():
+            results = self._score(bar)
+        self.console.print(results_table(results))
+        return results
+
+    def train(self, last: str) -> None:
+        """Trains what is not yet trained, up to the stage `last`."""
+        upto = next(i for i, stage in enumerate(self.recipe.stage) if stage.name == last)
+        stages = self.recipe.stage[: upto + 1]
+        left = [stage for stage in stages if not self._model_file(stage.name).is_file()]
+        if not left:
+            return
+        self._take(left)
         with progress_bar(self.console) as bar:
-            left = [s for s in self.recipe.stage if not self._model_file(s.name).is_file()]
-            parts = self._prepare_all(bar) if left else {}
+            parts = self._prepare_all(bar)
             if self.fabric.is_global_zero:
                 recipe = json.loads(self.recipe.model_dump_json(by_alias=True))
                 write_json(self.folder / "recipe.json", recipe)
             for stage in left:
                 self._train(stage, parts, bar)
-            with self.fabric.rank_zero_first():
-                results = self._score(bar)
-        self.console.print(results_table(results))
-        return results
+
+    def _take(self, stages: Sequence[StageConfig]) -> None:
+        """Sees to the models that stages take from elsewhere; what is not there is trained first.
+
+        Raises:
+            UserError: a model is another one than when this run began, or two have other units.
+        """
+        names = {name for s in stages for name in (s.from_, teacher_of(s)) if name is not None}
+        outside = sorted(name for name in names if is_outside(name))
+        for name in outside:
+            if self.outside.file(name) is None:
+                recipe, stage = self.outside.recipe(name)
+                self.console.print(f"{self.recipe.name} takes {name}, which is trained first")
+                read = read_recipe(recipe, (), self.folder.parent)
+                Run(read, self.folder.parent / recipe, self.root, self.console).train(stage)
+        path = self.folder / "taken.json"
+        before = read_json(path) if path.is_file() else {}
+        taken = dict(before)
+        for name in outside:
+            found = hashlib.sha256(self._model_file(name).read_bytes()).hexdigest()
+            if taken.setdefault(name, found) != found:
+                raise UserError(
+                    f"{self.folder}: {name} is another model than when this run began; "
+                    "choose another --out, or delete the folder to start anew"
+                )
+        if taken != before and self.fabric.is_global_zero:
+            write_json(path, taken)
 
     def _check_recipe(self) -> None:
         path = self.folder / "recipe.json"
@@ -96,7 +142,13 @@ class Run:
                 )
 
     def _model_file(self, stage: str) -> Path:
+        """Where the model lies that a stage leaves, or that stages take from elsewhere."""
+        if is_outside(stage) and (found := self.outside.file(stage)) is not None:
+            return found
         return self.folder / stage / "model.safetensors"
+
+    def _model_of(self, stage: str) -> ModelConfig:
+        return self.recipe.model_of(stage, self.outside.config)
 
     def _prepare_all(self, bar: Bar) -> dict[str, Prepared]:
         """Every training part of every stage."""
@@ -127,8 +179,13 @@ class Run:
         with self.fabric.rank_zero_first():
             if path.is_file():
                 return Units.read(path)
-            texts = [cut.supervisions[0].text for part in parts for cut in part.cuts]
-            units = Units.learn(texts, self.recipe.speech.units)
+            started = [s.from_ for s in self.recipe.stage if s.from_ and is_outside(s.from_)]
+            if started:  # a trained model brings its own
+                saved = self._model_file(started[0])
+                units = Units.from_json(load_model(saved).units, str(saved))
+            else:
+                texts = [cut.supervisions[0].text for part in parts for cut in part.cuts]
+                units = Units.learn(texts, self.recipe.speech.units)
             units.write(path)
             return units
 
@@ -141,10 +198,10 @@ class Run:
         self._list_refused(usable, folder)
         fabric = make_fabric(self._precision(stage), folder)
         fabric.seed_everything(stage.seed, verbose=False)
-        model = Recogniser(self.recipe.model_of(stage.name), len(units))
+        model = Recogniser(self._model_of(stage.name), len(units))
         before: list[dict[str, Any]] = []
         if stage.from_ is not None:
-            start = load_model(self._model_file(stage.from_))
+            start = self._load(stage.from_, units)
             start_from(model, start.model)
             before = start.card.get("stages", [])
         else:
@@ -163,7 +220,7 @@ class Run:
         )
         progress = Progress()
         if stage.audio_hours:
-            validate, objective = self._validation(units, bar), self._objective(stage, model)
+            validate, objective = self._validation(units, bar), self._objective(stage, model, units)
             training = Training(fabric, model, objective, stage, folder, validate)
             training.run(batches, bar, sum(u.seconds for u in usable))
             progress = training.progress
@@ -181,17 +238,27 @@ class Run:
         path = self.folder / stage.name / "precision.json"
         with self.fabric.rank_zero_first():
             if not path.is_file():
-                width = self.recipe.model_of(stage.name).encoder.width
+                width = self._model_of(stage.name).encoder.width
                 write_json(path, measured_precision(width, stage.batch_seconds))
         return read_json(path)["precision"]
 
-    def _objective(self, stage: StageConfig, model: Recogniser) -> Objective:
+    def _load(self, name: str, units: Units) -> Saved:
+        """A stage's model. Raises UserError where it writes other units than this run."""
+        path = self._model_file(name)
+        saved = load_model(path)
+        if Units.from_json(saved.units, str(path)).symbols() != units.symbols():
+            raise UserError(
+                f"{name}: writes other text units than this run; all its models need the same"
+            )
+        return saved
+
+    def _objective(self, stage: StageConfig, model: Recogniser, units: Units) -> Objective:
         """What the stage's steps compute."""
         plain = Plain(model, stage.loss)
         if not isinstance(stage, FinetuneStage):
             return plain
         name = teacher_of(stage)
-        teacher = None if name is None else load_model(self._model_file(name)).model
+        teacher = None if name is None else self._load(name, units).model
         return FineTuned(plain, teacher, stage.distil, stage.masks, stage.sampled_bits)
 
     def _list_refused(self, usable: Sequence[Trainable], folder: Path) -> None:
@@ -293,7 +360,7 @@ class Run:
         """The file that a stage's model ships in; the last stage's goes by the recipe's name."""
         last = stage == self.recipe.stage[-1].name
         name = self.recipe.name if last else f"{self.recipe.name}-{stage}"
-        packed = bool(self.recipe.model_of(stage).formats)
+        packed = bool(self._model_of(stage).formats)
         shipped = self.folder / f"{name}.{'pocket' if packed else 'safetensors'}"
         if not shipped.is_file():
             _write(shipped, load_model(self._model_file(stage)))

@@ -8,7 +8,9 @@ import torch
 from pocketscribe.errors import UserError
 from pocketscribe.export.size import size_of_file, size_of_model
 from pocketscribe.models import Recogniser
-from pocketscribe.recipes.recipe import Recipe, read_recipe, shipped
+from pocketscribe.models.saved import load_model
+from pocketscribe.recipes.reading import RUNS, Outside, read_recipe, shipped
+from pocketscribe.recipes.recipe import Recipe, is_outside
 
 ENGLISH = 30  # A–Z, apostrophe, word mark, blank, unknown
 
@@ -31,10 +33,11 @@ def size(model: str) -> dict[str, Any]:
 
 def _of_recipe(recipe: Recipe) -> dict[str, Any]:
     """Of the last stage's model; "models" has every stage's size where they differ."""
-    learnt = recipe.speech.units.kind == "char"
-    units = ENGLISH if learnt else recipe.speech.units.size
+    outside = Outside(RUNS)
+    units, learnt = _units(recipe, outside)
+    configs = {s.name: recipe.model_of(s.name, outside.config) for s in recipe.stage}
     with torch.device("meta"):  # shapes alone: whatever its size, it need not fit this machine
-        models = {s.name: Recogniser(recipe.model_of(s.name), units) for s in recipe.stage}
+        models = {name: Recogniser(config, units) for name, config in configs.items()}
     found = size_of_model(list(models.values())[-1])
     if len({model.config.model_dump_json() for model in models.values()}) > 1:
         keys = ("bytes", "parameters_stored", "parameters_virtual")
@@ -43,3 +46,17 @@ def _of_recipe(recipe: Recipe) -> dict[str, Any]:
     if learnt:
         found["note"] = f"counted with {units} units; the transcripts decide"
     return found
+
+
+def _units(recipe: Recipe, outside: Outside) -> tuple[int, bool]:
+    """How many text units a recipe's models write, and whether only its transcripts can tell.
+
+    A model that is taken from elsewhere brings its own.
+    """
+    taken = [s.from_ for s in recipe.stage if s.from_ is not None and is_outside(s.from_)]
+    if not taken:
+        learnt = recipe.speech.units.kind == "char"
+        return (ENGLISH if learnt else recipe.speech.units.size), learnt
+    if (path := outside.file(taken[0])) is not None:
+        return load_model(path).model.vocabulary, False
+    return _units(outside.recipe_of(taken[0]), outside)

@@ -127,3 +127,12 @@ class Units:
     def symbols(self) -> list[str]:
         """All pieces in the order of their ids: the lines of tokens.txt."""
         return self.pieces(range(len(self)))
+
+    def scores(self) -> list[float]:
+        """Sentencepiece's score of each unit, by which it prefers one spelling to another."""
+        return [self._processor.get_score(i) for i in range(len(self))]
+
+    @property
+    def are_characters(self) -> bool:
+        """Whether no unit but blank and unknown is longer than a character."""
+        return all(len(symbol) == 1 for symbol in self.symbols()[UNKNOWN + 1 :])

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
-from pocketscribe.files import settle
+from pocketscribe.files import restore_interrupted
 from pocketscribe.models import Recogniser
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.augment import AugmentConfig
@@ -139,7 +139,7 @@ class Training:
         self.candidates: dict[str, torch.Tensor] = {}
         self.units = ""
         with fabric.rank_zero_first():
-            settle(self.folder)
+            restore_interrupted(self.folder)
         if self.folder.is_dir():  # loaded after `setup`, to where the model now is
             self.progress, found = load_checkpoint(
                 self.folder, objective, model, self.raw_optimiser

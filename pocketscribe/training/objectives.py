@@ -22,7 +22,7 @@ from pocketscribe.losses import (
     pruned_scales,
     transducer_loss,
 )
-from pocketscribe.models import BLANK, Chunking, Recogniser
+from pocketscribe.models import Chunking, Recogniser
 from pocketscribe.speech.batches import Batch
 from pocketscribe.training.masks import MaskConfig, Masks
 from pocketscribe.weights import at_least
@@ -136,7 +136,7 @@ class Plain(Objective):
         if self.config.transducer == "full":
             logits = joiner(encoder.unsqueeze(2), predictor.unsqueeze(1))
             loss = transducer_loss(
-                logits, batch.targets, frames, batch.labels, BLANK, self.config.fastemit
+                logits, batch.targets, frames, batch.labels, self.config.fastemit
             ).sum()
             return {"loss": loss, "transducer": loss}, None
         losses = self.pruned(

@@ -4,10 +4,11 @@ from pocketscribe.weights.compress import compress
 from pocketscribe.weights.convert import convert
 from pocketscribe.weights.format import Format, FormatRule
 from pocketscribe.weights.layers import Conv1d, Embedding, Linear
+from pocketscribe.weights.rules import resolve
 from pocketscribe.weights.sharing import Share, Sharing
-from pocketscribe.weights.spec import Rule, WeightSpec, resolve
+from pocketscribe.weights.spec import RankRule, WeightSpec
 from pocketscribe.weights.store import Use, Weights
-from pocketscribe.weights.weight import Pipeline, Weight, at_least
+from pocketscribe.weights.weight import Pipeline, Weight, at_least, formatted_once
 
 __all__ = [
     "Conv1d",
@@ -16,7 +17,7 @@ __all__ = [
     "FormatRule",
     "Linear",
     "Pipeline",
-    "Rule",
+    "RankRule",
     "Share",
     "Sharing",
     "Use",
@@ -26,5 +27,6 @@ __all__ = [
     "at_least",
     "compress",
     "convert",
+    "formatted_once",
     "resolve",
 ]

@@ -9,35 +9,35 @@ ones it had. `training.masks.Masks(weights, MaskConfig())` schedules masks as in
 """
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pocketscribe.errors import UserError
-from pocketscribe.weights.format import Format, FormatRule, format_of
+from pocketscribe.weights.format import Format, FormatRule
 from pocketscribe.weights.quantise import fake_quantise_rows
+from pocketscribe.weights.rules import check_rules, resolve
 from pocketscribe.weights.weight import Pipeline
 
 KINDS = (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d)
 
 
 class Borrowed(Pipeline):
-    """A parameter of somebody else's layer, seen as a matrix: all but its first axis is fan-in.
+    """A parameter of a layer that is not ours, as a matrix: all axes but the first are fan-in.
 
-    A pointwise convolution is then what it is, a linear map.
+    So a pointwise convolution is formatted like the linear map that it is.
     """
 
     def __init__(self, key: str, parameter: Tensor, format: Format) -> None:
         super().__init__(key, format)
-        self._lent = [parameter]  # in a list: it stays in its own module's books
+        self._lent = [parameter]  # in a list, so that it is registered in its own module alone
 
     @property
     def stored(self) -> Tensor:
         return self._lent[0].flatten(1)
 
     def forward(self, original: Tensor) -> Tensor:
-        """What stands for the parameter; called by torch whenever the layer reads its weight."""
+        """The formatted parameter; torch calls this whenever the layer reads its weight."""
         self._lent[0] = original
         return self.matrix().view_as(original)
 
@@ -49,16 +49,14 @@ def compress(module: nn.Module, rules: Sequence[FormatRule]) -> dict[str, Borrow
     matches stay as they are.
 
     Raises:
-        UserError: a rule matches no layer; two layers with one weight are given two formats.
+        UserError: a rule decides for no layer; two layers with one weight are given two formats.
     """
     found: dict[str, Borrowed] = {}
     formats: dict[int, Format] = {}
     layers = {name: m for name, m in module.named_modules() if isinstance(m, KINDS)}
-    for rule in rules:
-        if not any(fnmatchcase(name, rule.match) for name in layers):
-            raise UserError(f"match = {rule.match!r} fits no layer with a weight of its own")
+    check_rules(rules, layers, "compress")
     for name, layer in layers.items():
-        format = format_of(name, rules)
+        format = resolve(name, rules, Format).for_rows_of(layer.weight[0].numel())
         if formats.setdefault(id(layer.weight), format) != format:
             raise UserError(f"{name}: its weight is another layer's too, under another format")
         if format.plain:

@@ -2,7 +2,8 @@
 
 A tensor that is to serve several layers starts as the mean of theirs; factors start as the balanced
 singular value decomposition of what they are to replace, side by side where a factor is shared
-(papers.md, S1; both are our reading).
+(papers.md, S1; both are our reading). A layer's private scale stays a scale where the target has
+one for that layer, and goes into the matrix where it has none.
 """
 
 from collections import defaultdict
@@ -22,6 +23,7 @@ def convert(source: Weights, target: Weights) -> None:
     Raises:
         UserError: a layer is missing in the source, or has another shape there.
     """
+    _compare(source, target)
     plain: dict[int, list[str]] = defaultdict(list)
     factored: dict[tuple[int, int], list[str]] = defaultdict(list)
     for name, use in target.uses.items():
@@ -29,6 +31,9 @@ def convert(source: Weights, target: Weights) -> None:
             plain[id(use.weight)].append(name)
         else:
             factored[id(use.weight), id(use.factor)].append(name)
+        if (scale := use.scale) is not None:
+            theirs = source.uses[name].scale
+            scale.copy_(torch.ones_like(scale) if theirs is None else theirs)
     for names in plain.values():
         target.uses[names[0]].weight.stored.copy_(_mean(names, source, target))
     for pairs in _connected(list(factored)):
@@ -36,19 +41,26 @@ def convert(source: Weights, target: Weights) -> None:
         _factor({pair: target.uses[factored[pair][0]] for pair in pairs}, matrices)
 
 
-def _mean(names: list[str], source: Weights, target: Weights) -> Float[Tensor, "O I"]:
-    """The mean of the layers' matrices, each the way round in which it will be stored."""
-    found = []
-    for name in names:
+def _compare(source: Weights, target: Weights) -> None:
+    for name, here in target.uses.items():
         if name not in source.uses:
             raise UserError(f"{name}: the model to start from has no such layer")
-        here, there = target.uses[name], source.uses[name]
+        there = source.uses[name]
         if here.shape != there.shape:
             raise UserError(
                 f"{name}: {here.shape} here, {there.shape} in the model to start from; "
                 "only sharing, rank and format may change, not sizes"
             )
+
+
+def _mean(names: list[str], source: Weights, target: Weights) -> Float[Tensor, "O I"]:
+    """The mean of the layers' matrices, each the way round in which it will be stored."""
+    found = []
+    for name in names:
+        here, there = target.uses[name], source.uses[name]
         matrix = matrix_of(there)
+        if there.scale is not None and here.scale is None:
+            matrix = matrix * there.scale.unsqueeze(1)
         found.append(matrix.T if here.key.transposed else matrix)
     return torch.stack(found).mean(0)
 

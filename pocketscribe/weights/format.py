@@ -1,13 +1,12 @@
 """In what form a stored tensor ships: bits, blocks and N:M sparsity, chosen by rules over names."""
 
-from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pocketscribe.config import Config
 from pocketscribe.weights.quantise import Grid
+from pocketscribe.weights.rules import Rule
 from pocketscribe.weights.sparsity import parse
 
 
@@ -19,7 +18,8 @@ class Format(Config):
         symmetric: a grid around zero; otherwise one between the extremes, which uses all levels.
         block: weights along fan-in that share a scale; None is a whole output channel.
         clip: "max" spans the largest weight; "search" finds the span with the least squared error.
-        sparsity: "2:4" keeps the two largest of every four weights along fan-in.
+        sparsity: "2:4" keeps the two largest of every four weights along fan-in; rows shorter than
+            such a group are not pruned (`for_rows_of`).
         activations: bits of what the matrix is multiplied by, one scale a row, taken as it comes:
             what integer kernels do. Linear maps alone have it.
     """
@@ -62,16 +62,16 @@ class Format(Config):
         """(N, M), or None where all weights stay."""
         return None if self.sparsity is None else parse(self.sparsity)
 
+    def for_rows_of(self, fan_in: int) -> "Format":
+        """The format of a matrix with such rows: where no whole group fits, nothing is pruned.
 
-class FormatRule(Format):
-    """A format for every weight whose name matches the pattern (`*` crosses dots)."""
+        The predictor mixes two labels by two taps a channel: 1:4 would take every other tap, which
+        is half of such a row and not the quarter that was meant to stay.
+        """
+        if self.pattern is None or fan_in >= self.pattern[1]:
+            return self
+        return self.model_copy(update={"sparsity": None})
 
-    match: str
 
-    def format(self) -> Format:
-        return Format(**self.model_dump(exclude={"match"}))
-
-
-def format_of(name: str, rules: Sequence[FormatRule]) -> Format:
-    """The format of the weight `name`: the first rule that matches wins, else plain floats."""
-    return next((rule.format() for rule in rules if fnmatchcase(name, rule.match)), Format())
+class FormatRule(Rule, Format):
+    """A format for every weight whose name matches."""

@@ -159,7 +159,7 @@ def _chosen(
     if kept is None:
         return rows
     mask = kept.flatten(1).numpy()
-    # A filler's integer means nothing: it is cut off again.
+    # The places that fill up the last group get some integer, which `_spread` leaves out.
     filled = np.pad(rows, ((0, 0), (0, mask.shape[1] - rows.shape[1])))
     return filled[mask].reshape(len(rows), -1)
 

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+LEAST_SCALE = 2.0**-24  # the smallest number that float16 holds
 CLIPS = tuple(0.05 * k for k in range(20, 3, -1))  # shares of the largest magnitude, 1 first
 
 
@@ -98,8 +99,11 @@ def fake_quantise_rows(x: Float[Tensor, "*B I"], bits: int) -> Float[Tensor, "*B
     """
     top = 2 ** (bits - 1) - 1
     with torch.no_grad():
-        scale = x.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny) / top
-        error = (x / scale).round() * scale - x
+        # Not in bfloat16, where the largest over its own scale is up to 1% off.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        # A row of zeros has any scale but one that a machine may flush to zero.
+        scale = (wide.abs().amax(-1, keepdim=True) / top).clamp(min=torch.finfo(wide.dtype).tiny)
+        error = ((wide / scale).round() * scale).to(x.dtype) - x
     return x + error
 
 
@@ -124,8 +128,8 @@ def _fit(
     """Scale and offset that span [low, high], as float16 holds them."""
     bottom, top = grid.levels
     scale = (high - low) / (top - bottom)
-    # The smallest scale that float16 holds exactly enough; a block of zeros has any scale.
-    scale = scale.clamp(min=2.0**-14).half().float()
+    # A block of zeros has any scale but zero.
+    scale = scale.clamp(min=LEAST_SCALE).half().float()
     offset = torch.zeros_like(low) if grid.symmetric else low.half().float()
     return scale, offset
 

@@ -1,12 +1,11 @@
 """How a weight is stored: one frozen spec, chosen by rules over module names."""
 
-from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from pocketscribe.config import Config
+from pocketscribe.weights.rules import Rule
 
 Across = Literal["all"] | Annotated[int, Field(ge=2)]
 
@@ -38,15 +37,5 @@ class WeightSpec(Config):
         return self
 
 
-class Rule(WeightSpec):
-    """A spec for every module whose name matches the pattern (`*` crosses dots)."""
-
-    match: str
-
-    def spec(self) -> WeightSpec:
-        return WeightSpec(**self.model_dump(exclude={"match"}))
-
-
-def resolve(name: str, rules: Sequence[Rule]) -> WeightSpec:
-    """The spec for the module `name`: the first rule that matches wins, else the plain spec."""
-    return next((rule.spec() for rule in rules if fnmatchcase(name, rule.match)), WeightSpec())
+class RankRule(Rule, WeightSpec):
+    """A spec for every weight whose name matches."""

@@ -3,16 +3,17 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from math import ceil
 
 import torch
+from torch import nn
 
 from pocketscribe.errors import UserError, UserHint
-from pocketscribe.weights.format import FormatRule, format_of
+from pocketscribe.weights.format import Format, FormatRule
 from pocketscribe.weights.layers import Conv1d, Embedding, Linear
+from pocketscribe.weights.rules import check_rules, first_match, resolve
 from pocketscribe.weights.sharing import Key, Sharing, names
-from pocketscribe.weights.spec import Rule, WeightSpec, resolve
+from pocketscribe.weights.spec import RankRule, WeightSpec
 from pocketscribe.weights.weight import Transposed, Weight
 
 UNIT_VARIANCE = 3**-0.5  # of the inputs' sum: half of it reaches the output's variance
@@ -27,7 +28,7 @@ class Weights:
 
     def __init__(
         self,
-        rules: Sequence[Rule] = (),
+        rules: Sequence[RankRule] = (),
         sharing: Sharing | None = None,
         layers: int = 1,
         formats: Sequence[FormatRule] = (),
@@ -50,13 +51,14 @@ class Weights:
         spec, key = self._asked(name)
         scale = out if spec.scale else None
         if spec.rank is None:
-            weight = self._weight(str(key), out, fan_in, name, key.transposed)
-            self.uses[name] = Use(key, (out, fan_in), spec, weight)
-            return Linear(_read(weight, key), out if bias else None, None, scale)
-        u, v = self._factors(name, key, fan_in, out, spec)
-        self.uses[name] = Use(key, (out, fan_in), spec, u, v)
-        left, right = (v, u) if key.transposed else (u, v)
-        return Linear(_read(left, key), out if bias else None, _read(right, key), scale)
+            weight, factor = self._weight(str(key), out, fan_in, name, key.transposed), None
+            layer = Linear(_read(weight, key), out if bias else None, None, scale)
+        else:
+            weight, factor = self._factors(name, key, fan_in, out, spec)
+            left, right = (factor, weight) if key.transposed else (weight, factor)
+            layer = Linear(_read(left, key), out if bias else None, _read(right, key), scale)
+        self.uses[name] = Use(key, (out, fan_in), spec, weight, factor, layer)
+        return layer
 
     def embedding(self, name: str, count: int, width: int) -> Embedding:
         # Unit variance whatever the width: rows are looked up, not summed over.
@@ -69,7 +71,7 @@ class Weights:
         """To be called when all layers exist.
 
         Raises:
-            UserError: sharing or a rule names what no layer is called.
+            UserError: sharing names what no layer is called, or a rule has no effect.
         """
         inside = sorted({use.key.inside for use in self.uses.values()} | self._insides())
         for module in self.sharing.modules:
@@ -77,24 +79,17 @@ class Weights:
                 raise UserError(
                     f"model.sharing: no module is named {module!r} (there are: {', '.join(inside)})"
                 )
+        check_rules(self.rules, self.uses, "model.ranks")
+        check_rules(self.formats, self.uses, "formats")
         for rule in self.rules:
-            if not any(fnmatchcase(name, rule.match) for name in self.uses):
+            mine = {n: u for n, u in self.uses.items() if first_match(n, self.rules) is rule}
+            if all(use.spec != resolve(name, self.rules, WeightSpec) for name, use in mine.items()):
                 raise UserError(
-                    f"model.weights: match = {rule.match!r} fits no weight "
-                    f"(they are called {', '.join(list(self.uses)[:3])}, …)"
+                    f"model.ranks: match = {rule.match!r} has no effect: it fits no linear map"
                 )
-            uses = [u for n, u in self.uses.items() if _first(n, self.rules) is rule]
-            if all(use.spec != rule.spec() for use in uses):
-                raise UserError(
-                    f"model.weights: match = {rule.match!r} has no effect: it fits no linear map, "
-                    "or an earlier rule goes first"
-                )
-            self._warn_of_useless_rank(rule, [use for use in uses if use.factor])
-        for given in self.formats:
-            if not any(fnmatchcase(name, given.match) for name in self.uses):
-                raise UserError(f"weights: match = {given.match!r} fits no weight")
+            self._warn_of_useless_rank(rule, [use for use in mine.values() if use.factor])
 
-    def _warn_of_useless_rank(self, rule: Rule, uses: Sequence["Use"]) -> None:
+    def _warn_of_useless_rank(self, rule: RankRule, uses: Sequence["Use"]) -> None:
         """Says from which rank downwards a rule's factors, as they are shared, save anything."""
         if rule.rank is None:
             return
@@ -106,7 +101,7 @@ class Weights:
             if stored >= whole:
                 least = ceil(whole * rule.rank / stored) - 1
                 warnings.warn(
-                    f"model.weights: rank {rule.rank} for {rule.match!r} stores {stored:,} numbers "
+                    f"model.ranks: rank {rule.rank} for {rule.match!r} stores {stored:,} numbers "
                     f"of {out} x {fan_in} maps, plain matrices {whole:,}; "
                     f"a rank saves up to {least}",
                     UserHint,
@@ -119,12 +114,12 @@ class Weights:
         return {free.key(name, self.layers).inside for name in self.uses}
 
     def _asked(self, name: str) -> tuple[WeightSpec, Key]:
-        spec, key = resolve(name, self.rules), self.sharing.key(name, self.layers)
+        spec, key = resolve(name, self.rules, WeightSpec), self.sharing.key(name, self.layers)
         stored = spec.model_copy(update={"scale": False})  # which is each layer's own
         first, other = self._specs.setdefault(str(key), (name, stored))
         if other != stored:
             raise UserError(
-                f"{name}: is one with {first} by model.sharing, but model.weights gives the two "
+                f"{name}: is one with {first} by model.sharing, but model.ranks gives the two "
                 "different ranks; one rule must match both"
             )
         return spec, key
@@ -179,13 +174,13 @@ class Weights:
         init_scale: float = UNIT_VARIANCE,
     ) -> Weight:
         shape = (fan_in, out) if transposed else (out, fan_in)
-        format = format_of(name, self.formats)
+        format = resolve(name, self.formats, Format).for_rows_of(shape[1])
         weight = self.stored.get(key)
         if weight is None:
             weight = self.stored[key] = Weight(key, *shape, init_scale, format)
         elif weight.format != format:
             raise UserError(
-                f"{name}: shares the stored tensor {key}, but weights gives the two "
+                f"{name}: shares the stored tensor {key}, but formats gives the two "
                 "different formats; one tensor ships in one format"
             )
         elif tuple(weight.stored.shape) != shape:
@@ -200,7 +195,8 @@ class Weights:
 class Use:
     """One layer's use of stored tensors: `factor` is V where `weight` is U.
 
-    `shape` is the layer's `[out, fan_in]`, whichever way round the tensor is stored.
+    `shape` is the layer's `[out, fan_in]`, whichever way round the tensor is stored; `linear` is
+    the layer itself if it is a linear map.
     """
 
     key: Key
@@ -208,11 +204,13 @@ class Use:
     spec: WeightSpec
     weight: Weight
     factor: Weight | None = None
+    linear: Linear | None = None
+
+    @property
+    def scale(self) -> nn.Parameter | None:
+        """The layer's own scale `[out]`, where it has one."""
+        return None if self.linear is None else self.linear.scale
 
 
 def _read(weight: Weight, key: Key) -> Weight | Transposed:
     return Transposed(weight) if key.transposed else weight
-
-
-def _first(name: str, rules: Sequence[Rule]) -> Rule | None:
-    return next((rule for rule in rules if fnmatchcase(name, rule.match)), None)

@@ -5,10 +5,10 @@
 A slice will stand before the mask; each step is optional and one small module.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ PruneGradient = Literal["masked", "straight_through"]
 
 
 class Pipeline(nn.Module):
-    """What a stored matrix `[out, fan_in]` goes through; whose it is, a subclass says.
+    """What a stored matrix `[out, fan_in]` goes through; subclasses hold the matrix itself.
 
     fan_in is the axis that a multiplication sums over: masks and sub-channel scales run along it.
 
@@ -49,20 +49,37 @@ class Pipeline(nn.Module):
         self.prune_gradient: PruneGradient = "masked"
         self.fixed_mask: Bool[Tensor, "out fan_in"] | None = None  # no buffer: it never ships
         self.parts: Parts | None = None
-        self._cached: tuple[int, Tensor] | None = None
+        self.once = False  # set by `formatted_once`
+        self._last: _Made | None = None
 
     def matrix(self) -> Float[Tensor, "out fan_in"]:
         """What a layer multiplies by."""
         if self.format.plain or self.parts is not None:
             return self.stored
-        if torch.is_grad_enabled():
-            self._cached = None
+        if torch.is_grad_enabled() and not self.once:
+            self.forget()
             return self._formatted()
-        # Streaming multiplies by it thousands of times; a change in place raises the version.
-        version = self.stored._version
-        if self._cached is None or self._cached[0] != version:
-            self._cached = (version, self._formatted())
-        return self._cached[1]
+        return self._kept()  # streaming multiplies by it thousands of times
+
+    def forget(self) -> None:
+        """Drops the matrix that is kept, and with it its autograd graph."""
+        self._last = None
+
+    def _kept(self) -> Float[Tensor, "out fan_in"]:
+        """The last matrix, as long as nothing has changed that it was made from."""
+        stored, fixed, grad = self.stored, self.fixed_mask, torch.is_grad_enabled()
+        # A tensor made in inference mode could never be used in training.
+        with torch.inference_mode(False), torch.set_grad_enabled(grad):
+            if stored.is_inference() or (fixed is not None and fixed.is_inference()):
+                return self._formatted()  # such tensors do not count their changes
+            made_from = (
+                (stored.data_ptr(), stored._version, stored.dtype, stored.device),
+                (id(fixed), None if fixed is None else fixed._version, self.pattern, self.grid),
+                grad and (stored.requires_grad, self.prune_gradient),
+            )
+            if self._last is None or self._last.made_from != made_from:
+                self._last = _Made(self._formatted(), made_from, (stored.detach(), fixed))
+            return self._last.matrix
 
     @torch.no_grad()
     def read(self, parts: Parts) -> None:
@@ -104,6 +121,17 @@ class Pipeline(nn.Module):
         if kept is not None and self.prune_gradient == "straight_through":
             weight = weight.detach() + (self.stored - self.stored.detach())
         return weight
+
+
+class _Made(NamedTuple):
+    """A matrix and what it was made from.
+
+    `alive` holds on to the tensors that went in, so that no other can come to lie at their address.
+    """
+
+    matrix: Tensor
+    made_from: tuple[Hashable, ...]
+    alive: tuple[Tensor | None, ...]
 
 
 class Weight(Pipeline):
@@ -150,3 +178,21 @@ def at_least(bits: int, weights: Iterable[Pipeline]) -> Iterator[None]:
     finally:
         for weight in changed:
             weight.grid = weight.format.grid
+
+
+@contextmanager
+def formatted_once(weights: Iterable[Pipeline]) -> Iterator[None]:
+    """Within, each matrix is formatted once, and all its uses share one autograd graph.
+
+    Shared weights are used many times in a forward. A backward frees the graph, so that each
+    forward with a backward of its own wants a scope of its own; the backward may come after it.
+    """
+    changed = [w for w in weights if not w.once]
+    for weight in changed:
+        weight.once = True
+    try:
+        yield
+    finally:
+        for weight in changed:
+            weight.once = False
+            weight.forget()

@@ -24,7 +24,7 @@ CHANGES = {
         "share": [{"modules": ["convolution.gate"]}],
         "tie": [["ffn1.up", "ffn1.down^T"], ["attention.key", "attention.value"]],
     },
-    "weights": [{"match": "*.ffn2.*", "rank": 4, "share_factor": "u", "scale": True}],
+    "ranks": [{"match": "*.ffn2.*", "rank": 4, "share_factor": "u", "scale": True}],
 }
 
 

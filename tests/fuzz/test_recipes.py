@@ -8,7 +8,7 @@ from typing import Any
 
 from harm import NASTY, cases, flipped, harmed, places, refused
 
-from pocketscribe.recipes.recipe import read_recipe, shipped
+from pocketscribe.recipes.reading import read_recipe, shipped
 from pocketscribe.recipes.size import size
 
 SMALL = ("quickstart", "digits", "shared_lowrank", "usm_lite")

@@ -39,7 +39,7 @@ def halves(seed: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tenso
 
 
 def windows_of(encoder: Tensor, predictor: Tensor, targets: Tensor, width: int) -> Tensor:
-    blank, label = simple_lattice(encoder, predictor, targets, FRAMES, LABELS)
+    blank, label = simple_lattice(encoder, predictor, targets)
     _, *occupancies = lattice_posterior(blank, label, FRAMES, LABELS)
     return pruning_bounds(*occupancies, FRAMES, LABELS, width)
 
@@ -69,40 +69,39 @@ def inside_windows(logits: Tensor, targets: Tensor, starts: list[int], width: in
 
 def test_simple_lattice_is_softmax_of_the_sum() -> None:
     encoder, predictor, targets = halves(0)
-    blank, label = simple_lattice(encoder, predictor, targets, FRAMES, LABELS, lm_only_scale=0.0)
+    blank, label = simple_lattice(encoder, predictor, targets, lm_only_scale=0.0)
     log_probs = (encoder[:, :, None] + predictor[:, None]).log_softmax(3)
     torch.testing.assert_close(blank, log_probs[..., 0])
     index = targets[:, None, :, None].expand(-1, TIME, -1, 1)
     torch.testing.assert_close(label, log_probs[:, :, :-1].gather(3, index)[..., 0])
 
 
-def test_smoothing_blends_in_each_half_alone() -> None:
+def test_smoothing_blends_in_the_predictor_alone() -> None:
     encoder, predictor, targets = halves(1)
-    arguments = (encoder, predictor, targets, FRAMES, LABELS)
+    arguments = (encoder, predictor, targets)
     plain = simple_lattice(*arguments, lm_only_scale=0.0)
-    blank, label = simple_lattice(*arguments, lm_only_scale=0.25, am_only_scale=0.1)
+    blank, label = simple_lattice(*arguments, lm_only_scale=0.25)
     u, t = 2, 3
     for b in range(BATCH - 1):
         lm = predictor[b, u].log_softmax(0)
-        prior = predictor[b, : LABELS[b] + 1].softmax(1).mean(0)
-        am = (encoder[b, t] + prior.log()).log_softmax(0)
         y = targets[b, u]
         for unit, both, blend in ((0, plain[0], blank), (y, plain[1], label)):
-            expected = 0.65 * both[b, t, u] + 0.25 * lm[unit] + 0.1 * am[unit]
+            expected = 0.75 * both[b, t, u] + 0.25 * lm[unit]
             torch.testing.assert_close(blend[b, t, u], expected)
 
 
 def test_simple_lattice_gradients() -> None:
     encoder, predictor, targets = halves(2, torch.float64)
-    rest = (targets, FRAMES, LABELS, 0.25, 0.1)
-    assert torch.autograd.gradcheck(lambda *x: simple_lattice(*x, *rest), (encoder, predictor))
+    assert torch.autograd.gradcheck(
+        lambda *x: simple_lattice(*x, targets, 0.25), (encoder, predictor)
+    )
 
 
 def test_simple_lattice_survives_halves_that_rule_each_other_out() -> None:
     encoder = torch.tensor([[[200.0, 0.0, 0.0]]], requires_grad=True)
     predictor = torch.tensor([[[0.0, 200.0, 0.0], [0.0, 0.0, 200.0]]], requires_grad=True)
     one = torch.ones(1, dtype=torch.long)
-    blank, label = simple_lattice(encoder, predictor, one[:, None], one, one)
+    blank, label = simple_lattice(encoder, predictor, one[:, None])
     (blank.sum() + label.sum()).backward()
     for value in (blank, label, encoder.grad, predictor.grad):
         assert value is not None and value.isfinite().all()
@@ -136,6 +135,21 @@ def test_windows_follow_the_occupancies() -> None:
     frames, labels = torch.tensor([10]), torch.tensor([9])
     windows = pruning_bounds(visits, torch.zeros(1, 10, 9), frames, labels, 4)
     assert (windows[0] <= path).all() and (path < windows[0] + 4).all()
+
+
+def test_windows_follow_labels_as_well_as_blanks() -> None:
+    """Six labels in frame 1: their occupancy alone says where the path goes in it."""
+    blank, label = torch.zeros(1, 4, 10), torch.zeros(1, 4, 9)
+    for t, u in enumerate((0, 6, 6, 9)):
+        blank[0, t, u] = 1.0
+    label[0, 1, :6] = label[0, 3, 6:] = 1.0
+    windows = pruning_bounds(blank, label, torch.tensor([4]), torch.tensor([9]), 5)
+    visits = blank + torch.nn.functional.pad(label, (0, 1))
+    for t in range(1, 3):
+        sums = visits[0, t].unfold(0, 5, 1).sum(1)
+        assert sums[windows[0, t]] == sums.max(), t
+    deaf = pruning_bounds(blank, 0 * label, torch.tensor([4]), torch.tensor([9]), 5)
+    assert not torch.equal(windows, deaf)
 
 
 def test_windows_that_cannot_reach_the_end_are_refused() -> None:
@@ -210,7 +224,7 @@ def test_whole_loss_is_its_parts() -> None:
     model = Model()
     losses = model.losses(PrunedTransducerLoss(width=TARGET + 4))
     encoder_simple, predictor_simple, encoder, predictor = model.inputs
-    blank, label = simple_lattice(encoder_simple, predictor_simple, model.targets, FRAMES, LABELS)
+    blank, label = simple_lattice(encoder_simple, predictor_simple, model.targets)
     score = lattice_posterior(blank, label, FRAMES, LABELS)[0]
     torch.testing.assert_close(losses.simple, -score)
     logits = model.joiner(encoder[:, :, None], predictor[:, None])
@@ -229,7 +243,7 @@ def test_padding_changes_nothing_and_gets_no_gradient() -> None:
         for sizes, kept, padded in zip(lengths, small.inputs, large.inputs, strict=True):
             for b, size in enumerate(sizes.tolist()):
                 padded[b, :size] = kept[b, :size]
-    loss = PrunedTransducerLoss(width=3, am_only_scale=0.1)
+    loss = PrunedTransducerLoss(width=3)
     expected, losses = (model.losses(loss) for model in (small, large))
     torch.testing.assert_close(losses.simple, expected.simple)
     torch.testing.assert_close(losses.pruned, expected.pruned)

@@ -58,7 +58,7 @@ def path(tmp_path: Path) -> Path:
     [
         {},
         {"sharing": {"blocks": 1, "tie": [["ffn1", "ffn2"]]}},
-        {"weights": [{"match": "*attention*", "rank": 4, "share_factor": "u"}]},
+        {"ranks": [{"match": "*attention*", "rank": 4, "share_factor": "u"}]},
     ],
     ids=["plain", "shared", "low rank"],
 )

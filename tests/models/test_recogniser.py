@@ -19,7 +19,7 @@ from pocketscribe.models import (
     deployed_parameters,
 )
 from pocketscribe.models.subsampling import FACTOR
-from pocketscribe.weights import Rule
+from pocketscribe.weights import RankRule
 
 VOCABULARY = 11
 CHUNKINGS = [Chunking(1, 0), Chunking(1, 4), Chunking(3, 0), Chunking(4, 8), Chunking(8, 8)]
@@ -89,7 +89,7 @@ def test_streaming_is_offline_far_beyond_the_left_context() -> None:
 def test_streaming_is_offline_with_low_rank_weights_and_other_shapes() -> None:
     model = recogniser(
         encoder=ConformerConfig(width=24, layers=3, heads=3, kernel=2, ffn=1),
-        weights=(Rule(match="*.ffn1.*", rank=3), Rule(match="subsampling.*", rank=4)),
+        ranks=(RankRule(match="*.ffn1.*", rank=3), RankRule(match="subsampling.*", rank=4)),
     )
     x, chunking = speech(2, 100), Chunking(4, 8)
     expected = offline(model, x, chunking)
@@ -208,7 +208,7 @@ def joint_loss(model: Recogniser, chunking: Chunking) -> Tensor:
 @pytest.mark.parametrize("head", ["transducer", "ctc"])
 @pytest.mark.parametrize("chunking", [Chunking(4, 8), Chunking(None)])
 def test_the_gradient_reaches_every_deployed_parameter(head: str, chunking: Chunking) -> None:
-    model = recogniser(head=head, weights=(Rule(match="*.ffn2.*", rank=3),)).train()
+    model = recogniser(head=head, ranks=(RankRule(match="*.ffn2.*", rank=3),)).train()
     joint_loss(model, chunking).backward()
     for name, parameter in deployed_parameters(model).items():
         assert parameter.grad is not None, name

@@ -16,7 +16,7 @@ from pocketscribe.models import ConformerConfig, ModelConfig, Recogniser, tensor
 from pocketscribe.models.packed import FORMAT as PACKED
 from pocketscribe.models.packed import digest
 from pocketscribe.models.saved import FORMAT, Saved, load_model, save_model
-from pocketscribe.weights import Rule
+from pocketscribe.weights import RankRule
 
 UNITS = "dW5pdHM="
 CARD = {"trained_on": ["…", 3], "wer": 0.25}
@@ -68,7 +68,11 @@ def refusal(path: Path) -> str:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"head": "ctc"}, {"weights": (Rule(match="*.ffn1.*", rank=2), Rule(match="*", rank=5))}],
+    [
+        {},
+        {"head": "ctc"},
+        {"ranks": (RankRule(match="*.ffn1.*", rank=2), RankRule(match="*", rank=5))},
+    ],
 )
 def test_what_was_written_comes_back(tmp_path: Path, changes: dict[str, Any]) -> None:
     model = recogniser(**changes)

@@ -6,10 +6,13 @@ import pytest
 
 from pocketscribe.errors import UserError
 from pocketscribe.files import read_json
-from pocketscribe.recipes.recipe import Recipe, read_recipe, shipped
+from pocketscribe.recipes import reading
+from pocketscribe.recipes.reading import Outside, read_recipe, shipped
+from pocketscribe.recipes.recipe import Recipe
 from pocketscribe.recipes.size import size
 from pocketscribe.training.loop import TrainingConfig
 
+SHIPPED = shipped()
 TWO_STAGES = """
 [speech]
 train = [{ corpus = "fsdd" }, { corpus = "speechocean762", weight = 2 }]
@@ -25,7 +28,7 @@ name = "second"
 from = "first"
 audio_hours = 1
 """
-SHARED = """model = { sharing = { blocks = 1 } }, weights = [
+SHARED = """model = { sharing = { blocks = 1 } }, formats = [
   { match = "encoder.blocks.0.*", bits = 8 }, { match = "*", bits = 4 }]""".replace("\n", "")
 
 
@@ -51,7 +54,7 @@ def test_shipped_recipes(name: str) -> None:
 
 
 def test_there_are_the_promised_recipes() -> None:
-    assert shipped().keys() >= {"quickstart", "digits", "speechocean762"}
+    assert shipped().keys() >= {"quickstart", "digits", "english", "usm_lite"}
 
 
 def test_reads_a_file(recipe: Path) -> None:
@@ -115,14 +118,14 @@ def test_later_changes_win(recipe: Path) -> None:
         ),
         (
             "stage.0.from=second",
-            "stage 'first': from = 'second' is no earlier stage (earlier: none",
+            "stage 'first': from = 'second' is no earlier stage (earlier: none; another",
         ),
         ("stage.1.from=second", "stage 'second': from = 'second' is no earlier stage"),
         ("stage.1.name=first", "two stages are named 'first'; names must differ"),
         ("stage.1.name=../up", 'stage.1.name = "../up": string should match pattern'),
         ("stage.0.kind=search", "stage.0.kind = \"search\": input should be 'train' or 'finetune'"),
         ('evaluate.stages=["third"]', "evaluate.stages: no stage is named 'third'"),
-        ("stage.1.kind=finetune", "key 'stage.1.weights' is missing"),
+        ("stage.1.kind=finetune", "key 'stage.1.formats' is missing"),
         ("stage.0.audio_hours=0", "stage.0.audio_hours = 0: input should be greater than 0"),
         (
             "stage.0.audio_hours=long",
@@ -140,48 +143,66 @@ def test_later_changes_win(recipe: Path) -> None:
         ("stage.0.seed=10000000000", "stage.0.seed = 10000000000: input should be less than"),
         ("name=../up", 'name = "../up": string should match pattern'),
         ("stage.0.loss.transducer=half", "input should be 'pruned' or 'full'"),
-        (finetune("weights = []"), "stage.1.weights = []: "),
+        (finetune("formats = []"), "stage.1.formats = []: "),
         (
-            finetune('weights = [{ match = "*", bits = 3 }]'),
-            "stage.1.weights.0.bits = 3: input should be 8, 4 or 2",
+            finetune('formats = [{ match = "*", bits = 3 }]'),
+            "stage.1.formats.0.bits = 3: input should be 8, 4 or 2",
         ),
         (
-            finetune('weights = [{ match = "*", block = 32 }]'),
+            finetune('formats = [{ match = "*", block = 32 }]'),
             "symmetric, block and clip say how to quantise: give bits too",
         ),
         (
-            finetune('weights = [{ match = "*", activations = 8 }]'),
+            finetune('formats = [{ match = "*", activations = 8 }]'),
             "activations are integers where weights are: give bits too",
         ),
         (
-            finetune('weights = [{ match = "*", sparsity = "4:2" }]'),
+            finetune('formats = [{ match = "*", sparsity = "4:2" }]'),
             "sparsity",
         ),
         (
-            finetune('sampled_bits = [2], weights = [{ match = "*", bits = 2 }]'),
+            finetune('sampled_bits = [2], formats = [{ match = "*", bits = 2 }]'),
             "sampled_bits.0 = 2: input should be 8 or 4",
         ),
         (
-            finetune('teacher = "third", weights = [{ match = "*", bits = 4 }]'),
+            finetune('teacher = "third", formats = [{ match = "*", bits = 4 }]'),
             "teacher = 'third' is no earlier stage",
         ),
         (
             'stage.1={ name = "second", kind = "finetune", audio_hours = 1, '
-            'weights = [{ match = "*" }] }',
+            'formats = [{ match = "*" }] }',
             "a fine-tuning needs from: the stage whose model it goes on with",
         ),
         (
-            finetune('loss = { transducer = "full" }, weights = [{ match = "*" }]'),
+            finetune('loss = { transducer = "full" }, formats = [{ match = "*" }]'),
             "a teacher is listened to in the windows of the pruned loss",
         ),
         (
-            finetune('weights = [{ match = "nothing", bits = 4 }]'),
-            "stage 'second': weights: match = 'nothing' fits no weight",
+            finetune('formats = [{ match = "nothing", bits = 4 }]'),
+            "stage 'second': formats: match = 'nothing' fits no weight",
         ),
         (
             finetune(SHARED),
-            "weights gives the two different formats; one tensor ships in one format",
+            "formats gives the two different formats; one tensor ships in one format",
         ),
+        (
+            "model.weights=[]",
+            "key 'model.weights' is called 'ranks' now",
+        ),
+        (
+            "stage.1.weights=[]",
+            "key 'stage.1.weights' is called 'formats' now",
+        ),
+        (
+            "stage.0.augment.mild_steps=9",
+            "key 'stage.0.augment.mild_steps' is gone: augmentation grows by itself",
+        ),
+        (
+            "stage.0.average_share=0.5",
+            "key 'stage.0.average_share' is gone: dev decides",
+        ),
+        ("stage.1.from=nowhere/float", "'nowhere/float': neither a model nor a stage of a run"),
+        ("stage.1.from=digits/nothing", "digits has no stage 'nothing' (it has float)"),
         ("speech.train=[]", "speech.train = []: "),
         ("speech.bad_share=2", "speech.bad_share = 2: input should be less than or equal to 1"),
         ("evaluate.beam=0", "evaluate.beam = 0: input should be greater than or equal to 1"),
@@ -201,6 +222,69 @@ def test_one_line_says_what_is_wrong(recipe: Path, change: str, line: str) -> No
     assert str(refused.value).startswith(("mine.toml: ", "--set "))
 
 
+ON_MINE = """
+base = "{mine}"
+
+[model]
+encoder = {{ width = 48 }}
+
+[[stage]]
+name = "tuned"
+like = "{mine}/second"
+from = "digits/float"
+seed = 7
+
+[[stage]]
+name = "longer"
+like = "tuned"
+from = "tuned"
+optimiser = {{ lr = 0.5 }}
+"""
+
+
+def test_a_recipe_stands_on_another_and_a_stage_on_a_stage(recipe: Path, tmp_path: Path) -> None:
+    upper = tmp_path / "upper.toml"
+    upper.write_text(ON_MINE.format(mine=recipe), encoding="utf-8")
+    base, found = read_recipe(str(recipe)), read_recipe(str(upper))
+    assert found.name == "upper" and found.speech == base.speech
+    assert found.model.encoder.width == 48 != base.model.encoder.width
+    assert found.model.encoder.layers == base.model.encoder.layers
+    tuned, longer = found.stage
+    assert (tuned.audio_hours, tuned.seed, tuned.from_) == (1.0, 7, "digits/float")
+    assert (longer.audio_hours, longer.seed, longer.from_) == (1.0, 7, "tuned")
+    assert (tuned.optimiser.lr, longer.optimiser.lr) == (None, 0.5)
+    # What a stage starts from decides its model, trained or not.
+    digits = read_recipe("digits").model
+    assert found.model_of("longer", Outside(tmp_path).config) == digits
+    assert size(str(upper))["parameters_stored"] == size("digits")["parameters_stored"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('base = "upper"', "upper.toml: base = 'upper': give another recipe's name or file"),
+        ("base = 3", "upper.toml: base = 3: give another recipe's name or file"),
+        ('base = "nowhere"', "recipe 'nowhere': neither a file nor a shipped recipe"),
+        (
+            'base = "digits"\n[[stage]]\nname = "a"\nlike = "b"',
+            "upper.toml: stage.0.like = 'b': no such stage before it (known: digits/float)",
+        ),
+        (
+            '[[stage]]\nname = "a"\nlike = ["a"]',
+            "upper.toml: stage.0.like = ['a']: no such stage before it (known: none)",
+        ),
+    ],
+)
+def test_no_such_base_or_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, line: str
+) -> None:
+    (tmp_path / "upper.toml").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(reading, "shipped", lambda: {"upper": tmp_path / "upper.toml", **SHIPPED})
+    with pytest.raises(UserError) as refused:
+        read_recipe(str(tmp_path / "upper.toml"))
+    assert line in str(refused.value)
+
+
 @pytest.mark.parametrize("text", ["stage = [", "\x00", "a = 1\na = 2"])
 def test_what_is_no_toml(recipe: Path, text: str) -> None:
     recipe.write_text(text, encoding="utf-8")
@@ -216,9 +300,7 @@ def test_what_is_no_text(recipe: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nowhere.toml", "quickstrat", "", "."])
 def test_no_such_recipe(name: str) -> None:
-    with pytest.raises(
-        UserError, match=r"neither a file nor a shipped recipe .*digits, quickstart"
-    ):
+    with pytest.raises(UserError, match=r"neither a file nor a shipped recipe .*digits, english"):
         read_recipe(name)
 
 
@@ -258,7 +340,7 @@ class TestSize:
         for row in ("blocks", "modules", "parts", "factors", "combination"):
             assert abs(rows[row]["parameters_stored"] / small - 1) < 0.03
             assert rows[row]["parameters_virtual"] > 1.5 * small
-        packed, plain = size("usm_lite"), size("speechocean762")
+        packed, plain = size("usm_lite"), size("english")
         assert packed["parameters_stored"] == plain["parameters_stored"]
         assert packed["bytes"] < 0.1 * plain["bytes"]
 

@@ -146,7 +146,7 @@ from = "float"
 audio_hours = HOURS
 batch_seconds = 10
 validations = 0
-weights = [{ match = "subsampling.*", bits = 8 }, { match = "*", bits = 4, sparsity = "2:4" }]
+formats = [{ match = "subsampling.*", bits = 8 }, { match = "*", bits = 4, sparsity = "2:4" }]
 """
     text = TINY_RECIPE.replace("audio_hours = 0.06", "audio_hours = 0.01")
     for name, hours in (("after", "0"), ("tuned", "0.02")):
@@ -179,13 +179,13 @@ weights = [{ match = "subsampling.*", bits = 8 }, { match = "*", bits = 4, spars
         ("{ encoder = { widht = 8 } }", "stage 'float': model: unknown key 'encoder.widht'"),
         ("{ sharing = { blocks = 3 } }", "sharing.blocks = 3 must divide encoder.layers = 1"),
         ('{ sharing = { share = [{ modules = ["ffn3"] }] } }', "no module is named 'ffn3'"),
-        ('{ weights = [{ match = "ffn3", rank = 2 }] }', "match = 'ffn3' fits no weight"),
+        ('{ ranks = [{ match = "ffn3", rank = 2 }] }', "match = 'ffn3' fits no weight"),
         (
-            '{ weights = [{ match = "*.depthwise", rank = 2 }] }',
+            '{ ranks = [{ match = "*.depthwise", rank = 2 }] }',
             "match = '*.depthwise' has no effect: it fits no linear map",
         ),
         (
-            '{ weights = [{ match = "*.ffn1.*", rank = 2 }], '
+            '{ ranks = [{ match = "*.ffn1.*", rank = 2 }], '
             'sharing = { tie = [["ffn1", "ffn2"]] } }',
             "encoder.blocks.0.ffn2.up: is one with encoder.blocks.0.ffn1.up by model.sharing, but",
         ),

@@ -165,3 +165,39 @@ def test_widths_take_turns(tiny: Tiny, batches: Batches, under_formats: Callable
     assert found == pytest.approx(expected, rel=1e-6)
     assert len(set(found)) == 3
     assert model.encoder.blocks[0].ffn1.up.weight.grid.bits == 2  # the format's own again
+
+
+def test_the_teacher_is_asked_as_it_will_be_used(
+    tiny: Tiny, batches: Batches, under_formats: Callable
+) -> None:
+    """Its dropout is off while the student's is on; so what it says is always the same."""
+    teacher = tiny(dropout=0.5)
+    objective = fine_tuned(under_formats(tiny(), ()), teacher).train()
+    assert objective.plain.model.training
+    assert not any(module.training for module in teacher.modules())
+    batch = next(iter(batches(AugmentConfig.none())))
+    context = StepContext(0, teacher.config.chunks.streaming)
+    with torch.no_grad():
+        first, second = (objective(batch, context)["distilled"] for _ in range(2))
+    assert torch.equal(first, second)
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_each_divergence_counts_as_much_as_it_is_told_to(
+    tiny: Tiny, batches: Batches, under_formats: Callable
+) -> None:
+    teacher = tiny()
+    student = under_formats(teacher)
+    batch = next(iter(batches(AugmentConfig.none())))
+    context = StepContext(0, teacher.config.chunks.streaming)
+
+    def distilled(lattice: float, ctc: float) -> float:
+        config = DistilConfig(lattice=lattice, ctc=ctc)
+        with torch.no_grad():
+            found = FineTuned(Plain(student, LOSS), teacher, config, MaskConfig())(batch, context)
+        return found["distilled"].item()
+
+    lattice, ctc = distilled(1.0, 0.0), distilled(0.0, 1.0)
+    assert lattice > 0.1 and ctc > 0.1 and abs(lattice - ctc) > 0.1
+    assert distilled(0.0, 0.0) == 0
+    assert distilled(2.0, 3.0) == pytest.approx(2 * lattice + 3 * ctc, rel=1e-4)

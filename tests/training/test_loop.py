@@ -294,3 +294,48 @@ def test_what_torchrun_says_reaches_fabric(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     make_fabric("bf16", tmp_path)
     assert (made[0].devices, made[0].num_nodes, made[0].precision) == (2, 3, "bf16-mixed")
+
+
+def test_adamw_takes_no_gradient_longer_than_its_limit(
+    tiny: Tiny, batches: Batches, tmp_path: Path
+) -> None:
+    model = tiny()
+    optimiser = OptimiserConfig(kind="adamw", warmup_steps=0)
+    training = stepping(model, tmp_path, optimiser=optimiser)
+    batch = next(iter(batches(AugmentConfig.none())))
+    for factor, clipped in ((1e3, True), (1e-3, False)):
+        seen: list[Tensor] = []
+
+        def step(seen: list[Tensor] = seen) -> None:
+            seen += [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+
+        loss = training.objective(batch, StepContext(0, model.config.chunks.streaming))["loss"]
+        (loss / batch.total_frames * factor).backward()
+        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        before = torch.cat(gradients).norm().item()
+        training.optimiser.step = step
+        assert training._update()
+        limit = loop.MAX_GRADIENT_NORM if clipped else before
+        assert torch.cat(seen).norm().item() == pytest.approx(limit, rel=1e-3)
+        assert clipped == (before > loop.MAX_GRADIENT_NORM)
+
+
+def test_dropout_follows_from_the_step(tiny: Tiny, batches: Batches, tmp_path: Path) -> None:
+    """The same batch and weights: another step drops other numbers, the same step the same."""
+    batch = next(iter(batches(AugmentConfig.none())))
+    found = []
+    for name, step, seed in (("a", 4, 0), ("b", 4, 0), ("c", 5, 0), ("d", 4, 1)):
+        model = tiny(dropout=0.3)
+        training = stepping(model, tmp_path / name, seed=seed)
+        training.model.train()
+        training.progress.step = step
+        with torch.random.fork_rng():
+            torch.manual_seed(len(found))  # what was drawn before must not matter
+            drawn: list[Tensor] = []
+            training._update = lambda drawn=drawn: drawn.append(torch.rand(8)) or True
+            losses = training._step(iter([batch]), 100.0)
+        assert losses is not None
+        found.append((losses["loss"], drawn[0]))
+    (first, noise), (again, same), (_, later), (_, reseeded) = found
+    assert first == again and torch.equal(noise, same)
+    assert not torch.equal(noise, later) and not torch.equal(noise, reseeded)

@@ -112,7 +112,7 @@ def test_shared_weights_stay_shared() -> None:
 
 def test_refused() -> None:
     model = nn.ModuleDict({"table": nn.Embedding(8, 16), "out": nn.Linear(16, 8, bias=False)})
-    with pytest.raises(UserError, match="'encoder' fits no layer"):
+    with pytest.raises(UserError, match="'encoder' fits no weight"):
         compress(model, [FormatRule(match="out", bits=4), FormatRule(match="encoder")])
     assert compress(model, [FormatRule(match="out")]) == {}, "a plain format is one too"
     model["out"].weight = model["table"].weight

@@ -5,6 +5,7 @@ what the shared model multiplies by. Outputs must agree, and the gradient of a s
 the sum of the gradients of its copies.
 """
 
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from pocketscribe.models import (
     stored_parameters,
     virtual_parameters,
 )
-from pocketscribe.weights import Rule, Sharing, Weights, convert
+from pocketscribe.weights import RankRule, Sharing, Weights, convert
 from pocketscribe.weights.convert import matrix_of
 
 BLOCKS = {"blocks": 2, "order": "cyclic"}
@@ -33,6 +34,10 @@ FLIPPED = {"tie": [["ffn1.up", "ffn1.down^T", "ffn2.up", "ffn2.down^T"]]}
 RANK = [{"match": "*.attention.*", "rank": 3}, {"match": "*.ffn?.*", "rank": 5, "scale": True}]
 SHARED_U = [{"match": "encoder.*", "rank": 4, "share_factor": "u", "across": 2}]
 SHARED_V = [{"match": "encoder.*", "rank": 4, "share_factor": "v"}]
+
+SCALED = [{"match": "*.ffn?.*", "scale": True}, {"match": "*.attention.*", "scale": True}]
+FEWER_SCALES = [{"match": "*.ffn1.*", "scale": True}]
+FULL = Chunking(None)
 
 CASES: dict[str, tuple[dict[str, Any], Sequence[dict[str, Any]]]] = {
     "blocks": (BLOCKS, ()),
@@ -57,7 +62,7 @@ def config(sharing: dict[str, Any], weights: Sequence[dict[str, Any]] = ()) -> M
         "joiner": 16,
         "subsampling": 8,
         "sharing": sharing,
-        "weights": weights,
+        "ranks": weights,
     }
     return ModelConfig.read(data, "test")
 
@@ -206,9 +211,45 @@ def test_conversion_is_the_mean_and_the_best_low_rank_fit() -> None:
     torch.testing.assert_close(target.get_parameter(name), source.get_parameter(name))
 
 
+def encoded(recogniser: Recogniser) -> torch.Tensor:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return recogniser.eval().encode(torch.randn(2, 64, 80), torch.tensor([64, 64]), FULL)[0]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (({}, SCALED), ({}, ())),  # folded in
+        (({}, SCALED), ({}, FEWER_SCALES)),  # folded in or carried over, layer by layer
+        (({**BLOCKS, **FLIPPED}, SCALED), ({}, ())),
+        ((FLIPPED, ()), ({}, SCALED)),  # starts at one
+        (({}, [{"match": "*.ffn?.*", "rank": 5, "scale": True}]), ({}, ())),
+        (({}, SCALED), ({}, [{"match": "*.ffn?.*", "rank": 16}])),  # factors of full rank
+    ],
+)
+def test_private_scales_are_not_lost(theirs: tuple, ours: tuple) -> None:
+    source, target = scrambled(model(*theirs)), model(*ours)
+    with torch.no_grad():
+        for name, parameter in target.named_parameters():
+            if name.endswith(".scale"):
+                parameter.fill_(3)
+    start_from(target, source)
+    torch.testing.assert_close(encoded(target), encoded(source), rtol=1e-4, atol=1e-5)
+
+
+def test_scales_are_carried_over_bit_for_bit() -> None:
+    source, target = scrambled(model({}, SCALED)), model({}, FEWER_SCALES)
+    start_from(target, source)
+    for name, use in target.weights.uses.items():
+        if use.scale is not None:
+            assert torch.equal(use.scale, source.weights.uses[name].scale)
+            assert torch.equal(use.weight.stored, source.weights.uses[name].weight.stored)
+
+
 @pytest.mark.parametrize("rank", [4, 9])
 def test_factors_are_balanced_and_as_large_as_the_full_draw(rank: int) -> None:
-    spec = Rule(match="*", rank=rank, share_factor="u")
+    spec = RankRule(match="*", rank=rank, share_factor="u")
     weights = Weights([spec], layers=6)
     layers = [weights.linear(f"e.{i}.up", 24, 40) for i in range(6)]
     assert len({id(layer.weight) for layer in layers}) == 1
@@ -220,6 +261,50 @@ def test_factors_are_balanced_and_as_large_as_the_full_draw(rank: int) -> None:
         assert torch.allclose(gram, torch.diag(gram.diag()), atol=1e-5), "rows of √S V"
     sizes = torch.tensor([layer.matrix().detach().norm() for layer in layers])
     assert (sizes / sizes[0] - 1).abs().max() < 0.25
+
+
+def test_only_how_weights_are_stored_may_differ() -> None:
+    """4 -> 2 layers and 2 -> 4 heads fit tensor by tensor, and are another function."""
+    source = model({})
+
+    def other(vocabulary: int = 12, **changes: Any) -> Recogniser:
+        data = source.config.model_dump(mode="json")
+        data["encoder"] |= changes.pop("encoder", {})
+        return Recogniser(ModelConfig.read({**data, **changes}, "test"), vocabulary)
+
+    for target, line in [
+        (
+            other(encoder={"layers": 2}),
+            "model.encoder.layers is 2 here and 4 in the model to start",
+        ),
+        (other(encoder={"heads": 4}), "model.encoder.heads is 4 here and 2 in"),
+        (other(encoder={"kernel": 5}), "model.encoder.kernel is 5 here and 4 in"),
+        (other(joiner=8), "model.joiner is 8 here and 16 in"),
+        (other(head="ctc"), "model.head is ctc here and transducer in"),
+        (other(vocabulary=13), "model.vocabulary is 13 here and 12 in"),
+    ]:
+        before = {name: p.clone() for name, p in target.named_parameters()}
+        with pytest.raises(UserError, match=re.escape(line)):
+            start_from(target, source)
+        assert all(torch.equal(p, before[name]) for name, p in target.named_parameters())
+    free = {
+        "encoder": {"dropout": 0.5},
+        "chunks": {"sizes": [2], "left": 4},
+        "formats": [{"match": "*", "bits": 8}],
+    }
+    target = other(**free)
+    start_from(target, source)
+    assert all(torch.equal(p, target.get_parameter(n)) for n, p in source.named_parameters())
+
+
+def test_layers_that_are_missing_or_of_another_size_are_refused() -> None:
+    source, target = Weights(), Weights()
+    source.linear("a", 4, 8)
+    target.linear("a", 8, 4)
+    with pytest.raises(UserError, match=r"^a: \(4, 8\) here, \(8, 4\) in the model to start from"):
+        convert(source, target)
+    with pytest.raises(UserError, match=r"^a: the model to start from has no such layer"):
+        convert(Weights(), target)
 
 
 def refused(sharing: dict[str, Any], weights: Sequence[dict[str, Any]], message: str) -> None:
@@ -243,7 +328,7 @@ def test_refusals() -> None:
     refused({**tied, "share": [{"modules": ["ffn2"]}]}, (), "share names 'ffn2', which tie makes")
     refused({}, [{"match": "*.depthwise", "rank": 2}], "has no effect: it fits no linear map")
     twice = [{"match": "encoder.*", "rank": 2}, {"match": "*.ffn1.*", "rank": 4}]
-    refused({}, twice, "has no effect: .* or an earlier rule goes first")
+    refused({}, twice, r"'\*\.ffn1\.\*' has no effect: earlier rules match")
     weights = Weights((), Sharing.read({"tie": [["a", "b^T"]]}, "x"))
     with pytest.raises(UserError, match="only a linear map"):
         weights.depthwise("e.0.b", 3, 4)

@@ -1,0 +1,189 @@
+"""Recipes out of TOML files: what one stands on, what `--set` changes, and whether it all fits.
+
+base = "english"        this recipe's [speech] and [model] stand on those of another recipe
+like = "int8"           this stage's settings stand on those of an earlier stage, or of one of
+the base's, as "english/float"
+from = "english/float"  this stage starts from another run's stage: its folder lies beside ours
+from = "a.safetensors"  or from a file; `teacher` likewise
+"""
+
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pocketscribe.errors import UserError
+from pocketscribe.export.open import model_file
+from pocketscribe.models import ModelConfig, Recogniser
+from pocketscribe.models.saved import load_model
+from pocketscribe.recipes.recipe import Recipe, merged
+
+RUNS = Path("runs")
+LONGEST_RECIPE, LONGEST_LINE = 100_000, 2_000  # characters
+MOST_LAYERS = 600  # of all stages' models
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> file of the recipes that come with the package."""
+    folder = Path(str(resources.files("pocketscribe.recipes")))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> Recipe:
+    """Reads a recipe file or a shipped recipe's name, with `KEY=VALUE` changes on top.
+
+    `runs` is where other runs lie whose models this one may start from.
+
+    Raises:
+        UserError: no such recipe, or a line that names file, key, value and what is allowed.
+    """
+    path = _file(recipe)
+    data = _composed(path, ())
+    for change in changes:
+        _change(data, change)
+    read = Recipe.read({"name": path.stem, **data}, path.name)
+    outside = Outside(runs)
+    models: list[ModelConfig] = []
+    for stage in read.stage:
+        try:
+            config = read.model_of(stage.name, outside.config, f"{path.name}: ")
+            if config in models:
+                continue
+            models.append(config)
+            if sum(model.encoder.layers for model in models) > MOST_LAYERS:
+                raise UserError(f"more than {MOST_LAYERS} layers in the models of all stages")
+            with torch.device("meta"):  # names and shapes, no numbers: sharing must fit the model
+                Recogniser(config, vocabulary=30)
+        except UserError as error:
+            raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
+    return read
+
+
+class Outside:
+    """Models that a recipe takes from elsewhere: files, and stages of the runs beside it."""
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs
+
+    def file(self, name: str) -> Path | None:
+        """The saved model behind a name such as "english/float"; None where there is none yet.
+
+        Raises:
+            UserError: it is neither there nor made by a shipped recipe.
+        """
+        for path in (Path(name), self.runs / name):
+            if path.is_file() or (path / "model.safetensors").is_file():
+                return model_file(path)
+        self.recipe(name)
+        return None
+
+    def recipe(self, name: str) -> tuple[str, str]:
+        """The shipped recipe and the stage that make a model which is not there.
+
+        Raises:
+            UserError: there are no such.
+        """
+        recipe, _, stage = name.partition("/")
+        if recipe not in shipped():
+            raise UserError(
+                f"{name!r}: neither a model nor a stage of a run in {self.runs} or of a shipped "
+                "recipe; give the path of a model, or RECIPE/STAGE"
+            )
+        names = [str(made.get("name")) for made in _stages(_composed(shipped()[recipe], ()))]
+        if stage not in names:
+            raise UserError(
+                f"{name!r}: {recipe} has no stage {stage!r} (it has {', '.join(names)})"
+            )
+        return recipe, stage
+
+    def recipe_of(self, name: str) -> Recipe:
+        """The recipe that makes a model which is not there. Raises UserError as `recipe`."""
+        return read_recipe(self.recipe(name)[0], (), self.runs)
+
+    def config(self, name: str) -> ModelConfig:
+        """The model behind a name, trained or not. Raises UserError as `file`."""
+        if (path := self.file(name)) is not None:
+            return load_model(path).model.config
+        return self.recipe_of(name).model_of(self.recipe(name)[1], self.config)
+
+
+def _file(recipe: str) -> Path:
+    path = Path(recipe)
+    if path.is_file():
+        return path
+    if recipe not in shipped():
+        raise UserError(
+            f"recipe {recipe!r}: neither a file nor a shipped recipe "
+            f"(shipped: {', '.join(shipped())})"
+        )
+    return shipped()[recipe]
+
+
+def _composed(path: Path, above: tuple[str, ...]) -> dict[str, Any]:
+    """A recipe's tables with what it stands on filled in; `above` are the recipes that led here."""
+    try:
+        data = _parsed(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as TOML ({error})") from None
+    known: dict[str, dict[str, Any]] = {}
+    base = data.pop("base", None)
+    if base is not None:
+        if not isinstance(base, str) or base in above:
+            raise UserError(f"{path.name}: base = {base!r}: give another recipe's name or file")
+        under = _composed(_file(base), (*above, base))
+        tables: dict[str, Any] = {key: under[key] for key in ("speech", "model") if key in under}
+        data = merged(tables, data)
+        known = {f"{base}/{stage.get('name')}": stage for stage in _stages(under)}
+    for index, stage in enumerate(_stages(data)):
+        if (like := stage.pop("like", None)) is not None:
+            if str(like) not in known:
+                raise UserError(
+                    f"{path.name}: stage.{index}.like = {like!r}: no such stage before it "
+                    f"(known: {', '.join(known) or 'none'})"
+                )
+            stage.update(merged(known[like], stage))
+        known[str(stage.get("name"))] = dict(stage)
+    return data
+
+
+def _parsed(toml: str) -> dict[str, Any]:
+    """Raises ValueError or RecursionError where it is no TOML, or would take minutes to read."""
+    # Python's parser is quadratic in the parts of a dotted key.
+    if len(toml) > LONGEST_RECIPE or max(map(len, toml.splitlines()), default=0) > LONGEST_LINE:
+        raise ValueError(
+            f"more than {LONGEST_RECIPE} characters, or {LONGEST_LINE} of them in a line"
+        )
+    return tomllib.loads(toml)
+
+
+def _stages(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The stages as far as they are tables; whoever checks the recipe complains of the rest."""
+    stages = data.get("stage")
+    return [s for s in stages if isinstance(s, dict)] if isinstance(stages, list) else []
+
+
+def _change(data: dict[str, Any], change: str) -> None:
+    """Applies `a.b.0.c=value`; the value is TOML, or a plain string where it is none."""
+    key, equals, text = change.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {change}: write KEY=VALUE, such as model.encoder.layers=4")
+    try:
+        value = _parsed(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--set {key}: not readable as TOML ({error})") from None
+    *path, last = key.split(".")
+    node: Any = data
+    try:
+        for part in path:
+            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        if isinstance(node, list):
+            node[int(last)] = value
+        else:
+            node[last] = value
+    except (IndexError, ValueError, TypeError, AttributeError):
+        raise UserError(f"--set {change}: the recipe has no place {key!r}") from None

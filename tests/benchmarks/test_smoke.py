@@ -1,0 +1,70 @@
+"""Every benchmark runs to its end, in small; what it measures is not looked at."""
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from talkative import talkative
+
+from pocketscribe.models.saved import save_packed
+from pocketscribe.speech.corpora import CorpusConfig, items
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+LINES = {  # the least that each says
+    "features": 7,
+    "joined": 1,
+    "streaming": 8,
+    "training_step": 14,
+    "transducer_loss": 5,
+}
+
+
+@pytest.fixture(autouse=True)
+def _as_a_script_finds_things(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    """Small sizes for the benchmark `request.param`."""
+    match request.param:
+        case "features":
+            return {"utterances": 12}
+        case "joined":
+            noise = np.random.default_rng(0).standard_normal(8 * 16000)
+            for i in range(4):
+                soundfile.write(tmp_path / f"{i}.wav", 0.01 * noise, 16000)
+                (tmp_path / f"{i}.txt").write_text("one")
+            return {"corpus": str(tmp_path), "split": "test", "out": tmp_path / "out"}
+        case "streaming":
+            model = tmp_path / "model.pocket"
+            save_packed(model, talkative(formats=[{"match": "*", "bits": 8}]))
+            return {"model": model, "streams": "1,2", "seconds": 1}
+        case "training_step":
+            return {"width": 16, "layers": 1, "utterances": 1}
+        case "transducer_loss":
+            return {"speed": (1, 4, 2, 8), "memory": (1, 4, 2, 8)}
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [(name, name) for name in LINES], indirect=["options"], ids=str
+)
+def test_it_runs(name: str, options: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    import_module(name).main(**options)
+    assert len(capsys.readouterr().out.splitlines()) >= LINES[name]
+    if name == "joined":
+        made = CorpusConfig(corpus=str(options["out"]), split="test")
+        assert [x.text for x in items(made, options["out"])] == ["one one one"]
+
+
+def test_none_is_forgotten() -> None:
+    assert {path.stem for path in BENCHMARKS.glob("*.py")} == LINES.keys()
