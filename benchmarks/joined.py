@@ -18,8 +18,9 @@ import soundfile
 import typer
 
 from pocketscribe.files import replacing
-from pocketscribe.speech.corpora import CorpusConfig, Item, items, locate
-from pocketscribe.speech.features import SAMPLE_RATE, read_audio
+from pocketscribe.speech.corpora import CorpusConfig, items, locate
+from pocketscribe.speech.features import SAMPLE_RATE
+from pocketscribe.speech.items import Item
 
 SECONDS = 20
 PAUSE = np.zeros(SAMPLE_RATE // 2, np.float32)
@@ -37,8 +38,7 @@ def main(corpus: str, split: str, out: Path) -> None:
             audio: list[np.ndarray] = []
             words: list[str] = []
             for item in said:
-                assert item.audio is not None
-                audio += [read_audio(item.audio), PAUSE]
+                audio += [item.read(), PAUSE]
                 words.append(item.text)
                 if sum(map(len, audio)) > SECONDS * SAMPLE_RATE:
                     name = f"{len(rows):04}.flac"

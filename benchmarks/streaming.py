@@ -39,8 +39,8 @@ from pocketscribe.models import Chunking, ModelConfig, Recogniser, deployed_para
 from pocketscribe.models.predictor import START
 from pocketscribe.models.saved import Saved, load_model, save_model
 from pocketscribe.models.subsampling import FACTOR
-from pocketscribe.speech.corpora import CorpusConfig, items
-from pocketscribe.speech.features import SAMPLE_RATE, LiveFbank, fbank, resampled
+from pocketscribe.speech.corpora import CorpusConfig, items, locate
+from pocketscribe.speech.features import SAMPLE_RATE, LiveFbank, fbank
 from pocketscribe.speech.units import Units, UnitsConfig
 
 PIECE = SAMPLE_RATE // 10
@@ -109,8 +109,8 @@ def side_by_side(runtime: Any, streams: int) -> Streams:
 
 def speech(seconds: float, streams: int) -> np.ndarray:
     """[N, samples]: streams hear the same, each from another place on."""
-    spoken = items(CorpusConfig(corpus="synthetic", split="test", count=10), None)
-    audio = [resampled(x.samples, x.sample_rate) for x in spoken if x.samples is not None]
+    config = CorpusConfig(corpus="synthetic", split="test", count=10)
+    audio = [item.read() for item in items(config, locate(config, None))]
     length = round(seconds * SAMPLE_RATE)
     found = np.resize(np.concatenate(audio), length)
     return np.stack([np.roll(found, i * length // streams) for i in range(streams)])

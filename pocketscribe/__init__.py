@@ -1,5 +1,6 @@
 """Pocketscribe trains streaming speech recognisers, shrinks them, and ships them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,14 +14,18 @@ __version__ = "0.1.0"
 def load(
     model: str | Path,
     *,
-    beam: int = 1,
+    beam: int | None = None,
+    lm: str | Path | None = None,
+    hotwords: Sequence[str] = (),
     chunk: int | Literal["full"] | None = None,
     device: str = "cpu",
 ) -> "Model":
     """Opens a run's folder, a checkpoint, or an exported file or folder.
 
     Args:
-        beam: width of the beam; 1 is greedy.
+        beam: width of the beam; 1 is greedy, and is taken where neither of the next is given.
+        lm: a language model's file (`pocketscribe lm`).
+        hotwords: words and phrases to prefer.
         chunk: latency in frames of 40 ms, out of those the model was trained for.
         device: cpu, cuda or auto.
 
@@ -31,4 +36,5 @@ def load(
     from pocketscribe.decoding.searcher import SearchConfig
     from pocketscribe.export.open import open_model
 
-    return Model(open_model(Path(model), SearchConfig(beam=beam), chunk, device))
+    search = SearchConfig(beam=beam, lm=Path(lm) if lm else None, hotwords=tuple(hotwords))
+    return Model(open_model(Path(model), search, chunk, device))

@@ -44,7 +44,18 @@ Chunk = Annotated[
         help="Latency in frames of 40 ms, out of those trained for.",
     ),
 ]
-Beam = Annotated[int, typer.Option(min=1, help="Width of the beam; 1 is greedy.")]
+Beam = Annotated[
+    int | None,
+    typer.Option(min=1, help="Width of the beam; 1 is greedy; 4 with --lm or hotwords."),
+]
+Lm = Annotated[Path | None, typer.Option(help="A language model's file, made by lm.")]
+LmScale = Annotated[float, typer.Option(min=0, help="Weight of the language model.")]
+LabelBonus = Annotated[float, typer.Option(help="With --lm: added for each label.")]
+Hotword = Annotated[
+    list[str] | None, typer.Option(help="A word or phrase to prefer; may be repeated.")
+]
+HotwordsFile = Annotated[Path | None, typer.Option("--hotwords", help="A file of them, by lines.")]
+HotwordScore = Annotated[float, typer.Option(min=0, help="Worth of each unit of a hotword.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 
 
@@ -94,7 +105,13 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, dev, test, …")] = "test",
     streaming: Annotated[bool, typer.Option("--streaming", help="Chunk by chunk.")] = False,
     chunk: Chunk = None,
-    beam: Beam = 1,
+    beam: Beam = None,
+    lm: Lm = None,
+    lm_scale: LmScale = 0.4,
+    label_bonus: LabelBonus = 0.4,
+    hotword: Hotword = None,
+    hotwords: HotwordsFile = None,
+    hotword_score: HotwordScore = 1.5,
     device: Device = "cpu",
     where: Annotated[
         list[str] | None, typer.Option(help="COLUMN=VALUE of the manifest; may be repeated.")
@@ -106,7 +123,7 @@ def evaluate(
     root: Root = None,
 ) -> None:
     """Score a model on a corpus: word error rate with its confidence interval, speed, size."""
-    from pocketscribe.decoding.searcher import SearchConfig
+    from pocketscribe.decoding.searcher import SearchConfig, read_hotwords
     from pocketscribe.evaluation.evaluate import evaluate, peak_rss_bytes
     from pocketscribe.evaluation.report import score_lines
     from pocketscribe.export.open import open_model
@@ -120,7 +137,15 @@ def evaluate(
         raise UserError("--where: write COLUMN=VALUE, such as age_group=child")
     columns = {key: value for key, _, value in pairs}
     part = CorpusConfig(corpus=corpus, split=split, where=columns, group=group)
-    runtime = open_model(model, SearchConfig(beam=beam), chunk, device)
+    search = SearchConfig(
+        beam=beam,
+        lm=lm,
+        lm_scale=lm_scale,
+        label_bonus=label_bonus,
+        hotwords=read_hotwords(hotword or (), hotwords),
+        hotword_score=hotword_score,
+    )
+    runtime = open_model(model, search, chunk, device)
     with progress_bar(Console(stderr=True, quiet=not sys.stderr.isatty())) as bar:
         result = evaluate(runtime, part, root, streaming=streaming, progress=bar)
     result["peak_rss_bytes"] = peak_rss_bytes()  # of a process that did nothing else
@@ -143,16 +168,32 @@ def transcribe(
         Path | None, typer.Option(help="A folder: one file an input, instead of printing.")
     ] = None,
     chunk: Chunk = None,
-    beam: Beam = 1,
+    beam: Beam = None,
+    lm: Lm = None,
+    lm_scale: LmScale = 0.4,
+    label_bonus: LabelBonus = 0.4,
+    hotword: Hotword = None,
+    hotwords: HotwordsFile = None,
+    hotword_score: HotwordScore = 1.5,
     device: Device = "cpu",
 ) -> None:
     """Write down what is said in audio files, or live at the microphone."""
-    from pocketscribe import load
+    from pocketscribe import api
     from pocketscribe.batch import transcribe_all
+    from pocketscribe.decoding.searcher import SearchConfig, read_hotwords
+    from pocketscribe.export.open import open_model
 
     if microphone == bool(audio):
         raise UserError("transcribe: give audio files, folders or -, or else --microphone")
-    opened = load(model, beam=beam, chunk=chunk, device=device)
+    search = SearchConfig(
+        beam=beam,
+        lm=lm,
+        lm_scale=lm_scale,
+        label_bonus=label_bonus,
+        hotwords=read_hotwords(hotword or (), hotwords),
+        hotword_score=hotword_score,
+    )
+    opened = api.Model(open_model(model, search, chunk, device))
     if microphone:
         from pocketscribe.decoding.microphone import listen
 
@@ -172,6 +213,35 @@ def card(
 
     found = load(model).card
     print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else card_markdown(found))
+
+
+@app.command()
+def lm(
+    model: Model,
+    text: Annotated[
+        list[Path],
+        typer.Option(help="Sentences, one a line, or a table with a column transcript; repeatable"),
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    order: Annotated[int, typer.Option(min=2, max=12, help="Units in the longest n-gram.")] = 8,
+    budget: Annotated[str, typer.Option(help="Bytes of the file, such as 500kB or 2MB.")] = "2MB",
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="CORPUS:SPLIT not to learn from either, besides all dev and test parts."),
+    ] = None,
+    root: Root = None,
+) -> None:
+    """Learn a language model for a recogniser's units from text."""
+    from pocketscribe.decoding.lm import held_out, make_lm, read_bytes, read_part
+    from pocketscribe.export.open import open_model
+
+    scored = held_out([read_part(part) for part in without or ()], root)
+    card = make_lm(open_model(model).units, text, scored, order, read_bytes(budget), out)
+    print(
+        f"{out}: {out.stat().st_size / 1e6:.2f} MB, {card['ngrams']} n-grams "
+        f"from {card['sentences']} sentences; left out: {card['left_out']} that are scored "
+        f"in dev or test, {card['unspellable']} that the units cannot spell"
+    )
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,26 @@ def restore_interrupted(folder: Path) -> None:
             left.rename(folder)
         else:
             _remove(left)
+
+
+def sweep(folder: Path) -> None:
+    """Removes from `folder` what processes that are no more had begun beside its real names."""
+    for left in folder.glob(".*.tmp*"):
+        found = re.search(r"\.(\d+)\.tmp", left.name)
+        if found and not _runs(int(found[1])):
+            _remove(left)
+
+
+def _runs(pid: int) -> bool:
+    if os.name != "posix":  # elsewhere to ask would be to kill
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    return True
 
 
 def _open_to_all(path: Path) -> None:

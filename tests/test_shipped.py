@@ -8,7 +8,6 @@ import pytest
 from pocketscribe.export.open import open_model
 from pocketscribe.export.size import size_of_file
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
-from pocketscribe.speech.features import read_audio, resampled
 
 ROOT = Path(__file__).parents[1]
 FILES = {path.name: path for path in sorted((ROOT / "models").iterdir())}
@@ -61,11 +60,6 @@ def test_it_says_what_the_results_say(file: str, corpus: str, corpora: Path) -> 
     runtime = open_model(FILES[file])
     equal = 0
     for item, _ in zip(items(config, locate(config, corpora)), range(10), strict=False):
-        if item.audio is not None:
-            samples = read_audio(item.audio)
-        else:
-            assert item.samples is not None
-            samples = resampled(item.samples, item.sample_rate)
-        [said] = runtime.transcribe([samples], streaming=False)
+        [said] = runtime.transcribe([item.read()], streaming=False)
         equal += said.text == expected[item.id]
     assert equal >= (9 if file != "digits-sherpa-onnx-int8" else 5)

@@ -23,6 +23,8 @@ TAIL = 40  # feature frames of silence after every utterance, offline and stream
 class TorchScorer:
     """A recogniser's own predictor and joiner."""
 
+    rows = 32
+
     def __init__(self, model: Recogniser) -> None:
         self.model = model
 

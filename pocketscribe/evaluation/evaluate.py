@@ -12,9 +12,9 @@ from rich.progress import Progress
 from pocketscribe.errors import UserError
 from pocketscribe.evaluation.runtime import Runtime
 from pocketscribe.evaluation.wer import Scored, WordErrorRate, score, word_error_rate
-from pocketscribe.speech import text
-from pocketscribe.speech.corpora import CorpusConfig, Item, items, locate
-from pocketscribe.speech.features import SAMPLE_RATE, read_audio, resampled
+from pocketscribe.speech.corpora import CorpusConfig, items, locate
+from pocketscribe.speech.features import SAMPLE_RATE
+from pocketscribe.speech.items import Item, RefusedError, listen, unique, words_of
 
 BATCH_SECONDS = 200.0  # of audio at once, padding included
 SPEECH_DB = 30.0  # speech ends where the level last was within this of the loudest 10 ms
@@ -31,12 +31,13 @@ def evaluate(
     """Transcribes every utterance of a part of a corpus and scores it.
 
     Returns the documented keys of `evaluate --json`, and with them "emission_delay" (median seconds
-    from the end of the speech to the last label), "unreadable" (files left out), "streaming",
-    "groups" (word errors for each value of the corpus' group column) and "hypotheses".
+    from the end of the speech to the last label), "unreadable" (how many were left out), "refused"
+    (their ids and why), "streaming", "groups" (word errors for each value of the corpus' group
+    column) and "hypotheses". What is left out is what `prepare` leaves out, but for its length.
     "peak_rss_bytes" is None: only whoever knows that this process did nothing else can fill it in.
 
     Raises:
-        UserError: there is no such corpus or column, or nothing in it can be read.
+        UserError: there is no such corpus or column, or nothing in it can be scored.
     """
     source = locate(corpus, root)
     shown = progress is not None and not progress.console.quiet
@@ -45,20 +46,17 @@ def evaluate(
     scored: list[Scored] = []
     groups: dict[str, list[Scored]] = {}
     delays: list[float] = []
-    busy, heard, unreadable = 0.0, 0.0, 0
-    for batch in _batches(items(corpus, source)):
-        audio = [samples for _, samples in batch if samples is not None]
+    refused: list[tuple[str, str]] = []
+    busy, heard = 0.0, 0.0
+    for batch in _batches(items(corpus, source), refused):
+        audio = [samples for _, _, samples in batch]
         started = time.perf_counter()
-        found = iter(runtime.transcribe(audio, streaming))
+        found = runtime.transcribe(audio, streaming)
         busy += time.perf_counter() - started
         if progress and task is not None:
-            progress.advance(task, len(batch))
-        for item, samples in batch:
-            if samples is None:
-                unreadable += 1
-                continue
-            said = next(found)
-            result = score(item.id, item.speaker, text.normalise(item.text), said.text)
+            progress.update(task, completed=len(scored) + len(batch) + len(refused))
+        for (item, words, samples), said in zip(batch, found, strict=True):
+            result = score(item.id, item.speaker, words, said.text)
             scored.append(result)
             if corpus.group is not None:
                 groups.setdefault(_group(item, corpus.group), []).append(result)
@@ -66,7 +64,10 @@ def evaluate(
             if said.timestamps:
                 delays.append(said.timestamps[-1] - speech_end(samples))
     if not scored:
-        raise UserError(f"corpus {corpus.title!r}: none of its audio could be read")
+        raise UserError(
+            f"corpus {corpus.title!r}: nothing in it can be scored; the first: "
+            + ": ".join(refused[0])
+        )
     return {
         **vars(word_error_rate(scored)),
         "rtf": round(busy / heard, 5),
@@ -76,7 +77,8 @@ def evaluate(
         "bytes": runtime.bytes,
         "peak_rss_bytes": None,
         "emission_delay": round(float(np.median(delays)), 3) if delays else None,
-        "unreadable": unreadable,
+        "unreadable": len(refused),
+        "refused": [{"id": name, "reason": reason} for name, reason in refused],
         "streaming": streaming or runtime.always_streams,
         "groups": {name: vars(word_error_rate(part)) for name, part in sorted(groups.items())},
         "hypotheses": [
@@ -114,31 +116,22 @@ def _group(item: Item, column: str) -> str:
     return columns[column]
 
 
-def _batches(source: Iterator[Item]) -> Iterator[list[tuple[Item, np.ndarray | None]]]:
-    """Items with their samples (None where unreadable), about `BATCH_SECONDS` at a time."""
-    batch: list[tuple[Item, np.ndarray | None]] = []
-    longest = 0
-    for item in source:
-        samples = _read(item)
-        batch.append((item, samples))
-        longest = max(longest, 0 if samples is None else len(samples))
-        if len(batch) * longest >= BATCH_SECONDS * SAMPLE_RATE:
+def _batches(
+    source: Iterator[Item], refused: list[tuple[str, str]]
+) -> Iterator[list[tuple[Item, str, np.ndarray]]]:
+    """Items with their words and samples, about `BATCH_SECONDS` at a time; others are listed."""
+    batch: list[tuple[Item, str, np.ndarray]] = []
+    for item in unique(source, refused):
+        try:
+            batch.append((item, words_of(item), listen(item)))
+        except RefusedError as error:
+            refused.append((item.id, str(error)))
+            continue
+        if len(batch) * max(len(x) for *_, x in batch) >= BATCH_SECONDS * SAMPLE_RATE:
             yield batch
-            batch, longest = [], 0
+            batch = []
     if batch:
         yield batch
-
-
-def _read(item: Item) -> np.ndarray | None:
-    """None where the audio is unreadable, or holds no sample at all."""
-    if item.samples is not None:
-        return resampled(item.samples, item.sample_rate)
-    assert item.audio is not None
-    try:
-        samples = read_audio(item.audio)
-    except UserError:
-        return None
-    return samples if len(samples) else None
 
 
 def summary(result: dict[str, Any]) -> WordErrorRate:

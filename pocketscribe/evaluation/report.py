@@ -93,7 +93,8 @@ def score_lines(title: str, result: dict[str, Any]) -> list[str]:
             f"  last label {result['emission_delay']:+.2f} s after the speech's end (median)"
         )
     if result["unreadable"]:
-        lines.append(f"  {result['unreadable']} files could not be read and were left out")
+        first = "{id}: {reason}".format(**result["refused"][0])
+        lines.append(f"  {result['unreadable']} utterances were left out, the first {first}")
     lines += [f"  {name}: WER {summary(group)}" for name, group in result["groups"].items()]
     return lines
 

@@ -6,12 +6,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from pocketscribe.decoding.streaming import LiveStream, Transcript
+from pocketscribe.speech.units import Units
 
 
 @runtime_checkable
 class Runtime(Protocol):
     """A recogniser that was opened from a run, a checkpoint or an exported artefact."""
 
+    units: Units  # of text, that it writes
     bytes: int  # of the files that hold it
     parameters_stored: int  # numbers in those files
     parameters_virtual: int  # numbers multiplied by, a shared tensor counted at each use

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from executorch.runtime import Method, Runtime, Verification
 from torch import Tensor, int64, zeros
 
@@ -18,22 +19,25 @@ FORMAT = "pocketscribe-executorch-2"
 
 
 class ExecutorchRuntime(GraphRuntime):
-    """One stream at a time: a program's shapes are fixed. The beam must be 1."""
+    """One stream at a time: a program's shapes are fixed."""
+
+    rows = 1
 
     def __init__(self, folder: Path, search: SearchConfig = GREEDY) -> None:
-        """Raises UserError where a file is missing or damaged, or the beam is wider than 1."""
+        """Raises UserError where a file is missing or damaged."""
         check_seal(folder, "model.json")
         about = checked(read_json(folder / "model.json"), FORMAT, folder)
         super().__init__(folder, about, search)
-        if search.beam > 1:
-            raise UserError(
-                f"--beam {search.beam}: {folder} runs one hypothesis at a time; use --beam 1"
-            )
         self.folder = folder
         self.methods = {name: _method(folder / f"{name}.pte") for name in about.graphs}
         self._check(about)
 
     def run(self, graph: str, *inputs: Tensor) -> list[Tensor]:
+        """Row by row: a beam's hypotheses, one after the other."""
+        rows = [self._run(graph, *row) for row in zip(*(x.split(1) for x in inputs), strict=True)]
+        return [torch.cat(outputs) for outputs in zip(*rows, strict=True)]
+
+    def _run(self, graph: str, *inputs: Tensor) -> list[Tensor]:
         try:
             found = self.methods[graph].execute([x.contiguous() for x in inputs])
         except RuntimeError as error:

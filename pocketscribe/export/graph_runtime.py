@@ -67,6 +67,7 @@ class GraphRuntime:
     """An exported folder with our searches around it."""
 
     always_streams = True
+    rows = 32
 
     def __init__(self, folder: Path, about: Exported, search: SearchConfig) -> None:
         self.units = Units.from_json(about.units, str(folder))

@@ -90,7 +90,7 @@ def _encoder(graph: StreamingGraph, metadata: dict[str, Any]) -> onnx.ModelProto
     """With a named input and output for each state."""
     inputs = ["features", *graph.state_names]
     outputs = ["encoder_out", *(f"new_{name}" for name in graph.state_names)]
-    return _traced(graph, graph.example(2), inputs, outputs, [0] * len(inputs), metadata)
+    return traced(graph, graph.example(2), inputs, outputs, [0] * len(inputs), metadata)
 
 
 def _flat_encoder(graph: StreamingGraph, metadata: dict[str, Any]) -> onnx.ModelProto:
@@ -99,20 +99,20 @@ def _flat_encoder(graph: StreamingGraph, metadata: dict[str, Any]) -> onnx.Model
     inputs = ["x", "cached_attn", "cached_conv", "processed_lens"]
     outputs = ["encoder_out", "new_cached_attn", "new_cached_conv"]
     metadata = {**_sherpa_metadata(flat, graph), **metadata}
-    return _traced(flat, flat.example(2), inputs, outputs, [0, 2, 2, 0], metadata)
+    return traced(flat, flat.example(2), inputs, outputs, [0, 2, 2, 0], metadata)
 
 
 def _decoder(model: Recogniser) -> onnx.ModelProto:
     context = torch.tensor([[-1, 0], [-1, 0]])
     sizes = {"context_size": CONTEXT, "vocab_size": model.vocabulary}
-    return _traced(PredictorGraph(model), (context,), ["y"], ["decoder_out"], [0], sizes)
+    return traced(PredictorGraph(model), (context,), ["y"], ["decoder_out"], [0], sizes)
 
 
 def _joiner(model: Recogniser) -> onnx.ModelProto:
     # Two tensors, not one twice: the exporter would take them for a single input.
     pair = torch.zeros(2, 2, model.config.joiner).unbind()
     names = ["encoder_out", "decoder_out"]
-    return _traced(
+    return traced(
         JoinerGraph(model), pair, names, ["logit"], [0, 0], {"joiner_dim": pair[0].shape[1]}
     )
 
@@ -133,17 +133,20 @@ def _sherpa_metadata(flat: FlatGraph, graph: StreamingGraph) -> dict[str, int | 
     }
 
 
-def _traced(
+def traced(
     module: nn.Module,
     example: tuple[Tensor, ...],
     inputs: list[str],
     outputs: list[str],
-    stream_axes: list[int],
+    stream_axes: list[int] | None,
     metadata: dict[str, Any],
 ) -> onnx.ModelProto:
-    """Traces a module with a free number of streams: tensors, nodes, `metadata`, nothing else."""
+    """Traces a module: tensors, nodes, `metadata`, nothing else.
+
+    `stream_axes` are the inputs' axes of streams, whose number is free; None where none is.
+    """
     streams = torch.export.Dim("N", min=1)
-    shapes: Any = tuple({axis: streams} for axis in stream_axes)
+    shapes: Any = stream_axes and tuple({axis: streams} for axis in stream_axes)
     if isinstance(module, StreamingGraph):  # *state is one argument to torch.export
         shapes = (shapes[0], shapes[1:])
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

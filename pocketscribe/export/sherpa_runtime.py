@@ -1,17 +1,20 @@
 """Running an exported folder in the unmodified sherpa-onnx wheel."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import sherpa_onnx
 
-from pocketscribe.decoding.searcher import GREEDY, SearchConfig
+from pocketscribe.decoding.ngram import load
+from pocketscribe.decoding.searcher import GREEDY, SearchConfig, spelt
 from pocketscribe.decoding.streaming import Transcript, stream_one, tail_silence
 from pocketscribe.errors import UserError
 from pocketscribe.export.graph_runtime import Exported
 from pocketscribe.export.onnx import tokens_text
+from pocketscribe.export.onnx_lm import export_lm
 from pocketscribe.export.onnx_runtime import (
     FLOAT,
     INT,
@@ -26,10 +29,9 @@ from pocketscribe.models.predictor import CONTEXT
 from pocketscribe.models.recogniser import LARGEST_STATE
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.features import SAMPLE_RATE
-from pocketscribe.speech.units import SPACE, UNKNOWN, Units
+from pocketscribe.speech.units import SPACE, Units
 
 PRIVATE = 0xF0000  # the first of the characters that Unicode leaves to private use
-
 HARMLESS = {"pocketscribe", "version", "model_author", "onnx.infer"}  # metadata for others
 
 
@@ -38,22 +40,8 @@ class SherpaRuntime:
 
     always_streams = True
 
-    def __init__(
-        self,
-        folder: Path,
-        search: SearchConfig = GREEDY,
-        threads: int = 1,
-        hotwords: Sequence[str] = (),
-        hotwords_score: float = 1.5,
-    ) -> None:
-        """`hotwords_score` is a bonus in nats for each unit of a hotword; a phrase may be one.
-
-        Raises:
-            UserError: a file is missing or damaged, or hotwords are given to greedy search or
-                cannot be spelt: the wheel would end the process.
-        """
-        if hotwords and search.beam == 1:
-            raise UserError("hotwords need beam search; give a beam of 2 or more, such as 4")
+    def __init__(self, folder: Path, search: SearchConfig = GREEDY, threads: int = 1) -> None:
+        """Raises UserError where a file is missing or damaged: the wheel would end the process."""
         about = description(folder)
         tokens = folder / "tokens.txt"
         units = Units.from_json(about.units, str(folder))
@@ -65,7 +53,7 @@ class SherpaRuntime:
         self.parameters_stored = about.parameters_stored
         self.parameters_virtual = about.parameters_virtual
         self.bytes = folder_bytes(folder)
-        with tempfile.TemporaryDirectory() as own:
+        with TemporaryDirectory() as own:
             self.recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
                 encoder=str(folder / "encoder.onnx"),
                 decoder=str(folder / "decoder.onnx"),
@@ -73,10 +61,9 @@ class SherpaRuntime:
                 num_threads=threads,
                 sample_rate=SAMPLE_RATE,
                 feature_dim=80,
-                decoding_method="modified_beam_search" if search.beam > 1 else "greedy_search",
-                max_active_paths=search.beam,
-                hotwords_score=hotwords_score,
-                **(_hotwords(hotwords, units, Path(own)) if hotwords else {"tokens": str(tokens)}),
+                decoding_method="modified_beam_search" if search.width > 1 else "greedy_search",
+                max_active_paths=search.width,
+                **{"tokens": str(tokens), **_guides(search, units, Path(own))},
             )
 
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:
@@ -84,6 +71,32 @@ class SherpaRuntime:
 
     def stream(self) -> "SherpaStream":
         return SherpaStream(self.recognizer, self.chunk)
+
+
+def _guides(search: SearchConfig, units: Units, folder: Path) -> dict[str, Any]:
+    """What steers the wheel's beam search, with the files that it reads at its start in `folder`.
+
+    The wheel's own spelling of hotwords (by bpe.vocab) is not sentencepiece's for one word in six
+    of 256 BPE units, and it has none for characters. So each unit gets a second symbol, a single
+    private character, which the wheel takes as it is.
+
+    Raises:
+        UserError: the language model does not fit, or a hotword cannot be spelt.
+    """
+    found: dict[str, Any] = {}
+    if search.lm is not None:
+        found |= {"lm": str(folder / "lm.onnx"), "lm_scale": search.lm_scale}
+        export_lm(load(search.lm, units), folder / "lm.onnx")
+    if search.hotwords:
+        symbols = "".join(f"{chr(PRIVATE + i)} {i}\n" for i in range(len(units)))
+        words = [spelt(phrase, units) for phrase in search.hotwords]
+        lines = (" ".join(chr(PRIVATE + i) for i in word) + "\n" for word in words)
+        tokens, hotwords = folder / "tokens.txt", folder / "hotwords.txt"
+        tokens.write_text(tokens_text(units) + symbols, encoding="utf-8")
+        hotwords.write_text("".join(lines), encoding="utf-8")
+        found |= {"tokens": str(tokens), "hotwords_file": str(hotwords)}
+        found |= {"hotwords_score": search.hotword_score, "modeling_unit": "cjkchar"}
+    return found
 
 
 def _check_contract(folder: Path, about: Exported, units: int) -> None:
@@ -128,26 +141,6 @@ def _check_contract(folder: Path, about: Exported, units: int) -> None:
         wrong = [key for key, value in wanted.items() if found.get(key) != str(value)]
         for key in (*wrong, *unknown):
             raise UserError(f"{folder}: {name}.onnx has the wrong {key!r}; export it again")
-
-
-def _hotwords(words: Sequence[str], units: Units, folder: Path) -> dict[str, str]:
-    """Arguments by which the wheel favours `words`, with what it reads written to `folder`.
-
-    The wheel's own spelling of words (by bpe.vocab) is not sentencepiece's for one word in six of
-    256 BPE units, and it has none for characters. So each unit gets a second symbol, a single
-    private character, which the wheel takes as it is.
-    """
-    spelt = {word: units.encode(word) for word in words}
-    for word, ids in spelt.items():
-        if not ids or UNKNOWN in ids:
-            raise UserError(f"hotword {word!r}: the model's units cannot spell it; leave it out")
-    symbols = "".join(f"{chr(PRIVATE + i)} {i}\n" for i in range(len(units)))
-    lines = (" ".join(chr(PRIVATE + i) for i in ids) + "\n" for ids in spelt.values())
-    tokens, hotwords = folder / "tokens.txt", folder / "hotwords.txt"
-    tokens.write_text(tokens_text(units) + symbols, encoding="utf-8")
-    hotwords.write_text("".join(lines), encoding="utf-8")
-    files = {"tokens": str(tokens), "hotwords_file": str(hotwords)}
-    return {**files, "modeling_unit": "cjkchar"}
 
 
 class SherpaStream:

@@ -48,13 +48,13 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
     outside = Outside(runs)
     models: list[ModelConfig] = []
     for stage in read.stage:
+        config = read.model_of(stage.name, outside.config, f"{path.name}: ")
+        if config in models:
+            continue
+        models.append(config)
+        if sum(model.encoder.layers for model in models) > MOST_LAYERS:
+            raise UserError(f"{path.name}: its models have more than {MOST_LAYERS} layers in all")
         try:
-            config = read.model_of(stage.name, outside.config, f"{path.name}: ")
-            if config in models:
-                continue
-            models.append(config)
-            if sum(model.encoder.layers for model in models) > MOST_LAYERS:
-                raise UserError(f"more than {MOST_LAYERS} layers in the models of all stages")
             with torch.device("meta"):  # names and shapes, no numbers: sharing must fit the model
                 Recogniser(config, vocabulary=30)
         except UserError as error:

@@ -35,9 +35,10 @@ def _of_recipe(recipe: Recipe) -> dict[str, Any]:
     """Of the last stage's model; "models" has every stage's size where they differ."""
     outside = Outside(RUNS)
     units, learnt = _units(recipe, outside)
-    configs = {s.name: recipe.model_of(s.name, outside.config) for s in recipe.stage}
     with torch.device("meta"):  # shapes alone: whatever its size, it need not fit this machine
-        models = {name: Recogniser(config, units) for name, config in configs.items()}
+        models = {
+            s.name: Recogniser(recipe.model_of(s.name, outside.config), units) for s in recipe.stage
+        }
     found = size_of_model(list(models.values())[-1])
     if len({model.config.model_dump_json() for model in models.values()}) > 1:
         keys = ("bytes", "parameters_stored", "parameters_virtual")

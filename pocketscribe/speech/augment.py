@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pocketscribe.config import Config
 from pocketscribe.speech.features import LOG_FLOOR, MELS, SAMPLE_RATE
+from pocketscribe.speech.noise import NoiseBank
 
 LOW_HZ, HIGH_HZ = 20.0, SAMPLE_RATE / 2 - 400
 TELEPHONE_HZ = (3400.0, 4000.0)  # where the band ends
@@ -32,7 +33,8 @@ class AugmentConfig(Config):
         speed: largest relative change of speed; pitch and formants move with it.
         tract: largest relative stretch of the frequency axis beyond that (vocal-tract length).
         gain_db: largest change of level, up or down.
-        noise_share, noise_db: stationary noise of random colour, this many dB below the speech.
+        noise_share, noise_db: noise, this many dB below the speech: stationary, of random colour.
+        noise: a corpus, or a folder of recordings, to take the noise from instead.
         telephone_share: nothing above the telephone's band, so that wide-band speech teaches
             something about 8 kHz recordings.
         silence_share, silence_s: silence before the first word, at most this long, and after the
@@ -56,6 +58,7 @@ class AugmentConfig(Config):
     gain_db: float = Field(default=10.0, ge=0)
     noise_share: float = Field(default=0.3, ge=0, le=1)
     noise_db: tuple[float, float] = (10.0, 40.0)
+    noise: str | None = Field(default=None, min_length=1)
     telephone_share: float = Field(default=0.0, ge=0, le=1)
     silence_share: float = Field(default=0.2, ge=0, le=1)
     silence_s: float = Field(default=0.6, ge=0)
@@ -99,15 +102,19 @@ _FACTORED = (
 
 
 def augment(
-    x: Float[Tensor, "T F"], config: AugmentConfig, generator: torch.Generator, views: int = 1
+    x: Float[Tensor, "T F"],
+    config: AugmentConfig,
+    generator: torch.Generator,
+    views: int = 1,
+    bank: NoiseBank | None = None,
 ) -> list[Float[Tensor, "T2 F"]]:
     """One utterance's features, varied, in `views` versions that are aligned frame by frame.
 
-    They share speed, vocal tract and silence, and differ in level, noise and masks. All randomness
-    comes from `generator`.
+    They share speed, vocal tract and silence, and differ in level, noise and masks. Noise comes
+    from the `bank` if there is one. All randomness comes from `generator`.
     """
     x = _stretch(x, config, generator)
-    return [_disguise(x, config, generator) for _ in range(views)]
+    return [_disguise(x, config, generator, bank) for _ in range(views)]
 
 
 def _uniform(low: float, high: float, generator: torch.Generator) -> float:
@@ -131,11 +138,17 @@ def _stretch(
 
 
 def _disguise(
-    x: Float[Tensor, "T F"], config: AugmentConfig, generator: torch.Generator
+    x: Float[Tensor, "T F"],
+    config: AugmentConfig,
+    generator: torch.Generator,
+    bank: NoiseBank | None,
 ) -> Float[Tensor, "T F"]:
     """What leaves every frame in its place: noise, level, telephone, masks."""
     if _uniform(0.0, 1.0, generator) < config.noise_share:
-        x = _add_noise(x, _uniform(*config.noise_db, generator), generator)
+        snr_db = _uniform(*config.noise_db, generator)
+        level = x.exp().mean().clamp(min=1e-10).log() - snr_db * math.log(10) / 10
+        noise = bank.draw(len(x), generator) if bank else _stationary(x.shape, generator)
+        x = torch.logaddexp(x, level + noise)
     if config.gain_db:
         gain = _uniform(-config.gain_db, config.gain_db, generator) * math.log(10) / 10
         x = (x + gain).clamp(min=LOG_FLOOR)
@@ -178,16 +191,12 @@ def _bin_hertz() -> Float[Tensor, " F"]:
     return 700 * (torch.exp(_bin_mels() / 1127) - 1)
 
 
-def _add_noise(
-    x: Float[Tensor, "T F"], snr_db: float, generator: torch.Generator
-) -> Float[Tensor, "T F"]:
-    """Adds stationary noise with a random tilt; a mel bin of noise is roughly chi-square."""
-    level = x.exp().mean().clamp(min=1e-10).log() - snr_db * math.log(10) / 10
+def _stationary(shape: torch.Size, generator: torch.Generator) -> Float[Tensor, "T F"]:
+    """Noise of power about 1 with a random tilt; a mel bin of noise is roughly chi-square."""
     tilt = torch.randn(2, generator=generator)
     position = torch.linspace(-1, 1, MELS)
     colour = tilt[0] * position + 0.5 * tilt[1] * (3 * position**2 - 1)
-    ripple = 0.5 * torch.randn(x.shape, generator=generator)  # log of a few averaged bins
-    return torch.logaddexp(x, level + colour + ripple)
+    return colour + 0.5 * torch.randn(shape, generator=generator)  # log of a few averaged bins
 
 
 def _spec_augment(

@@ -21,6 +21,7 @@ from pocketscribe.errors import UserError
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.augment import AugmentConfig, augment
 from pocketscribe.speech.features import MELS
+from pocketscribe.speech.noise import NoiseBank
 from pocketscribe.speech.prepare import Prepared
 from pocketscribe.speech.units import Units
 
@@ -88,6 +89,7 @@ class TrainingBatches(IterableDataset):
     """Endless batches of about `batch_seconds` of audio with its padding, similar lengths together.
 
     With several `views` of each utterance, differently augmented, all of them count as audio.
+    `noise` is mixed in where augmentation says so.
     `growth` is how far augmentation has grown: the training loop sets it.
 
     The k-th global batch and its augmentation depend on `seed` and k alone: skipping to k resumes a
@@ -103,6 +105,7 @@ class TrainingBatches(IterableDataset):
         batch_seconds: float,
         seed: int,
         views: int = 1,
+        noise: Prepared | None = None,
         skip: int = 0,
         rank: int = 0,
         processes: int = 1,
@@ -113,6 +116,7 @@ class TrainingBatches(IterableDataset):
         self.batch_seconds = batch_seconds
         self.seed = seed
         self.views = views
+        self.noise = None if noise is None else NoiseBank(noise)
         self.growth = 1.0
         self.skip = skip
         self.rank = rank
@@ -163,7 +167,7 @@ class TrainingBatches(IterableDataset):
             generator = torch.Generator().manual_seed(hash((self.seed, step, index)) % 2**63)
             x = torch.from_numpy(cut.load_features())
             target = self.units.encode(cut.supervisions[0].text)
-            varied = augment(x, augmentation, generator, self.views)
+            varied = augment(x, augmentation, generator, self.views, self.noise)
             versions.append([_long_enough(x, len(target)) for x in varied])
             targets.append(torch.tensor(target, dtype=torch.long))
         features = [x for view in zip(*versions, strict=True) for x in view]

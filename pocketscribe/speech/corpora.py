@@ -1,41 +1,61 @@
 """Corpora: where speech lies and what was said in it, as one stream of `Item`s.
 
-A corpus is a name below or a folder. Nothing is decoded here; preparing (prepare.py) does that and
-turns bad items into a list with reasons.
+A corpus is a folder of a kind that `FORMATS` names, a corpus that lhotse has a recipe for, or
+synthetic speech. Nothing is decoded here; preparing (prepare.py) does that and turns bad items into
+a list with reasons.
 """
 
-import json
+import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from functools import cache
-from itertools import zip_longest
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import soundfile
 from pydantic import Field, model_validator
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
+from pocketscribe.speech.cut_sets import CUTS, SHAR, by_recipe, cut_sets, one_cut_set, recipe, shar
 from pocketscribe.speech.held_out import HeldOut
+from pocketscribe.speech.items import ALL, Item
+from pocketscribe.speech.manifests import (
+    AUDIO_SUFFIXES,
+    MANIFESTS,
+    connected_digits,
+    manifest,
+    text_files,
+)
+from pocketscribe.speech.rooms import in_a_room
+from pocketscribe.speech.synthesis import engine
 from pocketscribe.speech.synthetic import SPLITS, SyntheticSpeech
 
-MANIFESTS = ("manifest.tsv", "manifest.jsonl")
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".au")
+Reader = Callable[[Path, str], Iterator[Item]]  # what a file says of a split
+
+# How a folder is read: by the first of these files that is in it.
+FORMATS: dict[str, Reader] = {
+    "connected.tsv": connected_digits,
+    **dict.fromkeys(MANIFESTS, manifest),
+    SHAR: shar,
+    f"*cuts*{CUTS}": cut_sets,
+}
 
 
 class CorpusConfig(Config):
     """One part of a corpus.
 
     Attributes:
-        corpus: a name (a folder with a manifest below the corpora's folder, librispeech, or
-            synthetic), or a folder of your own.
-        split: train, dev, test; for librispeech a part such as train-clean-100.
+        corpus: a name (synthetic, a folder below the corpora's folder that `FORMATS` can read, or
+            one named like the recipe that lhotse has for it, such as librispeech), or a folder of
+            your own.
+        split: train, dev, test, or whatever the corpus calls its parts, such as train-clean-100;
+            all is all of them. A corpus that names none is split up by speaker.
         weight: in training, how often this part is drawn for each second that it holds.
         where: keep items whose manifest columns have these values, e.g. { digits_only = "1" }.
         group: in scoring, also report each value of this manifest column on its own.
+        rooms: a folder of room responses: each utterance is heard in one of the rooms.
         kind, count, texts, max_words, engines, seed: for the synthetic corpus: what is spoken, how
             many utterances, a file of sentences to speak instead of the built-in grammar's, cut
             into phrases of at most so many words, by which engines, and the seed of texts and
@@ -47,6 +67,7 @@ class CorpusConfig(Config):
     weight: float = Field(default=1.0, gt=0)
     where: dict[str, str] = Field(default={})
     group: str | None = None
+    rooms: Path | None = None
     kind: Literal["digits", "sentences"] | None = None
     count: int | None = Field(default=None, gt=0)
     texts: Path | None = None
@@ -63,26 +84,30 @@ class CorpusConfig(Config):
         }
         if self.corpus != "synthetic" and synthetic:
             raise ValueError(f"{sorted(synthetic)[0]!r} belongs to corpus = 'synthetic' alone")
+        if self.corpus == "synthetic" and self.where:
+            raise ValueError("'where' asks for columns, and corpus = 'synthetic' has none")
         return self
 
     @property
     def title(self) -> str:
         """A short name for tables, e.g. `speechocean762 test digits_only=1`."""
+        name = _absolute(Path(self.corpus)).name  # "." too has a name
         where = (f"{k}={v}" for k, v in self.where.items())
-        return " ".join([Path(self.corpus).name, self.split, *where])
+        rooms = [] if self.rooms is None else [f"rooms={self.rooms.name}"]
+        return " ".join([name, self.split, *where, *rooms])
 
 
 @dataclass(frozen=True)
-class Item:
-    """One utterance: an audio file, or samples that were made here."""
+class Source:
+    """What there is of a part of a corpus on this machine.
 
-    id: str
-    text: str
-    speaker: str
-    audio: Path | None = None
-    samples: np.ndarray | None = None
-    sample_rate: int = 16000
-    columns: dict[str, str] = field(default_factory=dict)
+    Attributes:
+        path: the corpus' folder or cut set; for synthetic speech its file of sentences, if any.
+        responses: the room responses to hear it through.
+    """
+
+    path: Path | None
+    responses: tuple[Path, ...] = ()
 
 
 def corpora_root(root: Path | None) -> Path:
@@ -90,76 +115,124 @@ def corpora_root(root: Path | None) -> Path:
     return root or Path(os.environ.get("POCKETSCRIBE_CORPORA") or "corpora")
 
 
-def locate(config: CorpusConfig, root: Path | None) -> Path | None:
-    """The corpus' folder; for synthetic speech its file of sentences, if it has one.
+def locate(config: CorpusConfig, root: Path | None) -> Source:
+    """What the part is made of; quick, so that what is missing is told before work begins.
 
     Raises:
-        UserError: there is no such corpus or no such folder.
+        UserError: there is no such corpus, folder or speech engine.
     """
-    if config.corpus == "synthetic":
-        return texts_file(config, root)
+    if not config.corpus or not config.split:
+        raise UserError('a corpus and its split need names; the folder that you are in is "."')
     root = corpora_root(root)
-    named = root / config.corpus
-    if config.corpus == "librispeech" and not named.is_dir():
-        named = root / "LibriSpeech"
-    found = named if config.corpus in known(root) else Path(config.corpus)
-    if not found.is_dir():
+    responses: tuple[Path, ...] = ()
+    if config.rooms is not None:
+        folder = _below(root, config.rooms)
+        responses = tuple(
+            p for p in sorted(folder.rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES
+        )
+        if not responses:
+            raise UserError(f"rooms = {str(config.rooms)!r}: no audio there, nor below {root}")
+    if config.corpus == "synthetic":
+        for name in config.engines or ():
+            engine(name)
+        texts = None if config.texts is None else _below(root, config.texts)
+        return Source(texts, responses)
+    path = known(root).get(config.corpus, Path(config.corpus))
+    if not path.is_dir() and not (path.is_file() and path.name.endswith(CUTS)):
         raise UserError(
             f"corpus {config.corpus!r}: neither a folder nor a corpus in {root} "
             f"(there: {', '.join(known(root)) or 'none'}); "
             "set POCKETSCRIBE_CORPORA or --root to the folder that holds the corpora"
         )
-    return found
+    return Source(_absolute(path), responses)
 
 
-def known(root: Path) -> list[str]:
-    """The corpora that can be called by name: each folder below `root` with a manifest."""
+def known(root: Path) -> dict[str, Path]:
+    """The corpora that can be called by name, and their folders."""
     folders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-    manifests = [p.name for p in folders if any((p / name).is_file() for name in MANIFESTS)]
-    libri = ["librispeech"] if {"librispeech", "LibriSpeech"} & {p.name for p in folders} else []
-    return [*manifests, *libri]
+    found = {p.name: p for p in folders if _format(p)}
+    return {**{p.name.lower(): p for p in folders if recipe(p.name.lower())}, **found}
 
 
-def texts_file(config: CorpusConfig, root: Path | None) -> Path | None:
-    """The file of sentences to speak: a path as it stands, or below the corpora's folder."""
-    if config.texts is None or config.texts.is_file():
-        return config.texts
-    return corpora_root(root) / config.texts
+def _below(root: Path, path: Path) -> Path:
+    """A path as it stands, or below the corpora's folder; absolute either way."""
+    return _absolute(path if path.exists() else root / path)
+
+
+def _absolute(path: Path) -> Path:
+    """One name for a place; links stay, for their names may say what is there."""
+    return Path(os.path.abspath(path))
+
+
+class EmptyPartError(UserError):
+    """A corpus is there, and nothing in it is of the split that was asked for."""
 
 
 NOTHING_HELD_OUT = HeldOut(())
 
 
 def items(
-    config: CorpusConfig, source: Path | None, held_out: HeldOut = NOTHING_HELD_OUT
+    config: CorpusConfig, source: Source, held_out: HeldOut = NOTHING_HELD_OUT
 ) -> Iterator[Item]:
     """Every utterance of this part of the corpus, in a stable order; `source` is from `locate`.
 
     Synthetic voices do not read what is `held_out`.
 
     Raises:
-        UserError: a manifest is missing or broken, or the split holds nothing.
+        UserError: a manifest is missing or broken.
+        EmptyPartError: the split holds nothing.
     """
     found = False
-    for item in _all_items(config, source, held_out):
+    for item in _reader(config, source.path, held_out)():
         if all(item.columns.get(k) == v for k, v in config.where.items()):
             found = True
-            yield item
+            yield in_a_room(item, source.responses) if source.responses else item
     if not found:
-        raise UserError(
-            f"corpus {config.title!r}: no utterance matches in {source}; check split and where"
+        raise EmptyPartError(
+            f"corpus {config.title!r}: no utterance matches in {source.path}; check split and where"
         )
 
 
-def _all_items(config: CorpusConfig, source: Path | None, held_out: HeldOut) -> Iterator[Item]:
+def _reader(
+    config: CorpusConfig, path: Path | None, held_out: HeldOut
+) -> Callable[[], Iterator[Item]]:
     if config.corpus == "synthetic":
-        return _synthetic(config, source, held_out)
-    assert source is not None
-    if config.corpus == "fsdd":
-        return _connected_digits(source, config.split)
-    if config.corpus == "librispeech":
-        return _librispeech(source, config.split)
-    return _folder(source, config.split)
+        return partial(_synthetic, config, path, held_out)
+    assert path is not None
+    if path.is_file():
+        return partial(one_cut_set, path, config.split)
+    if _by_recipe(config, path):
+        return partial(by_recipe, config.corpus, path, config.split)
+    return partial(_folder, path, config.split)
+
+
+def _by_recipe(config: CorpusConfig, folder: Path) -> bool:
+    """Whether lhotse reads it: a corpus by name that is laid out in no way of ours."""
+    named = os.sep not in config.corpus and folder.name.lower() == config.corpus
+    return named and not _format(folder) and recipe(config.corpus) is not None
+
+
+def _format(folder: Path) -> tuple[Reader, Path] | None:
+    """How a folder is read, and the file that says so."""
+    found = ((read, f) for pattern, read in FORMATS.items() for f in sorted(folder.glob(pattern)))
+    return next(found, None)
+
+
+def _folder(folder: Path, split: str) -> Iterator[Item]:
+    """A folder of one of the formats, or of folders of splits, or with audio beside .txt files."""
+    if (found := _format(folder)) is not None:
+        read, file = found
+        return read(file, split)
+    parts = [part for part in dict.fromkeys((*SPLITS, split)) if (folder / part).is_dir()]
+    if not parts:
+        return text_files(folder, split)
+    if split not in (ALL, *parts):
+        raise UserError(f"{folder / split}: no such folder; its splits: {', '.join(parts)}")
+    return (
+        replace(item, id=f"{part}/{item.id}")
+        for part in (parts if split == ALL else [split])
+        for item in _folder(folder / part, ALL)
+    )
 
 
 def _synthetic(config: CorpusConfig, texts: Path | None, held_out: HeldOut) -> Iterator[Item]:
@@ -174,106 +247,31 @@ def _synthetic(config: CorpusConfig, texts: Path | None, held_out: HeldOut) -> I
         held_out=held_out,
     )
     for u in speech.utterances():
-        yield Item(u.id, u.text, u.speaker, samples=u.samples)
+        yield Item(u.id, u.text, u.speaker, made=partial(np.asarray, u.samples))
 
 
-def _folder(folder: Path, split: str) -> Iterator[Item]:
-    """A folder with manifest.tsv or manifest.jsonl, or with audio beside .txt files."""
-    for name, rows in zip(MANIFESTS, (_tsv, _jsonl), strict=True):
-        if (manifest := folder / name).is_file():
-            yield from _manifest(manifest, rows(manifest), split)
-            return
-    # Without a manifest a sub-folder's name is the split, where there are such sub-folders.
-    splits = [name for name in SPLITS if (folder / name).is_dir()]
-    part = folder / split if splits or (folder / split).is_dir() else folder
-    audio = sorted(p for p in part.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
-    if not audio:
-        found = f"; its splits: {', '.join(splits)}" if splits else ""
-        raise UserError(f"{part}: no manifest.tsv, no manifest.jsonl and no audio in it{found}")
-    for path in audio:
-        text = path.with_suffix(".txt")
-        words = text.read_text(encoding="utf-8", errors="replace") if text.is_file() else ""
-        yield Item(path.relative_to(folder).as_posix(), words, path.parent.name, path)
-
-
-def _manifest(
-    manifest: Path, rows: Iterator[tuple[int, dict[str, str]]], split: str
-) -> Iterator[Item]:
-    for number, row in rows:
-        path = row.get("path") or row.get("audio")
-        text = row.get("transcript") or row.get("text") or ""
-        if not path:
-            raise UserError(f"{manifest}: line {number} has no 'path' of an audio file")
-        if row.get("split", split) == split:
-            speaker = row.get("speaker") or ""
-            yield Item(row.get("id") or path, text, speaker, manifest.parent / path, columns=row)
-
-
-def _tsv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line numbers and rows; spreadsheets may have put a byte order mark first."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; the corpus is not complete")
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        columns = next(file, "").rstrip("\n").split("\t")
-        for number, line in enumerate(file, start=2):
-            if line.strip():  # a short row has empty cells
-                yield (
-                    number,
-                    dict(zip_longest(columns, line.rstrip("\n").split("\t"), fillvalue="")),
-                )
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line numbers and objects; null is an empty string."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = {k: "" if v is None else str(v) for k, v in json.loads(line).items()}
-            except (json.JSONDecodeError, AttributeError):
-                raise UserError(f"{path}: line {number} is not a JSON object") from None
-            yield number, row
-
-
-def _connected_digits(folder: Path, split: str) -> Iterator[Item]:
-    """Fsdd's single digits joined by connected.tsv: gaps_s[0] silence, clip, gaps_s[1], clip, …"""
-    clips = {
-        row.get("id"): folder / row.get("path", "") for _, row in _tsv(folder / "manifest.tsv")
-    }
-    table = folder / "connected.tsv"
-    rate = 8000
-    read = cache(lambda path: soundfile.read(path, dtype="float32")[0])
-    for number, row in _tsv(table):
-        if row.get("split") != split:
-            continue
-        try:
-            item = Item(row["id"], row["transcript"], row["speaker"], sample_rate=rate)
-            first, *gaps = (np.zeros(round(float(g) * rate)) for g in row["gaps_s"].split(","))
-            parts = [first]
-            for name, gap in zip(row["components"].split(","), gaps, strict=True):
-                clip = clips[name]
-                parts += [read(clip), gap]
-            yield replace(item, samples=np.concatenate(parts, dtype=np.float32))
-        except soundfile.SoundFileError:
-            yield replace(item, audio=clip)  # whoever reads it says what ails it
-        except (KeyError, ValueError) as error:
-            raise UserError(f"{table}: line {number} cannot be joined ({error!r})") from None
-
-
-def _librispeech(folder: Path, part: str) -> Iterator[Item]:
-    """By lhotse's own recipe, from the unpacked download."""
-    from lhotse.recipes import prepare_librispeech
-
-    if not (folder / part).is_dir():
-        parts = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir())) or "none"
-        raise UserError(f"{folder}: no part {part!r} of LibriSpeech there (found: {parts})")
-    try:
-        found = prepare_librispeech(folder, dataset_parts=(part,))[part]
-    except Exception as error:  # lhotse raises many kinds for what is not LibriSpeech
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{folder / part}: not LibriSpeech as unpacked ({reason})") from None
-    recordings = {r.id: r for r in found["recordings"]}
-    for s in sorted(found["supervisions"], key=lambda s: s.id):
-        audio = Path(recordings[s.recording_id].sources[0].source)
-        yield Item(s.id, s.text or "", s.speaker or "", audio)
+def fingerprint(config: CorpusConfig, source: Source, held_out: HeldOut) -> str:
+    """Changes with whatever the part's sound and words depend on; the same by whatever path it is
+    called. Nothing is decoded.
+    """
+    keys = config.model_dump_json(exclude={"corpus", "weight", "group", "rooms"}, exclude_none=True)
+    digest = hashlib.sha256(keys.encode())
+    files, path = dict.fromkeys(source.responses), source.path
+    if config.corpus == "synthetic":
+        digest.update(b"synthetic")
+        if path is not None:
+            digest.update(f"{path} {held_out.digest}".encode())
+            files[path] = None
+    elif path is not None and (_by_recipe(config, path) or any(path.rglob(SHAR))):
+        part = path / config.split  # to ask what is in it would be to read all of it
+        files |= dict.fromkeys(sorted((part if part.is_dir() else path).rglob("*.*")))
+    else:
+        for item in items(config, Source(path), held_out):
+            digest.update(repr((item.id, item.text, item.speaker, item.columns)).encode())
+            files |= dict.fromkeys(item.files)
+    for file in files:
+        digest.update(os.fsencode(file))
+        if file.is_file():
+            about = file.stat()
+            digest.update(f"{about.st_size} {about.st_mtime_ns}".encode())
+    return digest.hexdigest()[:8]

@@ -5,14 +5,12 @@ audio/ (only what was made here: synthetic speech, joined digits), bad.tsv (id a
 refused item) and prepared.json (what it was made from).
 """
 
-import gzip
-import hashlib
 import re
 import shutil
-import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
@@ -26,33 +24,23 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
-from pocketscribe.files import read_json, replacing, write_json, write_text
-from pocketscribe.speech import text
+from pocketscribe.files import read_json, replacing, sweep, write_json, write_text
 from pocketscribe.speech.corpora import (
-    AUDIO_SUFFIXES,
     NOTHING_HELD_OUT,
     CorpusConfig,
-    Item,
+    fingerprint,
     items,
     locate,
 )
-from pocketscribe.speech.features import (
-    HOP_SECONDS,
-    MELS,
-    SAMPLE_RATE,
-    audio_seconds,
-    fbank,
-    read_audio,
-)
+from pocketscribe.speech.features import HOP_SECONDS, MELS, SAMPLE_RATE, fbank, read_audio
 from pocketscribe.speech.held_out import HeldOut
+from pocketscribe.speech.items import Item, RefusedError, listen, unique, words_of
 
 FORMAT = 2  # raise when features or cuts change, so that old caches are made anew
-MIN_SECONDS, MAX_SECONDS = 0.1, 120.0
+MAX_SECONDS = 120.0
+MAX_SOUND_SECONDS = 3600.0  # of what nobody transcribes, such as noise
 AT_ONCE = 64  # utterances in memory
-
-
-class BadItemError(Exception):
-    """Why an item was refused."""
+CUTS, FEATURES = "cuts.jsonl.gz", "features.lca"
 
 
 class Summary(Config):
@@ -80,8 +68,14 @@ class Prepared:
     @property
     def cuts(self) -> CutSet:
         """Read lazily; the paths in the file are relative to the folder."""
-        cuts = CutSet.from_jsonl_lazy(self.folder / "cuts.jsonl.gz")
+        for name, size in read_json(self.folder / "prepared.json")["bytes"].items():
+            if not (self.folder / name).is_file() or (self.folder / name).stat().st_size != size:
+                raise UserError(self._damaged(f"{name} is not as it was written"))
+        cuts = CutSet(_Whole(self))
         return cuts.with_features_path_prefix(self.folder).with_recording_path_prefix(self.folder)
+
+    def _damaged(self, reason: str) -> str:
+        return f"{self.folder}: {reason}; delete the folder, and it is prepared anew"
 
     @property
     def summary(self) -> dict[str, int | float]:
@@ -89,44 +83,52 @@ class Prepared:
         path = self.folder / "prepared.json"
         return Written.read(read_json(path), str(path)).summary.model_dump()
 
-    def check(self) -> None:
-        """Raises UserError where what was prepared is damaged: found here, not hours later."""
+
+@dataclass(frozen=True)
+class _Whole:
+    """The cuts of a prepared part; damage among them is told in one line."""
+
+    prepared: Prepared
+
+    def __iter__(self) -> Iterator[MonoCut]:
         try:
-            with gzip.open(self.folder / "cuts.jsonl.gz") as cuts:
-                while cuts.read(2**20):  # ends with a checksum
-                    pass
-            (self.folder / "features.lca").stat()
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError(
-                f"{self.folder}: damaged ({error}); delete the folder to prepare it again"
-            ) from None
+            yield from CutSet.from_jsonl_lazy(self.prepared.folder / CUTS)
+        except Exception as error:  # gzip, JSON and lhotse raise many kinds
+            raise UserError(self.prepared._damaged(f"{CUTS} is damaged ({error})")) from None
 
 
 def prepare(
     config: CorpusConfig,
     root: Path | None,
     out: Path,
-    *,
     bad_share: float = 0.05,
     progress: Progress | None = None,
+    *,
     held_out: HeldOut = NOTHING_HELD_OUT,
+    transcribed: bool = True,
 ) -> Prepared:
     """Prepares one part of a corpus below `out`; what is there already is used as it is.
 
-    Synthetic voices do not read what is `held_out`.
+    Synthetic voices do not read what is `held_out`. What is not `transcribed` is sound without
+    words, such as noise.
 
     Raises:
         UserError: the corpus is missing, or more than `bad_share` of its items are bad.
     """
     source = locate(config, root)
     name = re.sub(r"[^\w.-]", "-", config.title.replace("=", "_"))
-    folder = out / f"{name}-{_fingerprint(config, source, held_out)}"
+    made_from = f"{FORMAT} {transcribed} {fingerprint(config, source, held_out)}"
+    folder = out / f"{name}-{sha256(made_from.encode()).hexdigest()[:8]}"
     prepared = Prepared(folder, config)
-    if (folder / "prepared.json").is_file():
-        prepared.check()
-    else:
+    if not (folder / "prepared.json").is_file():
+        sweep(out)
         with replacing(folder) as beside:
-            summary = _write(config, items(config, source, held_out), beside, progress)
+            found_items = items(config, source, held_out)
+            try:
+                summary = _write(config, found_items, beside, progress, transcribed)
+            except OSError as error:  # such as a full disk
+                reason = error.strerror or error
+                raise UserError(f"{error.filename or folder}: {reason}") from None
             found = summary["utterances"] + summary["bad"]
             if summary["bad"] > bad_share * found:  # nothing is kept but the list
                 listed = out / f"{name}.bad.tsv"
@@ -152,7 +154,11 @@ def progress_bar(console: Console) -> Progress:
 
 
 def _write(
-    config: CorpusConfig, source: Iterable[Item], folder: Path, progress: Progress | None
+    config: CorpusConfig,
+    source: Iterable[Item],
+    folder: Path,
+    progress: Progress | None,
+    transcribed: bool,
 ) -> dict[str, int | float]:
     """Writes cuts, features, bad.tsv and prepared.json into `folder`; returns the summary."""
     (folder / "audio").mkdir(parents=True)
@@ -160,20 +166,21 @@ def _write(
     seconds, good = 0.0, 0
     task = progress.add_task(f"prepare {config.title}", total=None) if progress else None
     with (
-        CutSet.open_writer(folder / "cuts.jsonl.gz") as cuts,
-        LilcomChunkyWriter(folder / "features.lca") as store,
+        CutSet.open_writer(folder / CUTS) as cuts,
+        LilcomChunkyWriter(folder / FEATURES) as store,
         ThreadPoolExecutor() as threads,
     ):
-        source = _unique(source, bad)
+        source = unique(source, bad)
         while group := list(islice(source, AT_ONCE)):
             # Decoding and features release the interpreter's lock; writing stays in order.
-            results = threads.map(lambda item: _try(item, folder), group)
+            results = threads.map(lambda item: _try(item, folder, transcribed), group)
             for item, result in zip(group, results, strict=True):
-                if isinstance(result, BadItemError):
+                if isinstance(result, RefusedError):
                     bad.append((item.id, str(result)))
                     continue
-                recording, features = result
-                cut = _cut(item, recording, features, store.write(item.id, features))
+                words, recording, features = result
+                key = store.write(item.id, features)
+                cut = _cut(item, words, recording, features, key)
                 cuts.write(cut)
                 good, seconds = good + 1, seconds + cut.duration
             if progress and task is not None:
@@ -184,49 +191,31 @@ def _write(
     cells = ("\t".join(" ".join(cell.split()) for cell in row) for row in rows)
     write_text(folder / "bad.tsv", "\n".join(cells) + "\n")
     summary = {"utterances": good, "seconds": round(seconds, 3), "bad": len(bad)}
-    write_json(folder / "prepared.json", {"corpus": config.title, "summary": summary})
+    sizes = {name: (folder / name).stat().st_size for name in (CUTS, FEATURES)}
+    about = {"corpus": config.title, "summary": summary, "bytes": sizes}
+    write_json(folder / "prepared.json", about)
     return summary
 
 
-def _unique(source: Iterable[Item], bad: list[tuple[str, str]]) -> Iterator[Item]:
-    """Items with an id not seen before; the others go on the list."""
-    seen: set[str] = set()
-    for item in source:
-        if item.id in seen:
-            bad.append((item.id, "duplicate id"))
-            continue
-        seen.add(item.id)
-        yield item
-
-
-def _try(item: Item, folder: Path) -> tuple[Recording, np.ndarray] | BadItemError:
+def _try(
+    item: Item, folder: Path, transcribed: bool
+) -> tuple[str, Recording, np.ndarray] | RefusedError:
+    """Words, recording and features, or why there are none."""
     try:
-        words = text.normalise(item.text)
-        if not words:
-            raise BadItemError("empty transcript")
-        if (character := text.unspellable(words)) is not None:
-            raise BadItemError(f"the transcript holds {character!r}: spell it out")
-        path = item.audio.resolve() if item.audio else _made(item, folder)
-        seconds = audio_seconds(path)
-        if not MIN_SECONDS <= seconds <= MAX_SECONDS:
-            limits = f"{MIN_SECONDS} s to {MAX_SECONDS:.0f} s"
-            raise BadItemError(f"{seconds:.2f} s long; allowed: {limits}")
+        words = words_of(item) if transcribed else ""
+        samples = listen(item, MAX_SECONDS if transcribed else MAX_SOUND_SECONDS)
+        if item.audio is None:
+            path = folder / _made_name(item)
+            soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
+            samples = read_audio(path)
+        else:
+            path = item.audio.absolute()
         recording = Recording.from_file(path, recording_id=item.id)
         if recording.sampling_rate != SAMPLE_RATE:
             recording = recording.resample(SAMPLE_RATE)
-        return recording, fbank(read_audio(path))
-    except BadItemError as bad:
-        return bad
-    except Exception as error:  # a decoder may raise anything for a broken file
-        return BadItemError(str(error) or type(error).__name__)
-
-
-def _made(item: Item, folder: Path) -> Path:
-    """Writes samples that were made here to a file."""
-    assert item.samples is not None
-    path = folder / _made_name(item)
-    soundfile.write(path, item.samples, item.sample_rate, subtype="PCM_16")
-    return path
+        return words, recording, fbank(samples)
+    except RefusedError as refused:
+        return refused
 
 
 def _made_name(item: Item) -> str:
@@ -234,7 +223,7 @@ def _made_name(item: Item) -> str:
     return f"audio/{quote(item.id, safe=' ')}.flac"
 
 
-def _cut(item: Item, recording: Recording, features: np.ndarray, key: str) -> MonoCut:
+def _cut(item: Item, words: str, recording: Recording, features: np.ndarray, key: str) -> MonoCut:
     if item.audio is None:  # the folder will be renamed
         recording.sources[0].source = _made_name(item)
     manifest = Features(
@@ -246,7 +235,7 @@ def _cut(item: Item, recording: Recording, features: np.ndarray, key: str) -> Mo
         start=0,
         duration=recording.duration,
         storage_type=LilcomChunkyWriter.name,
-        storage_path="features.lca",
+        storage_path=FEATURES,
         storage_key=key,
         recording_id=recording.id,
         channels=0,
@@ -256,7 +245,7 @@ def _cut(item: Item, recording: Recording, features: np.ndarray, key: str) -> Mo
         recording_id=recording.id,
         start=0,
         duration=recording.duration,
-        text=text.normalise(item.text),
+        text=words,
         speaker=item.speaker,
         custom={k: v for k, v in item.columns.items() if k not in ("id", "path", "transcript")},
     )
@@ -269,25 +258,3 @@ def _cut(item: Item, recording: Recording, features: np.ndarray, key: str) -> Mo
         features=manifest,
         supervisions=[supervision],
     )
-
-
-def _fingerprint(config: CorpusConfig, source: Path | None, held_out: HeldOut) -> str:
-    """Changes with whatever the prepared part depends on: config, place, manifests, format."""
-    digest = hashlib.sha256(f"{FORMAT}".encode())
-    digest.update(config.model_dump_json(exclude={"weight", "group"}, exclude_none=True).encode())
-    if config.texts is not None:
-        digest.update(held_out.digest.encode())
-    if source is not None:
-        digest.update(str(source.resolve()).encode())
-        manifests = (
-            [source] if source.is_file() else [*source.glob("*.tsv"), *source.glob("*.jsonl")]
-        )
-        for manifest in sorted(manifests):
-            digest.update(manifest.read_bytes())
-        if not manifests:  # the files themselves are the manifest
-            part = source / config.split
-            for path in sorted((part if part.is_dir() else source).rglob("*.*")):
-                if path.suffix.lower() in (*AUDIO_SUFFIXES, ".txt") and path.is_file():
-                    about = path.stat()
-                    digest.update(f"{path} {about.st_size} {about.st_mtime_ns}".encode())
-    return digest.hexdigest()[:8]

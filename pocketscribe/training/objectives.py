@@ -25,7 +25,7 @@ from pocketscribe.losses import (
 from pocketscribe.models import Chunking, Recogniser
 from pocketscribe.speech.batches import Batch
 from pocketscribe.training.masks import MaskConfig, Masks
-from pocketscribe.weights import at_least
+from pocketscribe.weights import at_least, formatted_once
 
 
 class LossConfig(Config):
@@ -198,7 +198,8 @@ class FineTuned(Objective):
     def forward(self, batch: Batch, context: StepContext) -> dict[str, Tensor]:
         """The plain losses, and with a teacher "distilled", which is weighted into "loss"."""
         width = self.widths[context.step % len(self.widths)]
-        with at_least(width, self.plain.model.weights.stored.values()):
+        weights = self.plain.model.weights.stored.values()
+        with at_least(width, weights), formatted_once(weights):
             outputs = self.plain.outputs(batch, context)
         losses = outputs.losses
         if self.teacher is not None:

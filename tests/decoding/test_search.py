@@ -3,6 +3,7 @@
 B streams, S encoder frames, J encoder output, V vocabulary, N hypotheses.
 """
 
+import math
 from collections.abc import Iterable
 from itertools import pairwise, product
 
@@ -18,6 +19,7 @@ from pocketscribe.decoding.search import (
     CtcSearch,
     GreedySearch,
     Hypothesis,
+    Predictions,
     Search,
 )
 from pocketscribe.decoding.searcher import Searcher
@@ -29,6 +31,8 @@ VOCABULARY, JOINT = 5, 6
 
 class RandomScorer:
     """A predictor that is a table over its two labels, and a joiner that is a matrix."""
+
+    rows = 4
 
     def __init__(self, seed: int = 0, sharpness: float = 2.0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -151,10 +155,89 @@ def test_a_wide_beam_is_full_enumeration(seed: int) -> None:
     assert tuple(best.labels) == max(total, key=lambda x: scores[x] / (len(x) + 2))
 
 
+class Taste:
+    """A guide that remembers how many labels there were and the last one, and has opinions."""
+
+    start = 0
+
+    def __init__(self, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.table = 1.5 * torch.randn(64, VOCABULARY, generator=generator)
+        self.table[:, : UNKNOWN + 1] = 0
+
+    def scores(self, state: int) -> Tensor:
+        return self.table[state % 64]
+
+    def after(self, state: int, label: int) -> int:
+        return 7 * state + label + 1
+
+    def owed(self, state: int) -> float:
+        return 0.3 * (state % 3)
+
+    def total(self, labels: tuple[int, ...]) -> tuple[float, float]:
+        state, total = self.start, 0.0
+        for label in labels:
+            total += float(self.scores(state)[label])
+            state = self.after(state, label)
+        return total, self.owed(state)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_wide_guided_beam_is_full_enumeration(seed: int) -> None:
+    scorer, encoded = RandomScorer(seed, sharpness=0.7), encoder(1, 4, seed)
+    guides = Taste(seed), Taste(seed + 10)
+    search = BeamSearch(scorer, 1, 10_000, guides)
+    best = found(search, encoded)[0]
+    expected = {
+        labels: math.log(p) + sum(guide.total(labels)[0] for guide in guides)
+        for labels, p in enumerated(scorer, encoded[0]).items()
+    }
+    scores = {labels: path.score for labels, path in search.beams[0].items()}
+    assert scores == pytest.approx(expected, abs=1e-4)
+    owed = {x: sum(guide.total(x)[1] for guide in guides) for x in expected}
+    ranked = max(expected, key=lambda x: (expected[x] - owed[x]) / (len(x) + 2))
+    assert tuple(best.labels) == ranked
+    plain = found(BeamSearch(scorer, 1, 10_000), encoded)[0]
+    assert seed != 0 or plain.labels != best.labels, "the test must compare something"
+
+
+def test_a_guided_beam_chunk_by_chunk_is_all_at_once() -> None:
+    encoded, guides = encoder(3, 12), [Taste()]
+    expected = found(BeamSearch(RandomScorer(3), 3, 4, guides), encoded)
+    assert expected != found(BeamSearch(RandomScorer(3), 3, 4), encoded)
+    search = BeamSearch(RandomScorer(3), 3, 4, guides)
+    for chunk in encoded.split([3, 4, 5], dim=1):
+        search.advance(chunk, torch.full((3,), chunk.shape[1]))
+    assert search.best() == expected
+
+
+def test_greedy_search_joins_rows_as_the_scorer_likes_them() -> None:
+    """However many frames it looks ahead, the labels are the same."""
+    encoded, lengths = encoder(3, 40), [40, 11, 0]
+    texts = []
+    for rows in (1, 2, 5, 64):
+        scorer = RandomScorer(1)
+        scorer.rows = rows
+        texts.append(found(GreedySearch(scorer, 3), encoded, lengths))
+    assert texts[0][0].labels and all(text == texts[0] for text in texts)
+
+
+def test_predictions_are_made_once() -> None:
+    scorer, asked = RandomScorer(), []
+    predict = scorer.predict
+    scorer.predict = lambda context: asked.append(len(context)) or predict(context)  # type: ignore[method-assign, func-returns-value]
+    predictions = Predictions(scorer)
+    predictions.MOST = 3
+    for contexts in ([(-1, 0), (-1, 0)], [(0, 2), (-1, 0)], [(2, 3)], [(3, 4), (-1, 0)]):
+        assert torch.equal(predictions.after(contexts), predict(torch.tensor(contexts)))
+    assert asked == [1, 1, 1, 2], "and forgotten where they become too many"
+
+
 def test_merging_changes_what_wins() -> None:
     """Each alignment of [2] loses to the one of [3], but together they win."""
 
     class Fixed:
+        rows = 1
         frames = torch.tensor([[0.34, 0.0, 0.26, 0.40], [0.34, 0.0, 0.26, 0.40]]).log()
 
         def predict(self, context: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from pocketscribe.export.open import TorchRuntime
 from pocketscribe.models import ConformerConfig, ModelConfig, Recogniser
 from pocketscribe.models.saved import Saved, save_model
 from pocketscribe.speech.corpora import CorpusConfig
+from pocketscribe.speech.prepare import prepare
 from pocketscribe.speech.units import Units, UnitsConfig
 
 RATE = 16000
@@ -25,7 +26,7 @@ DOCUMENTED = (
     "parameters_stored parameters_virtual bytes peak_rss_bytes"
 )
 ERRORS = "wer ci_low ci_high substitutions deletions insertions words utterances"
-EXTRAS = "emission_delay unreadable streaming groups hypotheses"
+EXTRAS = "emission_delay unreadable refused streaming groups hypotheses"
 ROWS = [  # id, speaker, age, level of the tone, seconds, transcript
     ("a1", "ann", "child", 0.1, 1.0, "one two three"),
     ("a2", "ann", "child", 0.2, 0.5, "Four, five!"),
@@ -160,16 +161,36 @@ def test_unreadable_audio_is_counted_and_left_out(folder: Path, first: bool) -> 
             file.write("\n".join(text.splitlines()[1:]) + "\n")
     result = evaluate(Parrot(), part(folder), None)
     assert result["unreadable"] == 3
+    assert [r["id"] for r in result["refused"]] == ["noise", "nothing", "empty"]
     same = f"{ERRORS} audio_seconds hypotheses".split()
     assert {k: result[k] for k in same} == {k: plain[k] for k in same}
+
+
+def test_what_prepare_refuses_is_not_scored(folder: Path, tmp_path: Path) -> None:
+    """A digit in a reference would be a word error that no recogniser can help."""
+    plain = evaluate(Parrot(), part(folder), None)
+    with (folder / "manifest.tsv").open("a") as file:
+        for name, said in (("silent", ""), ("digits", "room 101"), ("a1", "one two three")):
+            file.write(f"{name}\ta1.wav\tann\tchild\ttest\t{said}\n")
+        soundfile.write(folder / "short.wav", tone(0.1, 0.05), RATE)
+        file.write("short\tshort.wav\tann\tchild\ttest\tone\n")
+    result = evaluate(Parrot(), part(folder), None)
+    assert [result[key] for key in ERRORS.split()] == [plain[key] for key in ERRORS.split()]
+    prepared = prepare(part(folder), None, tmp_path / "out", bad_share=0.9)
+    rows = (prepared.folder / "bad.tsv").read_text().splitlines()[1:]
+    reasons = {r["id"]: r["reason"].removesuffix(" or more") for r in result["refused"]}
+    assert set(reasons) == {"silent", "digits", "a1", "short"} and result["unreadable"] == 4
+    assert reasons == {k: v.removesuffix(" to 120 s") for k, v in (row.split("\t") for row in rows)}
 
 
 def test_nothing_readable_is_the_users_to_mend(tmp_path: Path) -> None:
     (tmp_path / "manifest.tsv").write_text("id\tpath\tspeaker\tage\tsplit\ttranscript\n")
     add(tmp_path, "noise", b"this is no audio")
-    with pytest.raises(UserError, match="none of its audio could be read"):
+    with pytest.raises(
+        UserError, match=r"nothing in it can be scored; the first: noise: .*not readable as audio"
+    ):
         evaluate(Parrot(), part(tmp_path), None)
-    with pytest.raises(UserError, match="neither a folder nor a known corpus"):
+    with pytest.raises(UserError, match="neither a folder nor a corpus"):
         evaluate(Parrot(), part(tmp_path / "nowhere"), None)
 
 
@@ -211,11 +232,9 @@ def test_a_real_runtime_hears_the_shortest_audio(folder: Path, streaming: bool) 
     torch.manual_seed(0)
     path = folder.parent / "model.safetensors"
     save_model(path, Saved(Recogniser(config, len(units)), units.to_json()))
-    for count in (1, 79, 80, 100, 159, 160, 400, 639, 640):
-        soundfile.write(folder / f"short{count}.wav", tone(0.1, 1.0)[:count], RATE)
-        with (folder / "manifest.tsv").open("a") as file:
-            file.write(f"short{count}\tshort{count}.wav\tcid\tadult\ttest\tseven\n")
-    result = evaluate(TorchRuntime(path), part(folder), None, streaming=streaming)
-    assert result["utterances"] == 12 and result["unreadable"] == 0
-    only = evaluate(TorchRuntime(path), part(folder, where={"id": "short1"}), None)
-    assert only["deletions"] == 1 and only["hypotheses"][0]["hypothesis"] == ""
+    runtime = TorchRuntime(path)
+    audio = [tone(0.1, 1.0)[:count] for count in (1, 79, 80, 100, 159, 160, 400, 639, 640)]
+    assert len(runtime.transcribe(audio, streaming)) == len(audio)
+    assert runtime.transcribe(audio[:1], False)[0].text == ""
+    result = evaluate(runtime, part(folder), None, streaming=streaming)
+    assert result["utterances"] == 3 and result["unreadable"] == 0

@@ -81,13 +81,15 @@ def test_a_recipe_that_scores_on_nothing_still_ends_with_a_table() -> None:
 
 
 def test_score_lines_say_everything_once() -> None:
-    lines = score_lines("fsdd test", result(unreadable=2))
+    lines = score_lines(
+        "fsdd test", result(unreadable=2, refused=[{"id": "a", "reason": "bad"}] * 2)
+    )
     assert lines == [
         "fsdd test: WER 12.30% [10.00%, 15.00%]",
         "  1000 words in 90 utterances: 5 substitutions, 4 deletions, 3 insertions",
         "  360 s of audio, real-time factor 0.0123, model 19.48 MB, peak memory 512 MB",
         "  last label +0.24 s after the speech's end (median)",
-        "  2 files could not be read and were left out",
+        "  2 utterances were left out, the first a: bad",
         "  child: WER 40.00% [10.00%, 15.00%]",
     ]
     plain = score_lines("x", result(emission_delay=None, groups={}))

@@ -13,7 +13,6 @@ import talkative
 import torch
 from torchao.quantization import IntxUnpackedToInt8Tensor
 
-from pocketscribe.decoding.searcher import SearchConfig
 from pocketscribe.errors import UserError
 from pocketscribe.export import executorch
 from pocketscribe.export.executorch_runtime import FORMAT, ExecutorchRuntime
@@ -176,8 +175,6 @@ def test_descriptions_that_do_not_fit_are_refused(
 
 
 def test_what_it_cannot_do_is_refused(path: Path, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--beam 4: .* one hypothesis at a time"):
-        open_model(folder, SearchConfig(beam=4))
     with pytest.raises(UserError, match=r"--chunk 8: .* exported for chunks of 4"):
         open_model(folder, chunk=8)
     with pytest.raises(UserError, match="--int8 is for onnx targets"):

@@ -8,6 +8,7 @@ import pytest
 import sherpa_onnx
 import talkative
 
+from pocketscribe.decoding.searcher import SearchConfig
 from pocketscribe.decoding.streaming import stream_one
 from pocketscribe.errors import UserError
 from pocketscribe.export.export import export
@@ -35,7 +36,8 @@ def folder(
 @pytest.mark.parametrize("hotword", ["SEVEN", "NINE ONE"])
 def test_a_hotword_is_heard(folder: Path, speech: dict[str, np.ndarray], hotword: str) -> None:
     def text(hotwords: list[str], score: float) -> str:
-        runtime = SherpaRuntime(folder, WIDE, hotwords=hotwords, hotwords_score=score)
+        search = SearchConfig(beam=WIDE, hotwords=tuple(hotwords), hotword_score=score)
+        runtime = SherpaRuntime(folder, search)
         [found] = runtime.transcribe([speech["seconds"]])
         return found.text
 
@@ -73,10 +75,10 @@ def test_other_programs_spell_hotwords_by_bpe_vocab(
 
 @pytest.mark.parametrize("word", ["CAFÉ", "", " "])
 def test_a_word_that_cannot_be_spelt_is_refused(folder: Path, word: str) -> None:
-    with pytest.raises(UserError, match=f"hotword {word!r}: the model's units cannot spell it"):
-        SherpaRuntime(folder, beam=4, hotwords=["ONE", word])
+    with pytest.raises(UserError, match=f"hotword {word!r}: this model cannot spell it"):
+        SherpaRuntime(folder, SearchConfig(hotwords=("ONE", word)))
 
 
 def test_greedy_search_has_none(sherpa_folder: Path) -> None:
-    with pytest.raises(UserError, match="hotwords need beam search"):
-        SherpaRuntime(sherpa_folder, hotwords=["ONE"])
+    with pytest.raises(UserError, match="hotwords needs a beam; give --beam 4"):
+        SherpaRuntime(sherpa_folder, SearchConfig(beam=1, hotwords=("ONE",)))

@@ -68,9 +68,9 @@ def test_nothing_is_run_twice(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -
         return {p: p.stat().st_mtime_ns for p in tiny_run.rglob("*.*") if p.name != "recipe.json"}
 
     before = times()
-    for name in ("_train", "_prepare"):
-        monkeypatch.delattr(Run, name)
-    monkeypatch.delattr("pocketscribe.recipes.run.evaluate")
+    monkeypatch.delattr(Run, "_train")
+    monkeypatch.delattr("pocketscribe.recipes.speech.prepare")
+    monkeypatch.delattr("pocketscribe.recipes.shipping.evaluate")
     results = run_here(tiny_run.with_name("tiny.toml"), tiny_run)
     assert results == read_json(tiny_run / "results.json")
     assert times() == before
@@ -86,7 +86,7 @@ def test_only_what_is_new_is_scored(
         scored.append(corpus.title)
         return read_json(tiny_run / "results.json")["models"]["float"]["scores"]["synthetic test"]
 
-    monkeypatch.setattr("pocketscribe.recipes.run.evaluate", evaluate)
+    monkeypatch.setattr("pocketscribe.recipes.shipping.evaluate", evaluate)
     recipe = tiny_run.with_name("tiny.toml")
     more = 'speech.test=[{corpus="synthetic", split="test"}, {corpus="fsdd", split="test"}]'
     run_here(recipe, folder, more)
@@ -253,10 +253,11 @@ def test_a_run_of_an_older_version_goes_on(
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ('speech.test=[{corpus="nowhere"}]', "'nowhere': neither a folder nor a known corpus"),
-        ('speech.dev=[{corpus="fsdd"}]', "'fsdd': no folder .*; set POCKETSCRIBE_CORPORA"),
-        ('speech.test.0.where={age="9"}', "no utterance matches"),
-        ('speech.train=[{corpus="librispeech"}]', "'librispeech': no folder"),
+        ('speech.test=[{corpus="nowhere"}]', "'nowhere': neither a folder nor a corpus"),
+        ('speech.dev=[{corpus="fsdd"}]', "'fsdd': neither .*; set POCKETSCRIBE_CORPORA"),
+        ('speech.test.0.where={age="9"}', "columns, and corpus = 'synthetic' has none"),
+        ('speech.train=[{corpus="librispeech"}]', "'librispeech': neither a folder"),
+        ('speech.train.0.engines=["espeak", "flite"]', "flite.* apt install flite"),
     ],
 )
 def test_a_missing_corpus_is_found_before_anything_is_trained(
@@ -264,6 +265,7 @@ def test_a_missing_corpus_is_found_before_anything_is_trained(
 ) -> None:
     """Then nothing is left behind: the mended recipe may use the same folder."""
     monkeypatch.delenv("POCKETSCRIBE_CORPORA", raising=False)
+    monkeypatch.setenv("PATH", "")
     monkeypatch.chdir(recipe.parent)
     with pytest.raises(UserError, match=line):
         run_here(recipe, recipe.parent / "run", change)

@@ -22,8 +22,9 @@ def write_corpus(folder: Path, rows: Sequence[Row]) -> Path:
     """Writes a manifest.tsv of these rows, and the audio that they ask for.
 
     A row's keys are columns, but for `seconds` and `rate`, which make its audio; no `seconds`, no
-    file.
+    file. Its split is train where it names none.
     """
+    rows = [{"split": "train", **row} for row in rows]
     folder.mkdir()
     columns = dict.fromkeys(k for row in rows for k in row if k not in ("seconds", "rate"))
     lines = ["\t".join(columns)]

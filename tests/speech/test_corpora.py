@@ -10,9 +10,10 @@ import pytest
 import soundfile
 from small_corpora import MakeCorpus, sound
 
-from pocketscribe.errors import UserError
-from pocketscribe.speech.corpora import CorpusConfig, Item, items, locate
-from pocketscribe.speech.features import read_audio, resampled
+from pocketscribe.errors import UserError, UserHint
+from pocketscribe.speech.corpora import CorpusConfig, items, locate
+from pocketscribe.speech.features import read_audio
+from pocketscribe.speech.items import Item, RefusedError, listen
 
 CLIPS = {"0_ann_0": 0.5, "7_ann_1": 0.25, "9_bob_0": 0.4}
 
@@ -70,9 +71,8 @@ def test_real_connected_digits_are_gaps_and_clips(corpora: Path) -> None:
             soundfile.info(corpora / "fsdd" / "flac" / item.speaker / f"{name}.flac").frames
             for name in names.split(",")
         )
-        assert item.samples is not None and item.sample_rate == 8000
         seconds = clips / 8000 + sum(map(float, gaps.split(",")))
-        assert len(item.samples) / 8000 == pytest.approx(seconds, abs=2e-3)
+        assert len(item.read()) / 16000 == pytest.approx(seconds, abs=2e-3)
         assert len(item.text.split()) == len(names.split(","))
 
 
@@ -108,18 +108,18 @@ def fsdd(tmp_path: Path) -> Path:
 
 def test_connected_digits(fsdd: Path, tmp_path: Path) -> None:
     [item] = load(tmp_path, corpus="fsdd")
-    assert (item.id, item.text, item.speaker, item.sample_rate) == (
-        "t-0",
-        "ZERO SEVEN",
-        "ann",
-        8000,
-    )
-    assert item.samples is not None and len(item.samples) == 800 + 4000 + 1600 + 2000 + 400
-    clip, _ = soundfile.read(fsdd / "flac/0_ann_0.flac", dtype="float32")
-    np.testing.assert_array_equal(item.samples[800:4800], clip)
-    assert not item.samples[:800].any() and not item.samples[4800:6400].any()
-    assert len(resampled(item.samples, item.sample_rate)) == 2 * len(item.samples)
+    assert (item.id, item.text, item.speaker) == ("t-0", "ZERO SEVEN", "ann")
+    clip = fsdd / "flac/0_ann_0.flac"
+    assert item.files == (clip, fsdd / "flac/7_ann_1.flac")
+    samples = item.read()  # twice as many as in the clips
+    assert len(samples) == 2 * (800 + 4000 + 1600 + 2000 + 400)
+    np.testing.assert_array_equal(samples[1600:9600], read_audio(clip))
+    assert not samples[:1600].any() and not samples[9600:12800].any()
     assert [i.id for i in load(tmp_path, corpus="fsdd", split="dev")] == ["d-0"]
+    assert [i.id for i in load(tmp_path, corpus="fsdd", split="all")] == ["t-0", "d-0"]
+    # Whatever its name; and its rows' columns can be asked for.
+    fsdd.rename(tmp_path / "strings")
+    assert len(load(tmp_path, corpus="strings", split="all", where={"speaker": "bob"})) == 1
 
 
 def test_a_broken_clip_makes_a_bad_item(fsdd: Path, tmp_path: Path) -> None:
@@ -127,7 +127,8 @@ def test_a_broken_clip_makes_a_bad_item(fsdd: Path, tmp_path: Path) -> None:
     for break_it in (lambda: clip.write_bytes(b""), clip.unlink):
         break_it()
         [item] = load(tmp_path, corpus="fsdd")
-        assert (item.id, item.samples, item.audio) == ("t-0", None, clip)
+        with pytest.raises(RefusedError, match=r"0_ann_0\.flac"):
+            listen(item)
 
 
 @pytest.mark.parametrize(("right", "wrong"), [("0.2,", ""), ("0.2", "x"), ("7_ann", "8_ann")])
@@ -137,8 +138,8 @@ def test_a_broken_table_of_strings_is_one_line(
     table = fsdd / "connected.tsv"
     table.write_text(table.read_text().replace(right, wrong))
     assert f"{table}: line 2" in refusal(tmp_path, corpus="fsdd")
-    table.unlink()
-    assert f"{table}: no such file" in refusal(tmp_path, corpus="fsdd")
+    (fsdd / "manifest.tsv").unlink()
+    assert f"{fsdd / 'manifest.tsv'}: no such file" in refusal(tmp_path, corpus="fsdd")
 
 
 def librispeech(root: Path, name: str = "LibriSpeech") -> Path:
@@ -175,7 +176,7 @@ def test_librispeech_refused(tmp_path: Path) -> None:
     said = refusal(tmp_path, corpus="librispeech")
     assert "'train'" in said and "dev-clean, test-clean" in said and str(folder) in said
     (folder / "dev-clean/17/5/17-5.trans.txt").write_text("17-5-0000\n")
-    assert str(folder / "dev-clean") in refusal(tmp_path, corpus="librispeech", split="dev-clean")
+    assert str(folder) in refusal(tmp_path, corpus="librispeech", split="dev-clean")
 
 
 def test_a_manifest_in_tsv(make_corpus: MakeCorpus) -> None:
@@ -216,8 +217,35 @@ def test_a_manifest_in_jsonl(tmp_path: Path) -> None:
     assert (a.id, a.text, a.audio, a.columns["take"]) == ("a.wav", "one", tmp_path / "a.wav", "2")
     assert (b.id, b.text, b.speaker) == ("b", "two", "s")
     assert (c.text, c.columns["take"]) == ("", "")
-    # No column says of which split they are: they are of any.
-    assert len(load(corpus=str(tmp_path), split="test")) == 3
+    assert len(load(corpus=str(tmp_path), split="all")) == 3
+
+
+def test_a_manifest_in_csv(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text(
+        '\ufeffpath,text,speaker,split\r\na.wav,"well, \nsaid ""so""",s1,train\r\nb.wav,two\r\n',
+        encoding="utf-8",
+    )
+    [a] = load(corpus=str(tmp_path))
+    assert (a.id, a.text, a.speaker, a.audio) == (
+        "a.wav",
+        'well, \nsaid "so"',
+        "s1",
+        tmp_path / "a.wav",
+    )
+    assert [i.id for i in load(corpus=str(tmp_path), split="all")] == ["a.wav", "b.wav"]
+
+
+def test_a_manifest_without_splits_is_split_up(make_corpus: MakeCorpus) -> None:
+    rows = [
+        {"path": f"{n}.wav", "transcript": "X", "speaker": f"s{n}", "split": ""} for n in range(20)
+    ]
+    folder = str(make_corpus(rows))
+    with pytest.warns(UserHint, match="2 of its 20 speakers are dev, 2 test"):
+        parts = [load(corpus=folder, split=split) for split in ("train", "dev", "test")]
+    assert [len(part) for part in parts] == [16, 2, 2]
+    assert len({item.id for part in parts for item in part}) == 20
+    assert len(load(corpus=folder, split="all")) == 20
+    assert "no utterance matches" in refusal(corpus=folder, split="valid")
 
 
 def test_audio_beside_text(tmp_path: Path) -> None:
@@ -239,6 +267,11 @@ def test_audio_beside_text_in_folders_of_splits(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     assert [i.id for i in load(corpus=str(tmp_path))] == ["train/2.wav", "train/ann/1.wav"]
     assert [i.id for i in load(corpus=str(tmp_path), split="test")] == ["test/bob/1.wav"]
+    assert [i.id for i in load(corpus=str(tmp_path), split="all")] == [
+        "train/2.wav",
+        "train/ann/1.wav",
+        "test/bob/1.wav",
+    ]
     # Not all of it, which would score on what was trained on.
     said = refusal(corpus=str(tmp_path), split="dev")
     assert str(tmp_path / "dev") in said and "its splits: train, test" in said
@@ -247,7 +280,7 @@ def test_audio_beside_text_in_folders_of_splits(tmp_path: Path) -> None:
 def test_synthetic(tmp_path: Path) -> None:
     found = load(corpus="synthetic", kind="digits", count=3, seed=5)
     assert len({i.id for i in found}) == 3
-    assert all(i.samples is not None and i.sample_rate == 16000 for i in found)
+    assert all(len(i.read()) > 1600 and not i.files for i in found)
     (tmp_path / "mine.txt").write_text("a sentence of my own\n")
     [item] = load(tmp_path, corpus="synthetic", count=1, texts=Path("mine.txt"))
     assert item.text == "A SENTENCE OF MY OWN"
@@ -272,10 +305,13 @@ def test_where_chooses_by_columns(make_corpus: MakeCorpus) -> None:
 
 
 def test_missing_corpora_are_one_line(tmp_path: Path) -> None:
+    for name in ("mine/manifest.tsv", "LibriSpeech/README", "pictures/a.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("")
     said = refusal(tmp_path, corpus="librispeach")
-    assert "'librispeach'" in said and "librispeech_sample" in said
+    assert "'librispeach'" in said and "(there: librispeech, mine)" in said
     said = refusal(tmp_path, corpus="speechocean762")
-    assert str(tmp_path / "speechocean762") in said and "POCKETSCRIBE_CORPORA or --root" in said
+    assert f"in {tmp_path} (" in said and "POCKETSCRIBE_CORPORA or --root" in said
     assert str(tmp_path) in refusal(corpus=str(tmp_path))
     assert "no such file" in refusal(tmp_path, corpus="synthetic", texts=Path("no.tsv")).lower()
     assert 'split = "all"' in refusal(corpus="synthetic", split="all", count=1)
@@ -285,14 +321,14 @@ def test_the_environment_says_where_corpora_are(
     tmp_path: Path, fsdd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POCKETSCRIBE_CORPORA", str(tmp_path))
-    assert locate(CorpusConfig(corpus="fsdd"), None) == fsdd
+    assert locate(CorpusConfig(corpus="fsdd"), None).path == fsdd
     monkeypatch.setenv("POCKETSCRIBE_CORPORA", str(tmp_path / "nowhere"))
-    assert locate(CorpusConfig(corpus="fsdd"), tmp_path) == fsdd  # --root comes first
+    assert locate(CorpusConfig(corpus="fsdd"), tmp_path).path == fsdd  # --root comes first
     monkeypatch.delenv("POCKETSCRIBE_CORPORA")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "corpora").mkdir()
     fsdd.rename(tmp_path / "corpora" / "fsdd")
-    assert locate(CorpusConfig(corpus="fsdd"), None) == Path("corpora/fsdd")
+    assert locate(CorpusConfig(corpus="fsdd"), None).path == tmp_path / "corpora/fsdd"
 
 
 @pytest.mark.parametrize(
@@ -306,6 +342,11 @@ def test_the_environment_says_where_corpora_are(
         ("manifest.jsonl", '["a.wav"]\n', "line 1 is not a JSON object"),
         ("manifest.jsonl", '\n\n{"text": "hello"}\n', "line 3 has no 'path'"),
         ("manifest.jsonl", "", "no utterance matches"),
+        ("manifest.jsonl", '{"path": "a.wav", "text": "\\ud800"}\n', "line 1 is not a JSON"),
+        ("manifest.jsonl", '{"path": "a.wav", "n": ' + "9" * 5000 + "}\n", "line 1 is not a JSON"),
+        ("manifest.jsonl", "[" * 100_000 + "\n", "line 1 is not a JSON"),
+        ("manifest.csv", "text\nhello\n", "line 2 has no 'path'"),
+        ("manifest.csv", 'path\n"' + "a" * 200_000 + '"\n', "not CSV after line 1"),
     ],
 )
 def test_a_bad_manifest_is_one_line_that_says_where(

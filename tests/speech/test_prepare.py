@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,11 @@ from rich.console import Console
 from small_corpora import MakeCorpus, sound
 
 from pocketscribe.errors import UserError
+from pocketscribe.speech import items as listening
 from pocketscribe.speech import prepare as preparing
 from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.speech.features import MELS, fbank, read_audio
+from pocketscribe.speech.items import Item
 from pocketscribe.speech.prepare import Prepared, prepare, progress_bar
 
 QUANTISATION = 2**-6  # lilcom keeps multiples of 2^-5
@@ -103,7 +107,7 @@ def test_too_long_audio_is_refused_undecoded(
     folder = make_corpus([row("long"), row("good")])
     soundfile.write(folder / "long.wav", np.zeros(8000 * 121, np.int16), 8000)
     read: list[str] = []
-    monkeypatch.setattr(preparing, "read_audio", lambda p: (read.append(p.name), read_audio(p))[1])
+    monkeypatch.setattr(listening, "read_audio", lambda p: (read.append(p.name), read_audio(p))[1])
     prepared = prepare(CorpusConfig(corpus=str(folder)), None, tmp_path / "out", bad_share=0.5)
     assert bad_items(prepared) == {"long": "121.00 s long; allowed: 0.1 s to 120 s"}
     assert read == ["good.wav"]
@@ -167,8 +171,8 @@ def test_ids_may_be_paths_and_other_oddities(
         lines.append(json.dumps({"id": name, "path": f"{number}.wav", "text": "hello"}) + "\n")
     (folder / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")
     if made_here:
-        made = [preparing.Item(n, "hello", "s", samples=x) for n, x in samples.items()]
-        monkeypatch.setattr(preparing, "items", lambda config, source: iter(made))
+        made = [Item(n, "hello", "s", made=partial(np.asarray, x)) for n, x in samples.items()]
+        monkeypatch.setattr(preparing, "items", lambda *_: iter(made))
     prepared = prepare(CorpusConfig(corpus=str(folder)), None, tmp_path / "out")
     found = {cut.id: cut for cut in prepared.cuts}
     assert list(found) == STRANGE
@@ -268,6 +272,49 @@ def test_without_a_manifest_changed_files_are_prepared_anew(tmp_path: Path) -> N
     assert say("b", "two") == ["THREE", "TWO"]
 
 
+def test_replaced_audio_is_prepared_anew(make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    folder, out = make_corpus([row("a"), row("b", split="dev")]), tmp_path / "out"
+    config = CorpusConfig(corpus=str(folder))
+    first = prepare(config, None, out)
+    soundfile.write(folder / "b.wav", sound(0.7), 16000)  # of another part
+    (folder / "notes.tsv").write_text("stray\n")
+    assert prepare(config, None, out).folder == first.folder
+    soundfile.write(folder / "a.wav", sound(0.7), 16000)
+    second = prepare(config, None, out)
+    assert second.folder != first.folder
+    assert [cut.num_frames for cut in second.cuts] == [70]
+    os.utime(folder / "a.wav", ns=(0, 0))
+    assert prepare(config, None, out).folder != second.folder
+
+
+def test_a_stray_table_hides_no_new_recordings(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "notes.tsv").write_text("stray\n")
+    for count, name in enumerate(("a", "b"), start=1):
+        soundfile.write(folder / f"{name}.wav", sound(0.3), 16000)
+        (folder / f"{name}.txt").write_text("one")
+        found = prepare(CorpusConfig(corpus=str(folder)), None, tmp_path / "out")
+        assert found.summary["utterances"] == count
+
+
+def test_one_folder_by_many_names_is_prepared_once(
+    make_corpus: MakeCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_corpus([row("a")])
+    monkeypatch.chdir(folder)
+    names = (".", "./", "../mine", str(folder), f"{folder}/")
+    made = {prepare(CorpusConfig(corpus=name), None, tmp_path / "out").folder for name in names}
+    made |= {prepare(CorpusConfig(corpus="mine"), tmp_path, tmp_path / "out").folder}
+    assert [path.name[:11] for path in made] == ["mine-train-"]
+
+
+def test_nothing_is_prepared_for_no_name(tmp_path: Path) -> None:
+    for nameless in ({"corpus": ""}, {"corpus": ".", "split": ""}):
+        with pytest.raises(UserError, match="need names"):
+            prepare(CorpusConfig(**nameless), None, tmp_path)
+
+
 def test_a_failure_leaves_nothing(
     make_corpus: MakeCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,7 +325,7 @@ def test_a_failure_leaves_nothing(
             raise OSError("no space left on device")
 
         broken.setattr(preparing.LilcomChunkyWriter, "write", full)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(UserError, match=r"mine-train-.*: no space"):
             prepare(config, None, tmp_path / "out")
     assert left_behind(tmp_path / "out") == []
     assert prepare(config, None, tmp_path / "out").summary["utterances"] == 2
@@ -287,11 +334,12 @@ def test_a_failure_leaves_nothing(
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
+from pocketscribe.speech import items as listening
 from pocketscribe.speech import prepare as preparing
 from pocketscribe.speech.corpora import CorpusConfig
 
-def items(config, source, real=preparing.items):
-    for number, item in enumerate(real(config, source)):
+def items(*asked, real=preparing.items):
+    for number, item in enumerate(real(*asked)):
         if number == 100:  # one group is written, and the next is not
             os.kill(os.getpid(), signal.SIGKILL)
         yield item
@@ -301,13 +349,38 @@ preparing.prepare(CorpusConfig(corpus=sys.argv[1]), None, Path(sys.argv[2]))
 """
 
 
+def test_what_was_damaged_since_is_one_line(make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    """EOFError, as a cut-off gzip file raises it, would pass for the user's wish to stop."""
+    config = CorpusConfig(corpus=str(make_corpus([row(f"u{n}") for n in range(20)])))
+    prepared = prepare(config, None, tmp_path / "out")
+    cuts, features = prepared.folder / "cuts.jsonl.gz", prepared.folder / "features.lca"
+    whole = cuts.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0xFF
+    for damaged in (whole[: len(whole) // 2], bytes(flipped), b"x" * len(whole)):
+        cuts.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"cuts\.jsonl\.gz is .*; delete the folder") as caught:
+            list(prepared.cuts)
+        assert "\n" not in str(caught.value)
+    cuts.write_bytes(whole)
+    assert len(list(prepared.cuts)) == 20
+    features.write_bytes(features.read_bytes()[:-1])
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"features\.lca is not as it was written; delete"):
+            list(prepared.cuts)
+        features.unlink(missing_ok=True)
+
+
 def test_a_kill_leaves_nothing_that_looks_finished(make_corpus: MakeCorpus, tmp_path: Path) -> None:
     folder, out = make_corpus([row(f"{n:03d}", seconds=0.1) for n in range(120)]), tmp_path / "out"
     command = [sys.executable, "-c", _KILLED, str(folder), str(out)]
     assert subprocess.run(command, check=False).returncode == -9
     assert all(name.startswith(".") for name in left_behind(out))
     assert list(out.rglob("features.lca")) and not list(out.rglob("prepared.json"))
+    (out / f".another.{os.getpid()}.tmp").mkdir()
     prepared = prepare(CorpusConfig(corpus=str(folder)), None, out)
+    # What the killed one had begun is gone; what a living process writes stays.
+    assert left_behind(out) == [f".another.{os.getpid()}.tmp", prepared.folder.name]
     assert prepared.summary["utterances"] == 120
     assert sum(len(cut.load_features()) for cut in prepared.cuts) == 1200
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pocketscribe.errors import UserError
+from pocketscribe.speech.held_out import HeldOut
 from pocketscribe.speech.synthesis import SAMPLE_RATE, Voice, resample, synthesise
 from pocketscribe.speech.synthetic import SPLITS, SyntheticSpeech, read_phrases, voices
 
@@ -28,6 +29,7 @@ def test_espeak_repeats_itself_whatever_was_said_before() -> None:
 
 _SAY_GOOD_MORNING = """
 import sys
+from pocketscribe.speech.held_out import HeldOut
 from pocketscribe.speech.synthesis import Voice, synthesise
 voice = Voice("espeak", "en-us", "f3", pitch=1.3)
 sys.stdout.buffer.write(synthesise(voice, "good morning").tobytes())
@@ -145,8 +147,14 @@ def test_own_texts_are_cut_into_even_phrases(tmp_path: Path) -> None:
     table.write_text(
         "id\ttranscript\na\tWELL DONE\nb\t" + " ".join(["WORD"] * 26) + "\nc\tIt’s a café.\n"
     )
-    assert [len(phrase.split()) for phrase in read_phrases(table, 12)] == [2, 8, 9, 9, 3]
-    assert read_phrases(table, 12)[-1] == "IT'S A CAFE"
+    assert [len(phrase.split()) for phrase in read_phrases(table, 12, HeldOut(()))] == [
+        2,
+        8,
+        9,
+        9,
+        3,
+    ]
+    assert read_phrases(table, 12, HeldOut(()))[-1] == "IT'S A CAFE"
     plain = tmp_path / "mine.txt"
     plain.write_text("one sentence\n\nand another\n")
     corpus = SyntheticSpeech(kind="sentences", count=4, split="dev", texts=plain)

@@ -1,0 +1,121 @@
+"""`pocketscribe lm`: a language model out of text, without the sentences that are scored."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from pocketscribe.decoding import ngram
+from pocketscribe.errors import UserError
+from pocketscribe.speech.corpora import (
+    CorpusConfig,
+    EmptyPartError,
+    corpora_root,
+    items,
+    known,
+    locate,
+)
+from pocketscribe.speech.held_out import HeldOut
+from pocketscribe.speech.text import normalise
+from pocketscribe.speech.units import UNKNOWN, Units
+
+
+def make_lm(
+    units: Units, texts: Sequence[Path], scored: HeldOut, order: int, budget: int, out: Path
+) -> dict[str, Any]:
+    """Learns from files of sentences and writes the model's file.
+
+    Returns the file's card: what it was learnt from, and how many sentences were left out because
+    they are `scored`, or cannot be spelt in the units.
+
+    Raises:
+        UserError: a file cannot be read, or nothing is left to learn from.
+    """
+    sentences, left_out, unspelt = [], 0, 0
+    for sentence in (normalise(s) for path in texts for s in read_sentences(path)):
+        labels = units.encode(sentence)
+        if sentence in scored:
+            left_out += 1
+        elif UNKNOWN in labels:
+            unspelt += 1
+        elif labels:
+            sentences.append(labels)
+    if not sentences:
+        raise UserError(
+            f"{texts[0]}: no sentence to learn from "
+            f"({left_out} are scored in dev or test, {unspelt} are not spelt in this model's units)"
+        )
+    arrays = ngram.learn(sentences, len(units), order, budget)
+    card = {
+        "texts": [path.name for path in texts],
+        "sentences": len(sentences),
+        "labels": sum(map(len, sentences)),
+        "left_out": left_out,
+        "held_out": scored.digest,
+        "unspellable": unspelt,
+        "order": order,
+        "ngrams": len(arrays["labels"]),
+    }
+    ngram.save(out, arrays, units, card)
+    return card
+
+
+def read_sentences(path: Path) -> Iterator[str]:
+    """A sentence a line, or the column `transcript` of a table of tabs.
+
+    Raises:
+        UserError: there is no such file, or it is no text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as text ({error})") from None
+    columns = lines[0].split("\t") if lines else []
+    if "transcript" not in columns:
+        yield from lines
+        return
+    for line in lines[1:]:
+        cells = line.split("\t")
+        yield from cells[columns.index("transcript") :][:1]  # a short row has none
+
+
+def held_out(without: Iterable[CorpusConfig], root: Path | None) -> HeldOut:
+    """What is said in these parts, and in dev and test of every corpus there is.
+
+    Raises:
+        UserError: a part cannot be read, or one of `without` holds nothing.
+    """
+    folder = corpora_root(root)
+    found = [item.text for part in without for item in items(part, locate(part, root))]
+    for name in known(folder):
+        for split in _scored_splits(name, folder):
+            part = CorpusConfig(corpus=name, split=split)
+            try:
+                found += [item.text for item in items(part, locate(part, root))]
+            except EmptyPartError:  # many corpora are for training alone
+                continue
+    return HeldOut(found)
+
+
+def _scored_splits(name: str, folder: Path) -> Iterable[str]:
+    if name != "librispeech":
+        return ("dev", "test")
+    parts = [*folder.glob("[lL]ibri[sS]peech/dev-*"), *folder.glob("[lL]ibri[sS]peech/test-*")]
+    return sorted(path.name for path in parts)
+
+
+def read_part(text: str) -> CorpusConfig:
+    """CORPUS:SPLIT, as it is written on the command line."""
+    corpus, colon, split = text.rpartition(":")
+    if not colon:
+        raise UserError(f"--without {text}: write CORPUS:SPLIT, such as my_folder:test")
+    return CorpusConfig(corpus=corpus, split=split)
+
+
+def read_bytes(text: str) -> int:
+    """A number of bytes, such as 2MB; UserError where it is none."""
+    try:
+        return TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError:
+        raise UserError(f"--budget {text}: write bytes, such as 2MB or 500kB") from None

@@ -1,0 +1,93 @@
+"""A language model as the ONNX file that sherpa-onnx takes for shallow fusion.
+
+sherpa-onnx asks an LSTM: a label and two states (layers, 1, width) in, log-probabilities of the
+next label and two states out. Its first call has zeros and `sos_id`. Here the states have one
+number: the first is the automaton's state, exact in a float up to 2^24; the second is not used. The
+contexts that a state backs off to are looked up one after another, as `Ngram` does.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from pocketscribe.decoding.kneser_ney import FIRST, START
+from pocketscribe.decoding.ngram import HIGHEST_BACKOFF, STEP, Ngram
+from pocketscribe.export.onnx import traced
+
+
+def _code(values: np.ndarray) -> np.ndarray:
+    """Sixteenths, as the model's file has them."""
+    return np.rint(values / STEP)
+
+
+class LmGraph(nn.Module):
+    """(x, h, c) -> (log-probabilities after x, new h, c)."""
+
+    labels: Tensor
+    log_probs: Tensor
+    target: Tensor
+    first: Tensor
+    count: Tensor
+    link: Tensor
+    backoffs: Tensor
+
+    def __init__(self, model: Ngram) -> None:
+        super().__init__()
+        self.vocabulary, self.order = model.vocabulary, model.order
+        self.widest = int(model.count.max())
+        # One row a child, and room to read past the last: what lies beyond a state's own children
+        # is written to a column that is thrown away.
+        for name in ("labels", "target"):
+            self._table(name, np.pad(getattr(model, name), (0, self.widest)))
+        self._table("log_probs", np.pad(_code(-model.log_probs), (0, self.widest)))
+        contexts = int(np.flatnonzero(model.count).max()) + 1
+        for name in ("first", "count", "link"):
+            self._table(name, getattr(model, name)[:contexts])
+        self._table("backoffs", _code(HIGHEST_BACKOFF - model.backoffs[:contexts]))
+
+    def _table(self, name: str, values: np.ndarray) -> None:
+        """In a byte a number where they fit."""
+        values = np.maximum(values, 0)  # node 0 has no label
+        kind = torch.uint8 if values.max() < 256 else torch.int32
+        self.register_buffer(name, torch.from_numpy(values.astype(np.int64)).to(kind))
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        state = self._lookup(h.reshape(1).long(), self.target)[x.reshape(1)]
+        scores = self._lookup(state, self.log_probs)
+        scores = torch.cat([torch.full((FIRST,), -torch.inf), scores[FIRST:]]).log_softmax(0)
+        scores = torch.cat([torch.zeros(FIRST), scores[FIRST:]])  # sherpa-onnx does not ask
+        return scores.reshape(1, 1, -1), state.float().reshape(1, 1, 1), c + 0
+
+    def _lookup(self, state: Tensor, table: Tensor) -> Tensor:
+        """What the state's children say, and below them those of its shorter and shorter contexts.
+
+        The columns are the vocabulary's. Of log-probabilities, those of shorter contexts are
+        multiplied by the back-offs between.
+        """
+        states = [state]
+        for _ in range(self.order - 1):
+            states.append(self.link[states[-1]].long())
+        scored = table is self.log_probs
+        found = torch.zeros(self.vocabulary + 1, dtype=torch.float32 if scored else torch.int64)
+        for context in reversed(states):
+            if scored:
+                found = found + (HIGHEST_BACKOFF - STEP * self.backoffs[context].float())
+            offsets = torch.arange(self.widest)
+            children = self.first[context].long() + offsets
+            own = offsets < self.count[context].long()
+            labels = torch.where(own, self.labels[children].long(), self.vocabulary)
+            values = table[children]
+            values = -STEP * values.float() if scored else values.long()
+            found = found.scatter(0, labels, values)
+        return found[:-1]
+
+
+def export_lm(model: Ngram, out: Path) -> None:
+    """Writes the ONNX file."""
+    example = (torch.tensor([[START]]), torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))
+    metadata = {"num_layers": 1, "hidden_size": 1, "sos_id": START}
+    names = ["x", "h", "c"], ["log_prob", "new_h", "new_c"]
+    onnx.save(traced(LmGraph(model), example, *names, None, metadata), out)

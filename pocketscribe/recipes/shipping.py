@@ -1,0 +1,119 @@
+"""What a run ships: each scored stage's model in one file, which knows what it is and does."""
+
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress as Bar
+
+from pocketscribe.decoding.searcher import SearchConfig
+from pocketscribe.evaluation.evaluate import evaluate
+from pocketscribe.evaluation.report import read_results
+from pocketscribe.export.open import TorchRuntime
+from pocketscribe.files import write_json
+from pocketscribe.models import Recogniser, stored_parameters
+from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
+from pocketscribe.recipes.recipe import Recipe, StageConfig
+from pocketscribe.speech.batches import Trainable
+from pocketscribe.training.checkpoint import Progress
+
+
+def card(
+    recipe: str,
+    stage: StageConfig,
+    model: Recogniser,
+    heard: Sequence[Trainable],
+    progress: Progress,
+    before: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """What a model is, for its file's header and for people; scores join it when it ships.
+
+    `before` are the stages that it went through already.
+    """
+    made = {
+        "name": stage.name,
+        "trained_on": [_heard(part) for part in heard],
+        "audio_hours_heard": round(progress.audio_seconds / 3600, 2),
+        "steps": progress.step,
+        "skipped_steps": progress.skipped,
+        "weights": progress.chosen,
+        "wall_minutes": round(progress.wall_seconds / 60, 1),
+        "seed": stage.seed,
+    }
+    return {
+        "recipe": recipe,
+        "parameters": stored_parameters(model),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "made": time.strftime("%Y-%m-%d", time.gmtime()),
+        "stages": [*before, made],
+    }
+
+
+def score_and_ship(recipe: Recipe, folder: Path, root: Path | None, bar: Bar) -> dict[str, Any]:
+    """Ships the scored stages' models, and scores those files on each dev and test part, once.
+
+    The results, which also lie in results.json, map a stage to its file's name, its chunking and
+    its scores.
+    """
+    path, beam = folder / "results.json", recipe.evaluate.beam
+    results: dict[str, Any] = {"recipe": recipe.name, "beam": beam, "models": {}}
+    if path.is_file() and (old := read_results(path)).get("beam", beam) == beam:
+        results = old
+    for stage in recipe.scored:
+        shipped = _ship(recipe, stage, folder)
+        runtime = TorchRuntime(shipped, SearchConfig(beam=beam))
+        model = results["models"].setdefault(
+            stage, {"file": shipped.name, "chunk": str(runtime.chunking), "scores": {}}
+        )
+        for corpus in (*recipe.speech.dev, *recipe.speech.test):
+            if corpus.title not in model["scores"]:
+                task = bar.add_task(f"score {stage} on {corpus.title}", total=None)
+                model["scores"][corpus.title] = evaluate(runtime, corpus, root)
+                bar.remove_task(task)
+                write_json(path, results)
+        if _put_on_card(shipped, model["scores"]):
+            write_json(path, results)
+    return results
+
+
+def _ship(recipe: Recipe, stage: str, folder: Path) -> Path:
+    """The file that a stage's model ships in; the last stage's goes by the recipe's name."""
+    name = recipe.name if stage == recipe.stage[-1].name else f"{recipe.name}-{stage}"
+    for suffix in (".pocket", ".safetensors"):
+        if (shipped := folder / f"{name}{suffix}").is_file():
+            return shipped
+    saved = load_model(folder / stage / "model.safetensors")
+    shipped = folder / f"{name}{'.pocket' if saved.model.config.formats else '.safetensors'}"
+    _write(shipped, saved)
+    return shipped
+
+
+def _write(shipped: Path, saved: Saved) -> None:
+    """In true bits where the model has formats, else in float16."""
+    if saved.model.config.formats:
+        save_packed(shipped, saved)
+    else:
+        save_model(shipped, saved, half=True)
+
+
+def _put_on_card(shipped: Path, scores: dict[str, dict[str, Any]]) -> bool:
+    """Writes the scores on the very file's card; whether that changed the size in the scores."""
+    saved, keys = load_model(shipped), ("wer", "ci_low", "ci_high", "words")
+    told = {title: {key: result[key] for key in keys} for title, result in scores.items()}
+    if saved.card.get("scores") != told:
+        saved.card["scores"] = told
+        _write(shipped, saved)
+    size = shipped.stat().st_size
+    changed = any(result["bytes"] != size for result in scores.values())
+    for result in scores.values():
+        result["bytes"] = size
+    return changed
+
+
+def _heard(part: Trainable) -> dict[str, Any]:
+    """A training part as the recipe names it, and how much of it there is."""
+    config = part.prepared.config.model_dump(mode="json", exclude_defaults=True)
+    return {**config, "hours": round(part.seconds / 3600, 3)}

@@ -1,0 +1,135 @@
+"""The speech of a run: prepared, held back where it is scored, and spelt in the run's units."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from rich.progress import Progress as Bar
+
+from pocketscribe.decoding.offline import decode, with_tail
+from pocketscribe.errors import UserError
+from pocketscribe.evaluation.wer import score, word_error_rate
+from pocketscribe.files import write_json
+from pocketscribe.models import Recogniser
+from pocketscribe.models.saved import load_model
+from pocketscribe.recipes.recipe import SpeechConfig, StageConfig
+from pocketscribe.speech.batches import Trainable, trainable
+from pocketscribe.speech.corpora import CorpusConfig, items, locate
+from pocketscribe.speech.held_out import HeldOut
+from pocketscribe.speech.prepare import Prepared, prepare
+from pocketscribe.speech.units import Units
+
+VALIDATION_UTTERANCES = 100  # of each dev part, during training
+
+
+class Speech:
+    """What a recipe's [speech] and its stages name, as a run below `folder` hears it."""
+
+    def __init__(
+        self,
+        config: SpeechConfig,
+        folder: Path,
+        root: Path | None,
+        fabric: Fabric,
+        console: Console,
+        bar: Bar,
+    ) -> None:
+        """`root` is where the corpora lie; what is prepared is shared by all runs beside this."""
+        self.config, self.folder, self.root = config, folder, root
+        self.fabric, self.console, self.bar = fabric, console, bar
+
+    def prepare(self, corpus: CorpusConfig, transcribed: bool = True) -> Prepared:
+        """One part, prepared now or before."""
+        out, share = self.folder.parent / "prepared", self.config.bad_share
+        with self.fabric.rank_zero_first():
+            return prepare(
+                corpus,
+                self.root,
+                out,
+                share,
+                self.bar,
+                held_out=self._held_out,
+                transcribed=transcribed,
+            )
+
+    @cached_property
+    def _held_out(self) -> HeldOut:
+        """What dev and test say; looking for it also tells early where a part is missing."""
+        parts = (*self.config.dev, *self.config.test)
+        scored = [part for part in parts if part.corpus != "synthetic"]
+        found = (item.text for part in scored for item in items(part, locate(part, self.root)))
+        return HeldOut(found)
+
+    def units(self, corpora: Iterable[CorpusConfig], brought: Path | None) -> Units:
+        """The run's text units: those of a model that it starts from, else learnt from all texts.
+
+        `corpora` are all that any stage hears; `brought` is that model, if there is one.
+        """
+        path = self.folder / "units.json"
+        with self.fabric.rank_zero_first():
+            if path.is_file():
+                return Units.read(path)
+            if brought is not None:
+                units = Units.from_json(load_model(brought).units, str(brought))
+            else:
+                parts = [self.prepare(corpus) for corpus in corpora]
+                texts = [cut.supervisions[0].text for part in parts for cut in part.cuts]
+                units = Units.learn(texts, self.config.units)
+            units.write(path)
+            return units
+
+    def trainable(self, stage: StageConfig, units: Units) -> list[Trainable]:
+        """The parts that a stage hears, without what cannot be learnt from: that is listed.
+
+        Raises:
+            UserError: more of a part is bad than speech.bad_share allows.
+        """
+        chosen = stage.train or self.config.train
+        parts = [trainable(self.prepare(part), units, stage.max_seconds) for part in chosen]
+        refused: dict[str, dict[str, str]] = {}
+        for part in parts:
+            if part.refused:
+                refused.setdefault(part.prepared.config.title, {}).update(part.refused)
+        listed, share = self.folder / stage.name / "refused.json", self.config.bad_share
+        if refused and self.fabric.is_global_zero:
+            count = sum(len(r) for r in refused.values())
+            self.console.print(f"{count} utterances cannot be trained on: {listed}")
+            write_json(listed, refused)
+        for part in parts:
+            found = part.bad + len(part.cuts)
+            if part.bad > share * found:
+                raise UserError(
+                    f"corpus {part.prepared.config.title!r}: {part.bad} of {found} utterances "
+                    f"cannot be trained on, more than {share:.0%}; mend those listed in {listed}; "
+                    f"the first: {': '.join(part.refused[0])}"
+                )
+        return parts
+
+    def noise(self, stage: StageConfig) -> Prepared | None:
+        """The recordings of noise that a stage mixes in, if it names some."""
+        name = stage.augment.noise
+        return self.prepare(CorpusConfig(corpus=name, split="all"), False) if name else None
+
+    def validation(self, units: Units) -> Callable[[Recogniser], dict[str, float]]:
+        """Greedy WER of the first utterances of each dev part, under the streaming chunking."""
+        sets: dict[str, tuple[Sequence[torch.Tensor], Sequence[str]]] = {}
+        for corpus in self.config.dev:
+            cuts = list(self.prepare(corpus).cuts.subset(first=VALIDATION_UTTERANCES))
+            features = [with_tail(torch.from_numpy(c.load_features())) for c in cuts]
+            sets[corpus.title] = (features, [c.supervisions[0].text for c in cuts])
+
+        def validate(model: Recogniser) -> dict[str, float]:
+            scores = {}
+            for title, (features, texts) in sets.items():
+                found = decode(model, features, model.config.chunks.streaming)
+                scored = [
+                    score(str(i), "", text, units.decode(h.labels))
+                    for i, (text, h) in enumerate(zip(texts, found, strict=True))
+                ]
+                scores[f"wer {title}"] = word_error_rate(scored).wer
+            return scores
+
+        return validate

@@ -1,0 +1,149 @@
+"""Corpora by lhotse: cut sets as they are, Shar folders, and whatever lhotse has a recipe for."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lhotse import CutSet, MonoCut, recipes
+from lhotse.cut import Cut, MixedCut
+
+from pocketscribe.errors import UserError
+from pocketscribe.speech.features import resampled
+from pocketscribe.speech.items import ALL, Item, split_up
+
+CUTS = ".jsonl.gz"
+SHAR = f"cuts.[0-9]*{CUTS}"
+
+
+def cut_sets(file: Path, split: str) -> Iterator[Item]:
+    """cuts.jsonl.gz, whatever it holds; or beside `file` the cut sets whose names tell the split,
+    such as yesno_cuts_train.jsonl.gz.
+    """
+    if file.name == f"cuts{CUTS}":
+        yield from one_cut_set(file, split)
+        return
+    beside = sorted(file.parent.glob(f"*cuts*{CUTS}"))
+    chosen = [f for f in beside if split in (ALL, *re.split("[_.]", f.name.removesuffix(CUTS)))]
+    if not chosen:
+        names = ", ".join(f.name for f in beside)
+        raise UserError(f"{file.parent}: no cut set is named {split!r} (there: {names})")
+    for one in chosen:
+        yield from one_cut_set(one, ALL)
+
+
+def one_cut_set(file: Path, split: str) -> Iterator[Item]:
+    """A file of cuts, which need not say what split they are in."""
+    yield from split_up(list(_items(partial(CutSet.from_jsonl_lazy, file), file)), split, file)
+
+
+def shar(file: Path, split: str) -> Iterator[Item]:
+    """The folder of `file` in lhotse's Shar format: cuts beside archives of audio."""
+    cuts = _items(partial(CutSet.from_shar, in_dir=file.parent), file.parent)
+    yield from cuts if split == ALL else split_up(list(cuts), split, file.parent)
+
+
+def _items(cuts: Callable[[], CutSet], source: Path) -> Iterator[Item]:
+    """An item for each supervision of each cut; cuts without one say nothing."""
+    try:
+        for cut in cuts():
+            parts = [cut]
+            if len(cut.supervisions) > 1:
+                parts = list(cut.trim_to_supervisions(keep_overlapping=False))
+            for part in parts:
+                yield _item(part)
+    except Exception as error:  # lhotse and gzip raise many kinds for damaged files
+        reason = str(error).strip() or type(error).__name__
+        raise UserError(f"{source}: not a lhotse cut set, or a damaged one ({reason})") from None
+
+
+def _item(cut: Cut) -> Item:
+    said = cut.supervisions[0] if cut.supervisions else None
+    name = said.id if said else cut.id
+    text, speaker = (said.text or "", said.speaker or "") if said else ("", "")
+    columns = {k: str(v) for k, v in (said.custom or {}).items()} if said else {}
+    files = tuple(_files(cut))
+    if len(files) == 1 and _is_whole(cut):
+        return Item(name, text, speaker, files[0], columns=columns)
+    return Item(name, text, speaker, None, partial(_load, cut), files, columns)
+
+
+def _files(cut: Cut) -> Iterator[Path]:
+    tracks = [track.cut for track in cut.tracks] if isinstance(cut, MixedCut) else [cut]
+    for track in tracks:
+        recording = getattr(track, "recording", None)
+        for source in recording.sources if recording else ():
+            if source.type == "file":
+                yield Path(source.source)
+
+
+def _is_whole(cut: Cut) -> bool:
+    """Whether the cut is all of a recording of one channel, unaltered."""
+    if not isinstance(cut, MonoCut) or cut.start != 0 or cut.recording.transforms:
+        return False
+    return cut.recording.num_channels == 1 and abs(cut.duration - cut.recording.duration) < 1e-3
+
+
+def _load(cut: Cut) -> np.ndarray:
+    return resampled(np.asarray(cut.load_audio()).mean(axis=0), cut.sampling_rate)
+
+
+def recipe(name: str) -> Callable[..., Any] | None:
+    """What lhotse prepares the corpus `name` with, if it can."""
+    return getattr(recipes, f"prepare_{name}", None)
+
+
+def by_recipe(name: str, folder: Path, split: str) -> Iterator[Item]:
+    """A corpus as it was downloaded and unpacked, by lhotse's recipe of that name.
+
+    Raises:
+        UserError: the recipe needs more than the folder, or is not content with it.
+    """
+    prepare = recipe(name)
+    assert prepare is not None
+    _, *others = inspect.signature(prepare).parameters.values()
+    if needed := [p.name for p in others if p.default is p.empty]:
+        raise UserError(
+            f"corpus {name!r}: lhotse's recipe also needs {', '.join(needed)}; "
+            f"run `lhotse prepare` yourself, and name the folder of its cut set as the corpus"
+        )
+    parts = any(p.name == "dataset_parts" for p in others) and split != ALL
+    try:
+        found = prepare(folder, **({"dataset_parts": (split,)} if parts else {}))
+    except Exception as error:  # for what is not that corpus, of many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{folder}: not {name} as unpacked ({reason}); {_splits(folder, split)}"
+        ) from None
+    sets = {"": found} if isinstance(found, Mapping) and "recordings" in found else found
+    if not (isinstance(sets, Mapping) and all(_is_set(one) for one in sets.values())):
+        raise UserError(
+            f"corpus {name!r}: lhotse sorts it in more ways than by split; "
+            f"run `lhotse prepare` yourself, and name the folder of its cut set as the corpus"
+        )
+    if "" in sets:
+        yield from split_up(list(_of_set(sets[""], folder)), split, folder)
+        return
+    chosen = list(sets) if split == ALL else [split]
+    if not sets or not set(chosen) <= set(sets):
+        raise UserError(f"corpus {name!r}: {_splits(folder, split, sets)}")
+    for part in chosen:
+        yield from _of_set(sets[part], folder)
+
+
+def _splits(folder: Path, split: str, sets: Iterable[str] = ()) -> str:
+    there = sorted(sets) or sorted(p.name for p in folder.iterdir() if p.is_dir())
+    return f"no part {split!r} in {folder} (there: {', '.join(there) or 'none'})"
+
+
+def _is_set(one: object) -> bool:
+    return isinstance(one, Mapping) and "recordings" in one and "supervisions" in one
+
+
+def _of_set(one: Mapping[str, Any], folder: Path) -> list[Item]:
+    cuts = CutSet.from_manifests(recordings=one["recordings"], supervisions=one["supervisions"])
+    spoken = cuts.filter(lambda cut: bool(cut.supervisions))
+    return sorted(_items(lambda: spoken, folder), key=lambda item: item.id)
