@@ -70,7 +70,7 @@ class Units:
                 eos_id=-1,
                 hard_vocab_limit=True,
                 num_threads=1,  # the same units on every machine
-                minloglevel=2,
+                minloglevel=3,
             )
         except RuntimeError as error:
             reason = str(error).split("]", 1)[-1].strip().splitlines()[0]
