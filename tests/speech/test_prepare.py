@@ -222,25 +222,6 @@ def test_what_is_prepared_is_not_prepared_again(
     assert [cut.id for cut in again.cuts] == ["a", "b"]
 
 
-@pytest.mark.parametrize("harm", ["cut short", "flipped", "gone", "no features"])
-def test_what_was_damaged_since_is_refused(
-    make_corpus: MakeCorpus, tmp_path: Path, harm: str
-) -> None:
-    config, out = CorpusConfig(corpus=str(make_corpus([row("a"), row("b")]))), tmp_path / "out"
-    folder = prepare(config, None, out).folder
-    cuts = folder / "cuts.jsonl.gz"
-    data = bytearray(cuts.read_bytes())
-    data[len(data) // 2] ^= 1
-    if harm == "no features":
-        (folder / "features.lca").unlink()
-    elif harm == "gone":
-        cuts.unlink()
-    else:
-        cuts.write_bytes(data if harm == "flipped" else data[:-10])
-    with pytest.raises(UserError, match=r"damaged .*; delete the folder to prepare it again"):
-        prepare(config, None, out)
-
-
 def test_a_changed_manifest_is_prepared_anew(make_corpus: MakeCorpus, tmp_path: Path) -> None:
     folder, out = make_corpus([row("a", split="train"), row("b", split="dev")]), tmp_path / "out"
     config = CorpusConfig(corpus=str(folder))
