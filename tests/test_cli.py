@@ -65,8 +65,8 @@ def speech(tmp_path: Path) -> Path:
     soundfile.write(folder / "a.wav", noise, 16000)
     soundfile.write(folder / "b.flac", noise[:8000], 8000)
     (folder / "c.wav").write_bytes(b"no audio at all")
-    for name in "abc":
-        (folder / f"{name}.txt").write_text("one two")
+    rows = [f"{name}\tone two\ttest" for name in ("a.wav", "b.flac", "c.wav")]
+    (folder / "manifest.tsv").write_text("\n".join(["path\ttranscript\tsplit", *rows]) + "\n")
     return folder
 
 
@@ -109,10 +109,10 @@ def check_refused(ended: Ended, said: str) -> None:
     [
         (("run", "no_such_recipe"), "neither a file nor a shipped recipe"),
         (("run", "quickstart", "--set", "model.encoder.widht=8"), "did you mean 'width'?"),
-        (("prepare", "no_such_corpus"), "neither a folder nor a known corpus"),
-        (("prepare", "fsdd", "--root", "nowhere"), "no folder nowhere/fsdd; set POCKETSCRIBE_CORP"),
+        (("prepare", "no_such_corpus"), "neither a folder nor a corpus in"),
+        (("prepare", "fsdd", "--root", "nowhere"), "set POCKETSCRIBE_CORPORA or --root"),
         (("evaluate", "nowhere", "--corpus", "fsdd"), "nowhere: no such model"),
-        (("evaluate", "MODEL", "--corpus", "gone"), "neither a folder nor a known corpus"),
+        (("evaluate", "MODEL", "--corpus", "gone"), "neither a folder nor a corpus in"),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--chunk", "5"), "trained for chunks of 8"),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--where", "age"), "write COLUMN=VALUE"),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--json", "SPEECH"), "is a folder; name a f"),
@@ -121,10 +121,34 @@ def check_refused(ended: Ended, said: str) -> None:
             ("evaluate", "CTC", "--corpus", "SPEECH", "--beam", "4"),
             "beam search needs a transducer",
         ),
-        (("transcribe", "MODEL"), "give audio files, or --microphone"),
-        (("transcribe", "MODEL", "SPEECH/a.wav", "--microphone"), "give audio files, or --microph"),
+        (("transcribe", "MODEL", "SPEECH/a.wav", "--lm", "gone"), "gone: no such language model"),
+        (("transcribe", "MODEL", "SPEECH/a.wav", "--lm", "MODEL"), "not a language model of this"),
+        (
+            ("evaluate", "MODEL", "--corpus", "SPEECH", "--hotword", "ONE", "--beam", "1"),
+            "--beam 4",
+        ),
+        (("evaluate", "MODEL", "--corpus", "SPEECH", "--hotword", "7"), "this model cannot spell"),
+        (("evaluate", "MODEL", "--corpus", "SPEECH", "--hotwords", "gone"), "not readable as text"),
+        (("lm", "MODEL", "--text", "gone", "--out", "OUT"), "gone: not readable as text"),
+        (
+            ("lm", "MODEL", "--text", "SPEECH/a.txt", "--budget", "big", "--out", "OUT"),
+            "write byte",
+        ),
+        (
+            ("lm", "MODEL", "--text", "SPEECH/a.txt", "--without", "x", "--out", "OUT"),
+            "CORPUS:SPLI",
+        ),
+        (("transcribe", "MODEL"), "give audio files, folders or -, or else --microphone"),
+        (("transcribe", "MODEL", "SPEECH/a.wav", "--microphone"), "give audio files, folders or"),
         (("transcribe", "MODEL", "--microphone"), "pip install 'pocketscribe[microphone]'"),
-        (("transcribe", "MODEL", "SPEECH"), "no such audio file"),
+        (("transcribe", "MODEL", "EMPTY"), "no audio in this folder (.wav, .flac"),
+        (("transcribe", "MODEL", "SPEECH", "--format", "doc"), "choose text, json, srt, vtt"),
+        (("transcribe", "MODEL", "SPEECH", "--format", "srt"), "3 files need --out FOLDER"),
+        (("transcribe", "MODEL", "SPEECH/a.wav", "--chunk", "few"), "neither a number of frames"),
+        (("transcribe", "MODEL", "SPEECH/a.wav", "--chunk", "full"), "trained for chunks of 8"),
+        (("transcribe", "MODEL", "SPEECH/a.wav", "--device", "tpu"), "choose cpu, cuda or auto"),
+        (("evaluate", "MODEL", "--corpus", "SPEECH", "--group", "age"), "no such column; there ar"),
+        (("card", "SPEECH"), "no model in it"),
         (("transcribe", "MODEL", "gone.wav"), "gone.wav: no such audio file"),
         (("transcribe", "MODEL", "SPEECH/c.wav"), "not readable as audio"),
         (("transcribe", "SPEECH/c.wav", "SPEECH/a.wav"), "not a readable model file"),
@@ -166,7 +190,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
     ctc, cut = model.with_name("ctc.safetensors"), model.with_name("cut.safetensors")
     cut.write_bytes(model.read_bytes()[:-100])
     places = {"MODEL": model, "CTC": ctc, "CUT": cut, "SPEECH": speech, "OUT": tmp_path / "out"}
+    places["EMPTY"] = tmp_path / "empty"
     named = [str(places[a]) if a in places else a.replace("SPEECH", str(speech)) for a in arguments]
+    places["EMPTY"].mkdir()
     before = set(tmp_path.rglob("*"))
     check_refused(call(*named), said)
     assert set(tmp_path.rglob("*")) == before, "nothing is left half-written"
@@ -185,6 +211,7 @@ def test_evaluate_writes_the_documented_keys(
         assert found["words"] == 4
         assert found["unreadable"] == 1
         assert found["bytes"] == model.stat().st_size
+        assert found["peak_rss_bytes"] > 50e6
         assert found["streaming"] == bool(streaming)
 
 
@@ -206,8 +233,27 @@ def test_transcribe_prints_one_object_a_file(talkative: Path, speech: Path, call
     lines = [json.loads(line) for line in ended.out.splitlines()]
     assert [line["path"] for line in lines] == [str(speech / "a.wav"), str(speech / "b.flac")]
     for line in lines:
-        assert line.keys() == {"path", "text", "tokens", "timestamps"}
+        assert line.keys() == {"path", "text", "tokens", "timestamps", "words"}
         assert len(line["tokens"]) == len(line["timestamps"]) > 0
+        assert [word["word"] for word in line["words"]] == line["text"].split() != []
+        for word in line["words"]:
+            assert word.keys() == {"word", "start", "end", "confidence"}
+            assert word["start"] < word["end"] and 0 < word["confidence"] <= 1
+
+
+def test_a_language_model_is_learnt_and_listened_to(
+    talkative: Path, speech: Path, tmp_path: Path, call: Call
+) -> None:
+    """Also by a folder for sherpa-onnx, which gives its units and takes the model."""
+    folder, out = tmp_path / "folder", tmp_path / "digits.lm"
+    assert call("export", talkative, "--to", "sherpa-onnx", "--out", folder).code == 0
+    text = ("--text", speech / "a.txt", "--text", speech / "b.txt", "--root", speech)
+    for model in (talkative, folder):
+        ended = call("lm", model, *text, "--order", "3", "--budget", "6kB", "--out", out)
+        assert ended.code == 0 and "from 2 sentences; left out: 0" in ended.out
+        assert out.stat().st_size <= 6000
+        options = ("--lm", out, "--lm-scale", "0.5", "--hotword", "THREE")
+        assert call("transcribe", model, speech / "a.wav", *options).code == 0
 
 
 def test_size_equals_the_exported_file(model: Path, tmp_path: Path, call: Call) -> None:
@@ -229,11 +275,13 @@ def test_size_equals_the_exported_file(model: Path, tmp_path: Path, call: Call) 
 
 def test_prepare_counts_and_lists_what_is_bad(speech: Path, tmp_path: Path, call: Call) -> None:
     """One of three is bad, more than the share that is let pass: refused, but listed."""
-    check_refused(call("prepare", speech, "--out", tmp_path / "out"), "1 of 3 items are bad")
+    prepare = ("prepare", speech, "--split", "test", "--out", tmp_path / "out")
+    check_refused(call(*prepare), "1 of 3 items are bad")
     [listed] = (tmp_path / "out").iterdir()
     assert "c.wav: not readable as audio" in listed.read_text()
-    (speech / "c.wav").unlink()
-    ended = call("prepare", speech, "--out", tmp_path / "out")
+    manifest = speech / "manifest.tsv"
+    manifest.write_text(manifest.read_text().replace("c.wav\tone two\ttest\n", ""))
+    ended = call(*prepare)
     assert ended.code == 0 and "2 utterances" in ended.out
 
 
@@ -296,10 +344,10 @@ def test_a_recipe_is_sized_untrained(call: Call) -> None:
 
 def test_audio_of_any_format_and_rate(talkative: Path, tmp_path: Path, call: Call) -> None:
     samples = np.round(digits()[1] * 32768) / 32768  # what 16 bits hold
-    stereo = np.stack([samples, np.zeros_like(samples)], axis=1)
+    stereo = np.stack([1.5 * samples, 0.5 * samples], axis=1)
     soundfile.write(tmp_path / "a.wav", samples, 16000)
     soundfile.write(tmp_path / "b.flac", samples, 16000)
-    soundfile.write(tmp_path / "c.wav", stereo, 16000)  # its first channel
+    soundfile.write(tmp_path / "c.wav", stereo, 16000, subtype="FLOAT")  # its average
     soundfile.write(tmp_path / "d.wav", samples[::2], 8000)
     soundfile.write(tmp_path / "e.ogg", samples, 16000)
     texts = []

@@ -107,8 +107,8 @@ def _scored_splits(name: str, folder: Path) -> Iterable[str]:
 
 def read_part(text: str) -> CorpusConfig:
     """CORPUS:SPLIT, as it is written on the command line."""
-    corpus, colon, split = text.rpartition(":")
-    if not colon:
+    corpus, _, split = text.rpartition(":")
+    if not corpus or not split:
         raise UserError(f"--without {text}: write CORPUS:SPLIT, such as my_folder:test")
     return CorpusConfig(corpus=corpus, split=split)
 

@@ -196,7 +196,8 @@ def card_markdown(card: dict[str, Any]) -> str:
                 f"- stage {stage['name']}: {stage['audio_hours_heard']} h heard of {heard}; "
                 f"{stage['steps']} steps, {stage['wall_minutes']} minutes, seed {stage['seed']}"
             )
-        lines += ["", "| data | WER [95% CI] | words |", "|---|---|---|"]
+        if card.get("scores"):
+            lines += ["", "| data | WER [95% CI] | words |", "|---|---|---|"]
         for title, found in card.get("scores", {}).items():
             rate = f"{found['wer']:.2%} [{found['ci_low']:.2%}, {found['ci_high']:.2%}]"
             lines.append(f"| {title} | {rate} | {found['words']} |")

@@ -44,10 +44,10 @@ class SherpaRuntime:
         """Raises UserError where a file is missing or damaged: the wheel would end the process."""
         about = description(folder)
         tokens = folder / "tokens.txt"
-        units = Units.from_json(about.units, str(folder))
-        if not tokens.is_file() or tokens.read_text("utf-8", "replace") != tokens_text(units):
+        self.units = Units.from_json(about.units, str(folder))
+        if not tokens.is_file() or tokens.read_text("utf-8", "replace") != tokens_text(self.units):
             raise UserError(f"{tokens}: missing or damaged; export the model again")
-        _check_contract(folder, about, len(units))
+        _check_contract(folder, about, len(self.units))
         self.card = about.card
         self.chunk = about.frames // FACTOR
         self.parameters_stored = about.parameters_stored
@@ -63,7 +63,7 @@ class SherpaRuntime:
                 feature_dim=80,
                 decoding_method="modified_beam_search" if search.width > 1 else "greedy_search",
                 max_active_paths=search.width,
-                **{"tokens": str(tokens), **_guides(search, units, Path(own))},
+                **{"tokens": str(tokens), **_guides(search, self.units, Path(own))},
             )
 
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:

@@ -136,7 +136,7 @@ def _composed(path: Path, above: tuple[str, ...]) -> dict[str, Any]:
         under = _composed(_file(base), (*above, base))
         tables: dict[str, Any] = {key: under[key] for key in ("speech", "model") if key in under}
         data = merged(tables, data)
-        known = {f"{base}/{stage['name']}": stage for stage in _stages(under)}
+        known = {f"{base}/{stage.get('name')}": stage for stage in _stages(under)}
     for index, stage in enumerate(_stages(data)):
         if (like := stage.pop("like", None)) is not None:
             if str(like) not in known:

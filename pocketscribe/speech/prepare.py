@@ -52,11 +52,7 @@ class Summary(Config):
 
 
 class Written(Config):
-    """What prepared.json holds.
-
-    Attributes:
-        bytes: the sizes of the files beside it, which are not written again.
-    """
+    """What prepared.json holds; `bytes` are the sizes of the files beside it."""
 
     corpus: str
     summary: Summary
@@ -73,7 +69,7 @@ class Prepared:
     @property
     def cuts(self) -> CutSet:
         """Read lazily; the paths in the file are relative to the folder."""
-        for name, size in self._written.bytes.items():
+        for name, size in read_json(self.folder / "prepared.json")["bytes"].items():
             if not (self.folder / name).is_file() or (self.folder / name).stat().st_size != size:
                 raise UserError(self._damaged(f"{name} is not as it was written"))
         cuts = CutSet(_Whole(self))
@@ -85,12 +81,8 @@ class Prepared:
     @property
     def summary(self) -> dict[str, int | float]:
         """utterances, seconds, bad: how many of each."""
-        return self._written.summary.model_dump()
-
-    @property
-    def _written(self) -> Written:
         path = self.folder / "prepared.json"
-        return Written.read(read_json(path), str(path))
+        return Written.read(read_json(path), str(path)).summary.model_dump()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from pocketscribe.config import Config
 from pocketscribe.errors import UserError
 from pocketscribe.files import read_json, write_json
 
+sentencepiece.set_min_log_level(3)  # what ails a damaged model is ours to say
+
 BLANK, UNKNOWN = 0, 1
 MOST_UNITS = 2**16
 SPACE = "\u2581"  # sentencepiece's and sherpa-onnx's mark of a word's start

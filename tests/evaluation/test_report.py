@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from pocketscribe.errors import UserError
+from pocketscribe.errors import UserError, UserHint
 from pocketscribe.evaluation.report import (
+    card_markdown,
     markdown,
     results_table,
     score_lines,
@@ -92,6 +93,7 @@ def test_score_lines_say_everything_once() -> None:
         "  2 utterances were left out, the first a: bad",
         "  child: WER 40.00% [10.00%, 15.00%]",
     ]
+    assert "peak memory" not in score_lines("x", result(peak_rss_bytes=None))[2]
     plain = score_lines("x", result(emission_delay=None, groups={}))
     assert len(plain) == 3
 
@@ -167,11 +169,20 @@ def test_what_is_no_result(tmp_path: Path, content: str) -> None:
     run = tmp_path / "run"
     run.mkdir()
     with pytest.raises(UserError, match=r"run: no results\.json in it; `pocketscribe run`"):
-        write_report([fine, run], tmp_path / "out")
+        write_report([run], tmp_path / "out")
     (run / "results.json").write_text(content)
     with pytest.raises(UserError, match=r"results\.json: not the results of a run"):
         write_report([fine, run], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_all_of_runs_may_be_named(tmp_path: Path) -> None:
+    """`report runs/*`: what was prepared lies there too."""
+    fine = run_folder(tmp_path / "runs" / "fine", part=result())
+    (prepared := tmp_path / "runs" / "prepared").mkdir()
+    with pytest.warns(UserHint, match="prepared is no finished run and was skipped"):
+        paths = write_report([fine, prepared], tmp_path / "out")
+    assert [row["run"] for row in json.loads(paths[0].read_text())] == ["fine"]
 
 
 def test_plots_need_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,3 +190,28 @@ def test_plots_need_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     run = run_folder(tmp_path / "run", part=result())
     with pytest.raises(UserError, match=r"pip install 'pocketscribe\[report\]'"):
         write_report([run], tmp_path / "out")
+    assert not (tmp_path / "out").exists(), "half a report is none"
+
+
+def test_a_card_is_a_readme() -> None:
+    stage = {
+        "name": "float",
+        "trained_on": [{"corpus": "fsdd", "hours": 1.4}, {"corpus": "synthetic", "hours": 4.0}],
+        "audio_hours_heard": 10.0,
+        "steps": 1312,
+        "wall_minutes": 18.4,
+        "seed": 0,
+    }
+    card = {"recipe": "digits", "parameters": 938226, "stages": [stage]}
+    lines = card_markdown({**card, "scores": {"fsdd test": ERRORS}}).splitlines()
+    assert lines[0] == lines[4] == "---" and "metrics: [wer]" in lines
+    assert "# digits" in lines and "- parameters: 938226" in lines
+    assert any("10.0 h heard of fsdd (1.4 h), synthetic (4.0 h)" in line for line in lines)
+    assert lines[-1] == "| fsdd test | 12.30% [10.00%, 15.00%] | 1000 |"
+    assert "# A recogniser" in card_markdown({})
+
+
+@pytest.mark.parametrize("card", [{"stages": [1]}, {"stages": 3}, {"scores": []}, {"stages": [{}]}])
+def test_a_strangers_card(card: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="not written by a run"):
+        card_markdown(card)

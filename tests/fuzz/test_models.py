@@ -27,7 +27,7 @@ SHAPE = {
     "predictor": 8,
     "joiner": 8,
     "subsampling": 8,
-    "weights": [{"match": "*.ffn2.*", "rank": 4, "share_factor": "u", "scale": True}],
+    "ranks": [{"match": "*.ffn2.*", "rank": 4, "share_factor": "u", "scale": True}],
     "sharing": {"share": [{"modules": ["attention"], "across": 2}], "tie": TIE},
 }
 FORMATS = [

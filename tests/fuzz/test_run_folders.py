@@ -12,7 +12,8 @@ from talkative import characters, tiny_model
 from pocketscribe.evaluation.report import read_results, results_table, write_report
 from pocketscribe.export.open import model_file
 from pocketscribe.files import read_json
-from pocketscribe.recipes.recipe import Recipe, read_recipe
+from pocketscribe.recipes.reading import read_recipe
+from pocketscribe.recipes.recipe import Recipe
 from pocketscribe.speech.units import Units
 from pocketscribe.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pocketscribe.training.optimisers import OptimiserConfig, build_optimiser

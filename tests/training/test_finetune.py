@@ -175,7 +175,7 @@ def test_the_teacher_is_asked_as_it_will_be_used(
     objective = fine_tuned(under_formats(tiny(), ()), teacher).train()
     assert objective.plain.model.training
     assert not any(module.training for module in teacher.modules())
-    batch = next(iter(batches(AugmentConfig.none())))
+    batch = next(iter(batches(AugmentConfig().at(0.0))))
     context = StepContext(0, teacher.config.chunks.streaming)
     with torch.no_grad():
         first, second = (objective(batch, context)["distilled"] for _ in range(2))
@@ -188,7 +188,7 @@ def test_each_divergence_counts_as_much_as_it_is_told_to(
 ) -> None:
     teacher = tiny()
     student = under_formats(teacher)
-    batch = next(iter(batches(AugmentConfig.none())))
+    batch = next(iter(batches(AugmentConfig().at(0.0))))
     context = StepContext(0, teacher.config.chunks.streaming)
 
     def distilled(lattice: float, ctc: float) -> float:

@@ -1,0 +1,113 @@
+"""What a language model may learn from: never what is scored."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pocketscribe.decoding.kneser_ney import START
+from pocketscribe.decoding.lm import held_out, make_lm, read_bytes, read_part, read_sentences
+from pocketscribe.decoding.ngram import Ngram, load
+from pocketscribe.errors import UserError
+from pocketscribe.speech.corpora import CorpusConfig
+from pocketscribe.speech.held_out import HeldOut
+from pocketscribe.speech.units import Units, UnitsConfig
+
+SCORED = {
+    "dev": "MY CAT SAT DOWN",
+    "test": "ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT",
+    "final": "NOBODY EXPECTS THIS SENTENCE",
+}
+LEARNT = ["THE CAT SAT DOWN", "A DOG SAT UP", "SIX CATS"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two corpora: one with a dev, a test and a final part, one for training alone."""
+    for name, rows in (("first", SCORED.items()), ("second", [("train", LEARNT[0])])):
+        lines = [f"a{i}.wav\t{text}\t{split}\n" for i, (split, text) in enumerate(rows)]
+        (tmp_path / "root" / name).mkdir(parents=True)
+        manifest = tmp_path / "root" / name / "manifest.tsv"
+        manifest.write_text("path\ttranscript\tsplit\n" + "".join(lines))
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def units() -> Units:
+    return Units.learn([*SCORED.values(), *LEARNT], UnitsConfig(kind="char"))
+
+
+def test_dev_and_test_of_every_corpus_are_held_out(root: Path) -> None:
+    found = held_out([], root)
+    assert len(found) == 2
+    assert SCORED["dev"] in found and SCORED["test"] in found
+    assert "x two, three four five six seven y" in found, "six words of it in a row"
+    assert SCORED["final"] not in found and LEARNT[0] not in found
+    more = held_out([CorpusConfig(corpus="first", split="final")], root)
+    assert SCORED["final"] in more and SCORED["dev"] in more
+    with pytest.raises(UserError, match="no utterance matches"):
+        held_out([CorpusConfig(corpus="first", split="gone")], root)
+
+
+def test_what_is_scored_is_not_learnt(root: Path, units: Units, tmp_path: Path) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join([*LEARNT, "my cat sat down!", "", "Œ"]))
+    texts = [lines, root / "first" / "manifest.tsv"]
+    card = make_lm(units, texts, held_out([], root), 4, 10**5, tmp_path / "some.lm")
+    assert card["left_out"] == 3 and card["unspellable"] == 1
+    assert card["sentences"] == len(LEARNT) + 1  # and the part named final
+    model = load(tmp_path / "some.lm", units)
+    # Had "MY CAT" been read, "MY" would be likely to begin a sentence.
+    [word, first, second] = units.encode("MY")
+    state = model.after(model.after(model.after(0, START), word), first)
+    assert model.log_probs_after(state)[second] < np.log(0.1)
+
+
+def test_the_scored_sentences_of_the_real_corpora_are_in_the_text_we_learn_from(
+    corpora: Path,
+) -> None:
+    """LibriSpeech's text holds the 25 sentences of librispeech_sample's dev part."""
+    scored = held_out([], corpora)
+    text = corpora / "text" / "librispeech-train-clean-100.tsv"
+    found = [sentence for sentence in read_sentences(text) if sentence in scored]
+    dev = corpora / "librispeech_sample" / "manifest.tsv"
+    rows = [line.split("\t") for line in dev.read_text().splitlines()]
+    column = rows[0].index("transcript"), rows[0].index("split")
+    sentences = {row[column[0]] for row in rows if row[column[1]] == "dev"}
+    assert len(sentences) == 25 and sentences <= set(found)
+
+
+def test_sentences_of_a_file(tmp_path: Path) -> None:
+    table, lines = tmp_path / "a.tsv", tmp_path / "b.txt"
+    table.write_text("id\ttranscript\tmore\n1\tONE TWO\tx\n2\n3\tTHREE\n")
+    lines.write_text("ONE TWO\nTHREE\n")
+    assert list(read_sentences(table)) == list(read_sentences(lines)) == ["ONE TWO", "THREE"]
+
+
+def test_bad_input_is_refused(units: Units, tmp_path: Path) -> None:
+    for path in (tmp_path / "gone", tmp_path):
+        with pytest.raises(UserError, match="not readable as text"):
+            list(read_sentences(path))
+    (tmp_path / "a.txt").write_text("MY CAT\n")
+    with pytest.raises(UserError, match="no sentence to learn from"):
+        make_lm(units, [tmp_path / "a.txt"], HeldOut(["MY CAT"]), 3, 10**5, tmp_path / "lm")
+    assert not (tmp_path / "lm").exists()
+    for part in ("corpus", ":dev"):
+        with pytest.raises(UserError, match="write CORPUS:SPLIT"):
+            read_part(part)
+    for size in ("much", "-1MB", ""):
+        with pytest.raises(UserError, match="write bytes, such as 2MB"):
+            read_bytes(size)
+    assert (read_bytes("2MB"), read_bytes("500kB"), read_bytes("1234")) == (
+        2_000_000,
+        500_000,
+        1234,
+    )
+    assert read_part("a:b/c:dev").split == "dev"
+
+
+def test_a_small_budget_still_knows_every_unit(units: Units, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(LEARNT))
+    make_lm(units, [tmp_path / "a.txt"], HeldOut([]), 4, 100, tmp_path / "lm")
+    model: Ngram = load(tmp_path / "lm", units)
+    assert np.isfinite(model.log_probs_after(0)[2:]).all() and model.order == 1

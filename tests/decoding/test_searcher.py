@@ -1,0 +1,88 @@
+"""From options to searches: widths, what fits together, and that it is heard."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from talkative import characters, digits
+
+from pocketscribe.decoding.beam import BeamSearch
+from pocketscribe.decoding.lm import make_lm
+from pocketscribe.decoding.searcher import SearchConfig, Searcher, read_hotwords
+from pocketscribe.decoding.streaming import stream_one
+from pocketscribe.errors import UserError
+from pocketscribe.export.open import TorchRuntime
+from pocketscribe.models.saved import load_model
+from pocketscribe.speech.held_out import HeldOut
+from pocketscribe.speech.units import Units, UnitsConfig
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lm")
+    (folder / "text").write_text("ONE TWO THREE\nFOUR FIVE SIX\nSEVEN EIGHT NINE ZERO\n")
+    make_lm(characters(), [folder / "text"], HeldOut([]), 4, 10**5, folder / "digits.lm")
+    return folder / "digits.lm"
+
+
+def test_a_guide_brings_a_beam(lm: Path) -> None:
+    assert SearchConfig().width == 1 and SearchConfig(beam=7).width == 7
+    assert SearchConfig(lm=lm).width == SearchConfig(hotwords=("ONE",)).width == 4
+    assert SearchConfig(beam=2, lm=lm).width == 2
+    for config in (SearchConfig(beam=1, lm=lm), SearchConfig(beam=1, hotwords=("ONE",))):
+        with pytest.raises(UserError, match=r"--beam 1: .* needs a beam; give --beam 4"):
+            Searcher.open(config, characters())
+
+
+def test_what_cannot_be_spelt_or_read_is_refused(lm: Path, tmp_path: Path) -> None:
+    for word in ("QUAY", "…", ""):
+        with pytest.raises(UserError, match="this model cannot spell it"):
+            Searcher.open(SearchConfig(hotwords=("ONE", word)), characters())
+    other = Units.learn(["OTHER UNITS"], UnitsConfig(kind="char"))
+    with pytest.raises(UserError, match="a recogniser of other units"):
+        Searcher.open(SearchConfig(lm=lm), other)
+    with pytest.raises(UserError, match="not readable as text"):
+        read_hotwords((), tmp_path)
+    (tmp_path / "words").write_text("TWO\n\nTHREE FOUR\n")
+    assert read_hotwords(["ONE"], tmp_path / "words") == ("ONE", "TWO", "THREE FOUR")
+    assert read_hotwords(["ONE"], None) == ("ONE",)
+
+
+@pytest.mark.parametrize("guide", ["lm", "hotwords"])
+def test_it_is_heard_the_same_offline_and_streaming(talkative: Path, lm: Path, guide: str) -> None:
+    said = digits()[1]
+    plain = TorchRuntime(talkative, SearchConfig(beam=4))
+    options = (
+        {"lm": lm, "lm_scale": 1.5}
+        if guide == "lm"
+        else {"hotwords": ("NINE", "SIX"), "hotword_score": 30.0}
+    )
+    guided = TorchRuntime(talkative, SearchConfig(**options))
+    streams = [stream_one(runtime.stream(), said) for runtime in (plain, guided)]
+    assert len(streams[0].tokens) > 6 and streams[0].text != streams[1].text
+    in_pieces = guided.stream()
+    for block in np.split(said, range(7_777, len(said), 7_777)):
+        in_pieces.accept(block)
+    assert in_pieces.finish() == streams[1]
+    # Offline there is silence of another length at the end, for the guide to speak into.
+    [offline] = guided.transcribe([said], streaming=False)
+    shorter, longer = sorted([offline.text, streams[1].text], key=len)
+    assert len(shorter) > 6 and longer.startswith(shorter)
+
+
+def test_hotwords_make_their_words_likelier(talkative: Path) -> None:
+    said = digits()[1]
+    counts = []
+    for score in (0.0, 30.0):
+        config = SearchConfig(hotwords=("FIVE",), hotword_score=score)
+        [found] = TorchRuntime(talkative, config).transcribe([said], streaming=False)
+        counts.append(found.text.count("FIVE"))
+    assert counts[0] < counts[1]
+
+
+def test_the_config_reaches_the_search(talkative: Path, lm: Path) -> None:
+    units = Units.from_json(load_model(talkative).units)
+    searcher = Searcher.open(SearchConfig(lm=lm, hotwords=("ONE",), beam=3), units)
+    assert searcher.beam == 3 and len(searcher.guides) == 2
+    search = searcher.start(TorchRuntime(talkative).stream().model.scorer, 2)
+    assert isinstance(search, BeamSearch) and search.guides == searcher.guides
