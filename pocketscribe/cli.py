@@ -68,6 +68,7 @@ def run(
     set: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE on top of the recipe; may be repeated.")
     ] = None,
+    device: Device = "auto",
     root: Root = None,
 ) -> None:
     """Run every stage of a recipe that is not done yet, then score and print a table."""
@@ -75,7 +76,7 @@ def run(
     from pocketscribe.recipes.run import Run
 
     read = read_recipe(recipe, set or (), out.parent if out else RUNS)
-    Run(read, out or RUNS / read.name, root, Console()).go()
+    Run(read, out or RUNS / read.name, root, Console(), device).go()
 
 
 @app.command()

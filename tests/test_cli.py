@@ -147,6 +147,7 @@ def check_refused(ended: Ended, said: str) -> None:
         (("transcribe", "MODEL", "SPEECH/a.wav", "--chunk", "few"), "neither a number of frames"),
         (("transcribe", "MODEL", "SPEECH/a.wav", "--chunk", "full"), "trained for chunks of 8"),
         (("transcribe", "MODEL", "SPEECH/a.wav", "--device", "tpu"), "choose cpu, cuda or auto"),
+        (("run", "quickstart", "--device", "tpu"), "choose cpu, cuda or auto"),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--group", "age"), "no such column; there ar"),
         (("card", "SPEECH"), "no model in it"),
         (("transcribe", "MODEL", "gone.wav"), "gone.wav: no such audio file"),

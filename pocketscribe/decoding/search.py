@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pocketscribe.models import BLANK
 from pocketscribe.models.predictor import START
-
-BLANK, UNKNOWN = 0, 1
+from pocketscribe.speech.units import UNKNOWN
 
 
 @dataclass

@@ -18,6 +18,7 @@ from rich.progress import Progress as Bar
 
 from pocketscribe.errors import UserError
 from pocketscribe.evaluation.report import results_table
+from pocketscribe.export.open import choose_device
 from pocketscribe.files import read_json, write_json
 from pocketscribe.models import ModelConfig, Recogniser, start_from
 from pocketscribe.models.saved import Saved, load_model, save_model
@@ -44,16 +45,24 @@ from pocketscribe.training.objectives import FineTuned, Objective, Plain
 class Run:
     """One recipe in one folder. `go` does what is not yet done."""
 
-    def __init__(self, recipe: Recipe, folder: Path, root: Path | None, console: Console) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        root: Path | None,
+        console: Console,
+        device: str = "auto",
+    ) -> None:
         """`root` is where the corpora lie; prepared speech is shared by the runs beside this one.
 
         Raises:
             UserError: the folder holds a run of another recipe.
         """
         self.recipe, self.folder, self.root = recipe, folder, root
+        self.device = choose_device(device).type
         self.outside = Outside(folder.parent)
         # Under torchrun process 0 goes first where something is written; the others find it done.
-        self.fabric = make_fabric("float32", folder)
+        self.fabric = make_fabric("float32", folder, self.device)
         self.console = console if self.fabric.is_global_zero else Console(quiet=True)
         self._check_recipe()
 
@@ -100,7 +109,8 @@ class Run:
                 recipe, stage = self.outside.recipe(name)
                 self.console.print(f"{self.recipe.name} takes {name}, which is trained first")
                 read = read_recipe(recipe, (), self.folder.parent)
-                Run(read, self.folder.parent / recipe, self.root, self.console).train(stage)
+                other = self.folder.parent / recipe
+                Run(read, other, self.root, self.console, self.device).train(stage)
         path = self.folder / "taken.json"
         before = read_json(path) if path.is_file() else {}
         taken = dict(before)
@@ -147,7 +157,7 @@ class Run:
         brought = self._model_file(started[0]) if started else None
         units = speech.units(self.recipe.corpora, brought)
         usable = speech.trainable(stage, units)
-        fabric = make_fabric(self._precision(stage), folder)
+        fabric = make_fabric(self._precision(stage), folder, self.device)
         fabric.seed_everything(stage.seed, verbose=False)
         model = Recogniser(self._model_of(stage.name), len(units))
         before: list[dict[str, Any]] = []
@@ -191,7 +201,7 @@ class Run:
         with self.fabric.rank_zero_first():
             if not path.is_file():
                 width = self._model_of(stage.name).encoder.width
-                write_json(path, measured_precision(width, stage.batch_seconds))
+                write_json(path, measured_precision(width, stage.batch_seconds, self.device))
         return read_json(path)["precision"]
 
     def _load(self, name: str, units: Units) -> Saved:

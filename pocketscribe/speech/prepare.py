@@ -52,7 +52,11 @@ class Summary(Config):
 
 
 class Written(Config):
-    """What prepared.json holds; `bytes` are the sizes of the files beside it."""
+    """What prepared.json holds.
+
+    Attributes:
+        bytes: the sizes of the files beside it, which are not written again.
+    """
 
     corpus: str
     summary: Summary
@@ -69,7 +73,7 @@ class Prepared:
     @property
     def cuts(self) -> CutSet:
         """Read lazily; the paths in the file are relative to the folder."""
-        for name, size in read_json(self.folder / "prepared.json")["bytes"].items():
+        for name, size in self._written.bytes.items():
             if not (self.folder / name).is_file() or (self.folder / name).stat().st_size != size:
                 raise UserError(self._damaged(f"{name} is not as it was written"))
         cuts = CutSet(_Whole(self))
@@ -81,8 +85,12 @@ class Prepared:
     @property
     def summary(self) -> dict[str, int | float]:
         """utterances, seconds, bad: how many of each."""
+        return self._written.summary.model_dump()
+
+    @property
+    def _written(self) -> Written:
         path = self.folder / "prepared.json"
-        return Written.read(read_json(path), str(path)).summary.model_dump()
+        return Written.read(read_json(path), str(path))
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from pydantic import Field
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
 from pocketscribe.files import read_json, write_json
+from pocketscribe.models import BLANK
 
 sentencepiece.set_min_log_level(3)  # what ails a damaged model is ours to say
 
-BLANK, UNKNOWN = 0, 1
+UNKNOWN = 1  # after the blank, as sherpa-onnx wants them
 MOST_UNITS = 2**16
 SPACE = "\u2581"  # sentencepiece's and sherpa-onnx's mark of a word's start
 
@@ -70,7 +71,7 @@ class Units:
                 eos_id=-1,
                 hard_vocab_limit=True,
                 num_threads=1,  # the same units on every machine
-                minloglevel=2,
+                minloglevel=3,
             )
         except RuntimeError as error:
             reason = str(error).split("]", 1)[-1].strip().splitlines()[0]

@@ -74,12 +74,15 @@ class TrainingConfig(Config):
     seed: int = Field(default=0, ge=0, le=2**31 - 1)  # times 2^32 it still is a 64-bit seed
 
 
-def make_fabric(precision: str, folder: Path) -> Fabric:
-    """One process, or this process' part of a torchrun job; its logger writes into `folder`."""
+def make_fabric(precision: str, folder: Path, device: str = "auto") -> Fabric:
+    """One process, or this process' part of a torchrun job; its logger writes into `folder`.
+
+    `device` is cpu, cuda or auto.
+    """
     processes = int(os.environ.get("WORLD_SIZE", 1))
     mode: Any = "bf16-mixed" if precision == "bf16" else "32-true"
     fabric = Fabric(
-        accelerator="auto",
+        accelerator=device,
         strategy=DDPStrategy(find_unused_parameters=True) if processes > 1 else "auto",
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         num_nodes=processes // int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
@@ -90,14 +93,13 @@ def make_fabric(precision: str, folder: Path) -> Fabric:
     return fabric
 
 
-def measured_precision(width: int, batch_seconds: float) -> dict[str, Any]:
+def measured_precision(width: int, batch_seconds: float, device: str) -> dict[str, Any]:
     """Which of float32 and bf16 multiplies faster here, and what was measured.
 
     Timed, on one product of the model's own shape with the casts that mixed precision makes: a CPU
     without instructions for bf16 emulates it at a quarter of float32's speed, one with them
     multiplies it at two to five times float32's.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     x = torch.randn(round(min(batch_seconds, 60) * FRAMES_PER_SECOND), width, device=device)
     weight = torch.randn(4 * width, width, device=device)
 

@@ -167,7 +167,7 @@ def test_augmentation_waits_for_the_loss(
 
 
 def test_the_faster_precision_is_measured() -> None:
-    found = measured_precision(64, 10.0)
+    found = measured_precision(64, 10.0, "cpu")
     faster = found["bf16_ms"] < loop.BF16_GAIN * found["float32_ms"]
     assert found["precision"] == ("bf16" if faster else "float32")
     assert min(found["bf16_ms"], found["float32_ms"]) > 0

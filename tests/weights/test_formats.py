@@ -203,7 +203,7 @@ def test_activations_go_to_their_nearest_level(dtype: torch.dtype) -> None:
     # bfloat16 is up to 0.4% off a level: of the largest one half a step.
     near = 1.0 if dtype == torch.bfloat16 else 0.501
     assert (levels - wide / scale).abs().max() <= near
-    assert torch.equal(found.detach().abs().amax(1), x.detach().abs().amax(1)), "none is at 128"
+    assert (levels.abs().amax(1) - 127).abs().max() < 1e-3, "none is at 128"
     found.sum().backward()
     assert torch.equal(x.grad, torch.ones_like(x))
 
