@@ -142,8 +142,8 @@ def test_any_rate_and_channels_are_resampled(make_corpus: MakeCorpus, tmp_path: 
             cut.load_features(), fbank(samples)[: cut.num_frames], atol=QUANTISATION + 1e-4
         )
         assert abs(cut.num_frames - len(fbank(samples))) <= 1
-        audio = cut.load_audio()[0]
-        np.testing.assert_array_equal(audio, samples[: len(audio)])
+        # What lhotse would decode is resampled otherwise, and has all channels.
+        assert cut.load_audio().shape[-1] == pytest.approx(len(samples), abs=1)
 
 
 def test_frames_are_as_many_as_the_cut_says(make_corpus: MakeCorpus, tmp_path: Path) -> None:
