@@ -99,6 +99,28 @@ def prepare(
     )
 
 
+def _search(
+    beam: int | None,
+    lm: Path | None,
+    lm_scale: float,
+    label_bonus: float,
+    hotword: list[str] | None,
+    hotwords: Path | None,
+    hotword_score: float,
+) -> Any:
+    """The options of searching as one config; here, because importing PyTorch takes seconds."""
+    from pocketscribe.decoding.searcher import SearchConfig, read_hotwords
+
+    return SearchConfig(
+        beam=beam,
+        lm=lm,
+        lm_scale=lm_scale,
+        label_bonus=label_bonus,
+        hotwords=read_hotwords(hotword or (), hotwords),
+        hotword_score=hotword_score,
+    )
+
+
 @app.command()
 def evaluate(
     model: Model,
@@ -124,7 +146,6 @@ def evaluate(
     root: Root = None,
 ) -> None:
     """Score a model on a corpus: word error rate with its confidence interval, speed, size."""
-    from pocketscribe.decoding.searcher import SearchConfig, read_hotwords
     from pocketscribe.evaluation.evaluate import evaluate, peak_rss_bytes
     from pocketscribe.evaluation.report import score_lines
     from pocketscribe.export.open import open_model
@@ -138,14 +159,7 @@ def evaluate(
         raise UserError("--where: write COLUMN=VALUE, such as age_group=child")
     columns = {key: value for key, _, value in pairs}
     part = CorpusConfig(corpus=corpus, split=split, where=columns, group=group)
-    search = SearchConfig(
-        beam=beam,
-        lm=lm,
-        lm_scale=lm_scale,
-        label_bonus=label_bonus,
-        hotwords=read_hotwords(hotword or (), hotwords),
-        hotword_score=hotword_score,
-    )
+    search = _search(beam, lm, lm_scale, label_bonus, hotword, hotwords, hotword_score)
     runtime = open_model(model, search, chunk, device)
     with progress_bar(Console(stderr=True, quiet=not sys.stderr.isatty())) as bar:
         result = evaluate(runtime, part, root, streaming=streaming, progress=bar)
@@ -181,19 +195,11 @@ def transcribe(
     """Write down what is said in audio files, or live at the microphone."""
     from pocketscribe import api
     from pocketscribe.batch import transcribe_all
-    from pocketscribe.decoding.searcher import SearchConfig, read_hotwords
     from pocketscribe.export.open import open_model
 
     if microphone == bool(audio):
         raise UserError("transcribe: give audio files, folders or -, or else --microphone")
-    search = SearchConfig(
-        beam=beam,
-        lm=lm,
-        lm_scale=lm_scale,
-        label_bonus=label_bonus,
-        hotwords=read_hotwords(hotword or (), hotwords),
-        hotword_score=hotword_score,
-    )
+    search = _search(beam, lm, lm_scale, label_bonus, hotword, hotwords, hotword_score)
     opened = api.Model(open_model(model, search, chunk, device))
     if microphone:
         from pocketscribe.decoding.microphone import listen

@@ -79,6 +79,17 @@ def _save(path: Path, arrays: Arrays, saved: Saved, format: str) -> None:
     header["digest"] = packed.digest(arrays, header)
     with replacing(path) as beside:
         save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, beside, header)
+        _in_order(beside)
+
+
+def _in_order(path: Path) -> None:
+    """Sorts a safetensors file's header, which the library writes in an order of the moment."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        ordered = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        file.seek(8)
+        file.write(ordered.encode().ljust(length))  # by spaces, as the format has it
 
 
 def load_model(path: Path) -> Saved:

@@ -1,8 +1,11 @@
 """Saved models: what was written comes back bit for bit, and what is damaged is refused."""
 
 import json
+import os
 import resource
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -252,3 +255,16 @@ def test_tensors_that_do_not_fit_the_config(path: Path) -> None:
 def rewrite_raw(path: Path, found: dict[str, torch.Tensor]) -> None:
     """With types that numpy, and so a digest, does not know."""
     save_file(found, path, header(path))
+
+
+def test_the_same_model_is_the_same_file(tmp_path: Path) -> None:
+    """In another process too: nothing in it depends on the moment."""
+    save_model(tmp_path / "here", Saved(recogniser(), UNITS, {"b": 1, "a": [2, {"d": 3}]}))
+    code = (
+        "import sys; from pathlib import Path;"
+        "from pocketscribe.models.saved import load_model, save_model;"
+        "save_model(Path(sys.argv[2]), load_model(Path(sys.argv[1])))"
+    )
+    there = [sys.executable, "-c", code, str(tmp_path / "here"), str(tmp_path / "there")]
+    subprocess.run(there, check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
+    assert (tmp_path / "here").read_bytes() == (tmp_path / "there").read_bytes()
