@@ -40,9 +40,16 @@ class Speech:
         """`root` is where the corpora lie; what is prepared is shared by all runs beside this."""
         self.config, self.folder, self.root = config, folder, root
         self.fabric, self.console, self.bar = fabric, console, bar
+        self._prepared: dict[str, Path] = {}
 
     def prepare(self, corpus: CorpusConfig, transcribed: bool = True) -> Prepared:
-        """One part, prepared now or before."""
+        """One part, prepared now or before; processes come here together."""
+        key = f"{transcribed} {corpus.model_copy(update={'weight': 1.0}).model_dump_json()}"
+        if key not in self._prepared:
+            self._prepared[key] = self._prepare(corpus, transcribed).folder
+        return Prepared(self._prepared[key], corpus)
+
+    def _prepare(self, corpus: CorpusConfig, transcribed: bool) -> Prepared:
         out, share = self.folder.parent / "prepared", self.config.bad_share
         with self.fabric.rank_zero_first():
             return prepare(
@@ -69,13 +76,13 @@ class Speech:
         `corpora` are all that any stage hears; `brought` is that model, if there is one.
         """
         path = self.folder / "units.json"
+        parts = [self.prepare(corpus) for corpus in corpora]  # not within: it is a meeting itself
         with self.fabric.rank_zero_first():
             if path.is_file():
                 return Units.read(path)
             if brought is not None:
                 units = Units.from_json(load_model(brought).units, str(brought))
             else:
-                parts = [self.prepare(corpus) for corpus in corpora]
                 texts = [cut.supervisions[0].text for part in parts for cut in part.cuts]
                 units = Units.learn(texts, self.config.units)
             units.write(path)
