@@ -67,6 +67,7 @@ class Outside:
 
     def __init__(self, runs: Path) -> None:
         self.runs = runs
+        self._configs: dict[str, ModelConfig] = {}
 
     def file(self, name: str) -> Path | None:
         """The saved model behind a name such as "english/float"; None where there is none yet.
@@ -105,9 +106,13 @@ class Outside:
 
     def config(self, name: str) -> ModelConfig:
         """The model behind a name, trained or not. Raises UserError as `file`."""
-        if (path := self.file(name)) is not None:
-            return load_model(path).model.config
-        return self.recipe_of(name).model_of(self.recipe(name)[1], self.config)
+        if name not in self._configs:
+            if (path := self.file(name)) is not None:
+                self._configs[name] = load_model(path).model.config
+            else:
+                made = self.recipe_of(name)
+                self._configs[name] = made.model_of(self.recipe(name)[1], self.config)
+        return self._configs[name]
 
 
 def _file(recipe: str) -> Path:

@@ -180,9 +180,12 @@ class Recipe(Config):
             UserError: the stage's changes make no model; names `source`.
         """
         if is_outside(name):
-            return outside(name)
+            try:
+                return outside(name)
+            except UserError as error:
+                raise UserError(f"{source}{error}") from None
         stage = next(stage for stage in self.stage if stage.name == name)
-        model = self.model if stage.from_ is None else self.model_of(stage.from_, outside)
+        model = self.model if stage.from_ is None else self.model_of(stage.from_, outside, source)
         if stage.model:
             changed = merged(model.model_dump(mode="json"), stage.model)
             model = ModelConfig.read(changed, f"{source}stage {name!r}: model")
