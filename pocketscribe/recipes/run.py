@@ -20,7 +20,7 @@ from pocketscribe.errors import UserError
 from pocketscribe.evaluation.report import results_table
 from pocketscribe.export.open import choose_device
 from pocketscribe.files import read_json, write_json
-from pocketscribe.models import ModelConfig, Recogniser, start_from
+from pocketscribe.models import ModelConfig, Recogniser, start_from, stored_parameters
 from pocketscribe.models.saved import Saved, load_model, save_model
 from pocketscribe.recipes.reading import Outside, read_recipe
 from pocketscribe.recipes.recipe import (
@@ -37,7 +37,12 @@ from pocketscribe.speech.corpora import locate
 from pocketscribe.speech.prepare import progress_bar
 from pocketscribe.speech.units import Units
 from pocketscribe.training.checkpoint import Progress
-from pocketscribe.training.loop import Training, make_fabric, measured_precision
+from pocketscribe.training.loop import (
+    Training,
+    make_fabric,
+    measured_precision,
+    use_fitting_threads,
+)
 from pocketscribe.training.masks import settle
 from pocketscribe.training.objectives import FineTuned, Objective, Plain
 
@@ -160,6 +165,7 @@ class Run:
         fabric = make_fabric(self._precision(stage), folder, self.device)
         fabric.seed_everything(stage.seed, verbose=False)
         model = Recogniser(self._model_of(stage.name), len(units))
+        use_fitting_threads(stored_parameters(model))
         before: list[dict[str, Any]] = []
         if stage.from_ is not None:
             start = self._load(stage.from_, units)

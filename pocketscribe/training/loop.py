@@ -40,6 +40,7 @@ LAST, BEST = "last", "best on dev"  # and the averages: whose weights a training
 AVERAGE_EVERY = 10  # steps between two snapshots of an average
 GROW_EVERY = 50  # steps between two looks at whether augmentation may grow
 MOST_SKIPPED_IN_A_ROW = 20
+SMALL_MODEL = 2_000_000  # parameters
 FRAMES_PER_SECOND = 25  # of an encoder
 BF16_GAIN = 0.8  # of float32's time: less would be eaten up by what mixed precision costs besides
 LOG_FILE_EVERY = 100  # steps between two lines where the output is no terminal
@@ -91,6 +92,16 @@ def make_fabric(precision: str, folder: Path, device: str = "auto") -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def use_fitting_threads(parameters: int) -> None:
+    """One thread for a small model on a CPU, unless OMP_NUM_THREADS has been set.
+
+    Its products take microseconds: as soon as anything else runs, several threads spend their time
+    waiting for each other.
+    """
+    if parameters < SMALL_MODEL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def measured_precision(width: int, batch_seconds: float, device: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pocketscribe.training.loop import (
     TrainingConfig,
     make_fabric,
     measured_precision,
+    use_fitting_threads,
 )
 from pocketscribe.training.objectives import LossConfig, Plain, StepContext
 from pocketscribe.training.optimisers import OptimiserConfig
@@ -164,6 +165,24 @@ def test_augmentation_waits_for_the_loss(
         train(tiny(), made, tmp_path / str(first), loss=LOSS)
     assert set(grown[1e-6]) == {0.0}
     assert grown[1e6][:2] == [0.0, 0.0] and set(grown[1e6][2:]) == {0.75}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said", "threads"), [(10**6, None, 1), (10**7, None, 2), (10**6, "2", 2)]
+)
+def test_small_models_take_one_thread(
+    monkeypatch: pytest.MonkeyPatch, parameters: int, said: str | None, threads: int
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+    try:
+        torch.set_num_threads(2)
+        use_fitting_threads(parameters)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_faster_precision_is_measured() -> None:
