@@ -248,7 +248,10 @@ def test_a_language_model_is_learnt_and_listened_to(
     """Also by a folder for sherpa-onnx, which gives its units and takes the model."""
     folder, out = tmp_path / "folder", tmp_path / "digits.lm"
     assert call("export", talkative, "--to", "sherpa-onnx", "--out", folder).code == 0
-    text = ("--text", speech / "a.txt", "--text", speech / "b.txt", "--root", speech)
+    for name, words in (("a", "one two three"), ("b", "three four")):
+        (tmp_path / f"{name}.txt").write_text(words)
+    texts = ("--text", tmp_path / "a.txt", "--text", tmp_path / "b.txt")
+    text = (*texts, "--root", speech)
     for model in (talkative, folder):
         ended = call("lm", model, *text, "--order", "3", "--budget", "6kB", "--out", out)
         assert ended.code == 0 and "from 2 sentences; left out: 0" in ended.out
@@ -297,7 +300,7 @@ RECIPES = {  # what is wrong with a recipe file, and what is said about it
     "": "wrong.toml: key 'speech' is missing",
     TINY_RECIPE + "seed = 'x'": 'stage.0.seed = "x": input should be a valid integer',
     TINY_RECIPE + "sed = 1": "unknown key 'stage.0.sed'; did you mean 'seed'?",
-    TINY_RECIPE + "from = 'first'": "'first' is no earlier stage (earlier: none)",
+    TINY_RECIPE + "from = 'first'": "'first' is no earlier stage (earlier: none; ",
     TINY_RECIPE.replace("width = 16", "width = 18"): "must be a multiple of 2 x heads",
     TINY_RECIPE.replace("synthetic", "fsdd"): "'count' belongs to corpus = 'synthetic' alone",
     TINY_RECIPE.replace("test = [{", 'test = [{ corpus = "gone" }, {'): "neither a folder nor a",
