@@ -12,7 +12,7 @@ import torch
 from talkative import characters, tiny_model
 
 from pocketscribe.models.saved import Saved, save_packed
-from pocketscribe.speech.corpora import CorpusConfig, items
+from pocketscribe.speech.corpora import CorpusConfig, items, locate
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LINES = {  # the least that each says
@@ -74,7 +74,7 @@ def test_it_runs(
     assert len(capsys.readouterr().out.splitlines()) >= LINES[name]
     if name == "joined":
         made = CorpusConfig(corpus=str(options["out"]), split="test")
-        assert [x.text for x in items(made, options["out"])] == ["one one one"]
+        assert [x.text for x in items(made, locate(made, None))] == ["one one one"]
 
 
 def test_none_is_forgotten() -> None:
