@@ -102,7 +102,7 @@ def with_resets(saved: Saved, audio: np.ndarray, resets: list[int]) -> Iterator[
             yield transcript(search.best()[0], units)
             assert isinstance(search, GreedySearch)
             old, search = search, Searcher().start(model.scorer, 1)
-            search.context, search.predicted = old.context, old.predicted
+            search.contexts = old.contexts
     yield transcript(search.best()[0], units)
 
 
