@@ -1,8 +1,9 @@
 """A recogniser in Python: `pocketscribe.load("model.safetensors").transcribe("a.wav").text`."""
 
 from collections.abc import Callable, Iterable
+from io import IOBase
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from pocketscribe.decoding.streaming import LiveStream, Transcript, hear
 from pocketscribe.evaluation.runtime import Runtime
 from pocketscribe.speech.features import SAMPLE_RATE, audio_blocks, mono, resampled
 
-Audio = str | Path | BinaryIO | np.ndarray
+Audio = str | Path | IOBase | np.ndarray
 
 
 class Model:

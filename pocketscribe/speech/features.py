@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from io import IOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import kaldi_native_fbank
 import numpy as np
@@ -82,7 +82,7 @@ def read_audio(path: Path) -> np.ndarray:
     return np.concatenate(list(audio_blocks(path)))
 
 
-def audio_blocks(source: Path | BinaryIO) -> Iterator[np.ndarray]:
+def audio_blocks(source: Path | IOBase) -> Iterator[np.ndarray]:
     """Any format and rate that soundfile reads -> 16 kHz in blocks of a second, float32 `[n]`.
 
     Channels are averaged. An hour takes no more memory than a minute.
@@ -101,12 +101,12 @@ def audio_blocks(source: Path | BinaryIO) -> Iterator[np.ndarray]:
         yield convert.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def _name(source: Path | BinaryIO) -> str:
+def _name(source: Path | IOBase) -> str:
     return str(source) if isinstance(source, Path) else "standard input"
 
 
 @contextmanager
-def _readable(source: Path | BinaryIO) -> Iterator[None]:
+def _readable(source: Path | IOBase) -> Iterator[None]:
     """Turns whatever reading an audio file raises into one line."""
     if isinstance(source, Path) and not source.is_file():
         raise UserError(f"{source}: no such audio file")
