@@ -8,12 +8,16 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+from hypothesis import settings
 from talkative import talkative as talkative_model
 from tiny import TINY_RECIPE, run_here
 
 from pocketscribe.models.saved import save_model
 
 torch.set_num_threads(2)
+# A busy machine is no failure; thirty examples of lattices are seconds.
+settings.register_profile("here", deadline=None, max_examples=30)
+settings.load_profile("here")
 
 
 @pytest.fixture(scope="session")

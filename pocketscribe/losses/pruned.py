@@ -123,6 +123,14 @@ def pruned_loss(
     `windows` are as `pruning_bounds` makes them, `logits` the joiner's at `window_contexts`.
     Never less than the full loss, and equal to it where S = U1.
     """
+    blank, label = window_lattice(logits, windows, targets)
+    return -lattice_score(blank, label, frames, labels, fastemit)
+
+
+def window_lattice(
+    logits: Float[Tensor, "B T S V"], windows: Int[Tensor, "B T"], targets: Int[Tensor, "B U"]
+) -> tuple[Float[Tensor, "B T U1"], Float[Tensor, "B T U"]]:
+    """Log-probabilities of blank and label on the whole lattice, with no way out of the windows."""
     contexts = window_contexts(windows, logits.shape[2])
     padded = F.pad(targets, (0, 1), value=BLANK)
     tokens = padded[:, None].expand(-1, logits.shape[1], -1).gather(2, contexts)
@@ -135,7 +143,7 @@ def pruned_loss(
     nodes = (*logits.shape[:2], padded.shape[1])
     blank = blank.new_full(nodes, LOG_ZERO).scatter(2, contexts, blank)
     label = label.new_zeros(nodes).scatter(2, contexts, label)
-    return -lattice_score(blank, label[:, :, :-1], frames, labels, fastemit)
+    return blank, label[:, :, :-1]
 
 
 class PrunedLosses(NamedTuple):
@@ -143,6 +151,7 @@ class PrunedLosses(NamedTuple):
 
     simple: Float[Tensor, " B"]
     pruned: Float[Tensor, " B"]
+    windows: Int[Tensor, "B T"]
     contexts: Int[Tensor, "B T S"]
     logits: Float[Tensor, "B T S V"]
 
@@ -170,16 +179,27 @@ class PrunedTransducerLoss:
 
         Raises ValueError as `pruning_bounds` does.
         """
+        simple, windows = self.windows(encoder_simple, predictor_simple, targets, frames, labels)
+        contexts = window_contexts(windows, min(self.width, predictor.shape[1]))
+        logits = joiner_logits(joiner, encoder, predictor, contexts)
+        pruned = pruned_loss(logits, windows, targets, frames, labels, self.fastemit)
+        return PrunedLosses(simple, pruned, windows, contexts, logits)
+
+    def windows(
+        self,
+        encoder_simple: Float[Tensor, "B T V"],
+        predictor_simple: Float[Tensor, "B U1 V"],
+        targets: Int[Tensor, "B U"],
+        frames: Int[Tensor, " B"],
+        labels: Int[Tensor, " B"],
+    ) -> tuple[Float[Tensor, " B"], Int[Tensor, "B T"]]:
+        """The simple loss, and each frame's window. Raises ValueError as `pruning_bounds` does."""
         blank, label = simple_lattice(encoder_simple, predictor_simple, targets, self.lm_only_scale)
         score, blank_occupancy, label_occupancy = lattice_posterior(
             blank, label, frames, labels, self.fastemit
         )
-        width = min(self.width, predictor.shape[1])
-        windows = pruning_bounds(blank_occupancy, label_occupancy, frames, labels, width)
-        contexts = window_contexts(windows, width)
-        logits = joiner_logits(joiner, encoder, predictor, contexts)
-        pruned = pruned_loss(logits, windows, targets, frames, labels, self.fastemit)
-        return PrunedLosses(-score, pruned, contexts, logits)
+        width = min(self.width, predictor_simple.shape[1])
+        return -score, pruning_bounds(blank_occupancy, label_occupancy, frames, labels, width)
 
 
 def joiner_logits(

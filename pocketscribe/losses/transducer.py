@@ -15,7 +15,7 @@ Dimensions
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -94,6 +94,35 @@ def transducer_loss(
     tokens = F.pad(targets, (0, 1), value=BLANK)[:, None].expand(logits.shape[:3])
     blank, label = emission_log_probs(logits, tokens)
     return -lattice_score(blank, label[:, :, :-1], frames, labels, fastemit)
+
+
+@torch.no_grad()
+def best_path(
+    blank: Float[Tensor, "B T U1"],
+    label: Float[Tensor, "B T U"],
+    frames: Int[Tensor, " B"],
+    labels: Int[Tensor, " B"],
+) -> Bool[Tensor, "B T U1"]:
+    """The nodes that each utterance's likeliest alignment passes; arguments as above.
+
+    With the largest in the place of the sum, the gradient of the score is one at the moves of the
+    best alignment and zero elsewhere (Viterbi).
+    """
+    with torch.enable_grad():
+        dtype = torch.promote_types(torch.promote_types(blank.dtype, label.dtype), torch.float32)
+        blank = blank.detach().to(dtype).requires_grad_()
+        label = label.detach().to(dtype).clamp(min=LEAST_LABEL).requires_grad_()
+        climb = F.pad(label.cumsum(2), (1, 0))
+        x = blank.new_full(climb[:, 0].shape, LOG_ZERO)
+        x[:, 0] = 0.0
+        reached = [x.cummax(1).values]
+        for t in range(1, blank.shape[1]):
+            y = reached[-1] + climb[:, t - 1] + blank[:, t - 1] - climb[:, t]
+            reached.append(y.cummax(1).values)
+        score = torch.stack(reached, 1) + climb + blank
+        last = torch.arange(len(frames), device=frames.device), frames - 1, labels
+        moves = torch.autograd.grad(score[last].sum(), (blank, label))
+    return (moves[0] > 0.5) | F.pad(moves[1] > 0.5, (0, 1))
 
 
 class _Lattice(torch.autograd.Function):

@@ -1,10 +1,9 @@
 """A recipe is a list of stages: what is trained on what, in one TOML file."""
 
-import json
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
 from pocketscribe.config import Config, FileName
 from pocketscribe.errors import UserError
@@ -13,7 +12,7 @@ from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.speech.units import UnitsConfig
 from pocketscribe.training.loop import TrainingConfig
 from pocketscribe.training.masks import MaskConfig
-from pocketscribe.training.objectives import DistilConfig
+from pocketscribe.training.teacher import DistilConfig
 from pocketscribe.weights import FormatRule
 
 
@@ -44,78 +43,68 @@ class SpeechConfig(Config):
 
 
 class StageConfig(TrainingConfig):
-    """What every stage has: each leaves one model, from scratch or from an earlier stage's weights.
+    """One stage: it trains one model, which it leaves in the run's folder.
+
+    Four things a stage can say are independent of each other: where its weights come from, whom it
+    learns from, in what formats it ships, and how large its model is.
 
     Attributes:
+        audio_hours: 0 converts and trains nothing: post-training quantisation, for instance.
         from_: whose model and weights to start from (written `from` in TOML): an earlier stage's,
             another run's stage as "RECIPE/STAGE", or a file's.
         model: changes to that stage's model, or to the recipe's where there is no `from`: keys as
             in [model]. Trained weights are converted to a new sharing or rank.
+        teacher: whose model to learn from beside the transcripts, named as in `from`.
+        distil: what is learnt from it (arXiv 2210.00169).
+        formats: rules, first match wins: in what bits and N:M sparsity each weight ships, and is
+            trained (arXiv 2312.08553).
+        masks: when N:M masks are taken, and what gradient the weights get that they leave out.
+        sampled_bits: widths that take turns with the formats' own, so that one master weight
+            serves them all: later stages of no hours take them out of it.
         train: corpora of this stage alone, in place of speech.train.
     """
 
     renamed: ClassVar[dict[str, str]] = {
+        "kind": "gone: a stage with formats or a teacher is what it was called",
         "weights": "called 'formats' now",
         "average_share": "gone: dev decides which weights a stage ends with",
     }
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
+    audio_hours: float = Field(ge=0)
     from_: str | None = Field(default=None, alias="from")
     model: dict[str, Any] = Field(default_factory=dict)
-    train: tuple[CorpusConfig, ...] | None = None
-
-
-class TrainStage(StageConfig):
-    """Trains a model on transcripts."""
-
-    kind: Literal["train"] = "train"
-
-
-class FinetuneStage(StageConfig):
-    """Brings a trained model into formats of few bits and N:M sparsity (arXiv 2312.08553).
-
-    Attributes:
-        audio_hours: 0 converts and trains nothing: post-training quantisation, the baseline.
-        formats: rules, first match wins: in what format each weight ships.
-        teacher: whose model to distil from, named as in `from`; the one in `from` if not given,
-            none if false.
-        distil: how much the teacher counts.
-        masks: when N:M masks are taken, and what gradient the weights get that they leave out.
-        sampled_bits: widths that take turns with the formats' own, so that one master weight
-            serves them all: later stages of no hours take them out of it.
-    """
-
-    kind: Literal["finetune"]
-    audio_hours: float = Field(ge=0)
-    formats: tuple[FormatRule, ...] = Field(min_length=1)
-    teacher: str | Literal[False] | None = None
+    teacher: str | None = None
     distil: DistilConfig = DistilConfig()
+    formats: tuple[FormatRule, ...] | None = Field(default=None, min_length=1)
     masks: MaskConfig = MaskConfig()
     sampled_bits: tuple[Literal[8, 4], ...] = ()
+    train: tuple[CorpusConfig, ...] | None = None
 
     @model_validator(mode="after")
-    def _check(self) -> "FinetuneStage":
-        if self.from_ is None:
-            raise ValueError("a fine-tuning needs from: the stage whose model it goes on with")
-        if teacher_of(self) is not None and self.loss.transducer == "full":
+    def _check(self) -> "StageConfig":
+        if not self.audio_hours and self.from_ is None:
+            raise ValueError("audio_hours = 0 needs from: the stage whose model is converted")
+        if self.distil != DistilConfig() and self.teacher is None:
+            raise ValueError("distil needs a teacher")
+        if self.teacher is None:
+            return self
+        if self.distil.nodes in ("student", "union") and self.loss.transducer == "full":
             raise ValueError(
-                "a teacher is listened to in the windows of the pruned loss: "
-                "loss.transducer = 'pruned', or teacher = false"
+                f"distil.nodes = {self.distil.nodes!r} are the windows of the pruned loss: "
+                "loss.transducer = 'pruned', or other nodes"
+            )
+        if self.distil.keep and self.augment.versions is None:
+            raise ValueError(
+                "distil.keep needs augment.versions: speech that is never heard twice alike is "
+                "never found again"
             )
         return self
 
-
-def _kind(stage: Any) -> str:
-    """The tag of a stage's kind; it looks like no key, so that errors can tell the two apart."""
-    kind = stage.get("kind", "train") if isinstance(stage, dict) else stage.kind
-    return f"kind={kind}"
-
-
-KINDS = ("train", "finetune")
-Stage = Annotated[
-    Annotated[TrainStage, Tag("kind=train")] | Annotated[FinetuneStage, Tag("kind=finetune")],
-    Discriminator(_kind),
-]
+    @property
+    def taught_by(self) -> str | None:
+        """Whose model teaches while this stage trains, if any's."""
+        return self.teacher if self.audio_hours else None
 
 
 class EvaluateConfig(Config):
@@ -136,21 +125,8 @@ class Recipe(Config):
     name: FileName
     speech: SpeechConfig
     model: ModelConfig = ModelConfig()
-    stage: tuple[Stage, ...] = Field(min_length=1, max_length=100)
+    stage: tuple[StageConfig, ...] = Field(min_length=1, max_length=100)
     evaluate: EvaluateConfig = EvaluateConfig()
-
-    @classmethod
-    def read(cls, data: Any, source: str) -> "Recipe":
-        """As any config; an unknown kind of stage is told here, where no kind could be named."""
-        stages = data.get("stage") if isinstance(data, dict) else None
-        for index, stage in enumerate(stages if isinstance(stages, list) else ()):
-            if not isinstance(stage, dict):
-                raise UserError(f"{source}: stage.{index}: input should be a table, [[stage]]")
-            if (kind := stage.get("kind", "train")) not in KINDS:
-                given = f" = {json.dumps(kind)}" if isinstance(kind, str) else ""
-                allowed = " or ".join(map(repr, KINDS))
-                raise UserError(f"{source}: stage.{index}.kind{given}: input should be {allowed}")
-        return super().read(data, source)
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
@@ -158,7 +134,7 @@ class Recipe(Config):
         for stage in self.stage:
             if stage.name in seen:
                 raise ValueError(f"two stages are named {stage.name!r}; names must differ")
-            named = {"from": stage.from_, "teacher": teacher_of(stage)}
+            named = {"from": stage.from_, "teacher": stage.taught_by}
             for key, name in named.items():
                 if name is not None and name not in seen and not is_outside(name):
                     raise ValueError(
@@ -189,7 +165,7 @@ class Recipe(Config):
         if stage.model:
             changed = merged(model.model_dump(mode="json"), stage.model)
             model = ModelConfig.read(changed, f"{source}stage {name!r}: model")
-        if isinstance(stage, FinetuneStage):
+        if stage.formats is not None:
             model = model.model_copy(update={"formats": stage.formats})
         return model
 
@@ -225,10 +201,3 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict) and isinstance(old.get(key), dict)
     }
     return {**old, **new, **tables}
-
-
-def teacher_of(stage: StageConfig) -> str | None:
-    """Whose model teaches this stage, if any's."""
-    if not isinstance(stage, FinetuneStage) or stage.teacher is False or not stage.audio_hours:
-        return None
-    return stage.teacher or stage.from_

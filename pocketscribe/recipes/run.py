@@ -23,20 +23,17 @@ from pocketscribe.files import read_json, write_json
 from pocketscribe.models import ModelConfig, Recogniser, start_from, stored_parameters
 from pocketscribe.models.saved import Saved, load_model, save_model
 from pocketscribe.recipes.reading import Outside, read_recipe
-from pocketscribe.recipes.recipe import (
-    FinetuneStage,
-    Recipe,
-    StageConfig,
-    is_outside,
-    teacher_of,
-)
+from pocketscribe.recipes.recipe import Recipe, StageConfig, is_outside
 from pocketscribe.recipes.shipping import card, score_and_ship
 from pocketscribe.recipes.speech import Speech
-from pocketscribe.speech.batches import TrainingBatches, feature_statistics
+from pocketscribe.speech.batches import Trainable, TrainingBatches, feature_statistics
 from pocketscribe.speech.corpora import locate
 from pocketscribe.speech.prepare import progress_bar
 from pocketscribe.speech.units import Units
 from pocketscribe.training.checkpoint import Progress
+from pocketscribe.training.distilled import Distilled
+from pocketscribe.training.formatted import Formatted
+from pocketscribe.training.kept import Kept
 from pocketscribe.training.loop import (
     Training,
     make_fabric,
@@ -44,7 +41,8 @@ from pocketscribe.training.loop import (
     use_fitting_threads,
 )
 from pocketscribe.training.masks import settle
-from pocketscribe.training.objectives import FineTuned, Objective, Plain
+from pocketscribe.training.objectives import Objective, Plain
+from pocketscribe.training.teacher import Teacher, check_teacher
 
 
 class Run:
@@ -107,7 +105,7 @@ class Run:
         Raises:
             UserError: a model is another one than when this run began, or two have other units.
         """
-        names = {name for s in stages for name in (s.from_, teacher_of(s)) if name is not None}
+        names = {name for s in stages for name in (s.from_, s.taught_by) if name is not None}
         outside = sorted(name for name in names if is_outside(name))
         for name in outside:
             if self.outside.file(name) is None:
@@ -188,11 +186,11 @@ class Run:
         )
         progress = Progress()
         if stage.audio_hours:
-            objective = self._objective(stage, model, units)
+            objective = self._objective(stage, model, units, usable)
             training = Training(fabric, model, objective, stage, folder, speech.validation(units))
             training.run(batches, bar, sum(u.seconds for u in usable))
             progress = training.progress
-        if isinstance(stage, FinetuneStage):
+        if model.config.formats:
             settle(model)
         if fabric.is_global_zero:
             about = card(self.recipe.name, stage, model, usable, progress, before)
@@ -220,11 +218,36 @@ class Run:
             )
         return saved
 
-    def _objective(self, stage: StageConfig, model: Recogniser, units: Units) -> Objective:
-        """What the stage's steps compute."""
-        plain = Plain(model, stage.loss)
-        if not isinstance(stage, FinetuneStage):
-            return plain
-        name = teacher_of(stage)
-        teacher = None if name is None else self._load(name, units).model
-        return FineTuned(plain, teacher, stage.distil, stage.masks, stage.sampled_bits)
+    def _objective(
+        self, stage: StageConfig, model: Recogniser, units: Units, heard: Sequence[Trainable]
+    ) -> Objective:
+        """What the stage's steps compute: each word of a stage wraps round what is there."""
+        objective: Objective = Plain(model, stage.loss)
+        if (name := stage.taught_by) is not None:
+            objective = Distilled(objective, self._teacher(stage, name, model, units, heard))
+        if model.config.formats:
+            objective = Formatted(objective, stage.masks, stage.sampled_bits)
+        return objective
+
+    def _teacher(
+        self,
+        stage: StageConfig,
+        name: str,
+        student: Recogniser,
+        units: Units,
+        heard: Sequence[Trainable],
+    ) -> Teacher | Kept:
+        model = self._load(name, units).model
+        check_teacher(model, student, stage.distil, name)
+        teacher = Teacher(model.to(self.fabric.device), stage.distil, stage.loss.pruned_width)
+        if not stage.distil.keep:
+            return teacher
+        made_by = {
+            "teacher": hashlib.sha256(self._model_file(name).read_bytes()).hexdigest(),
+            "speech": sorted(part.prepared.folder.name for part in heard),
+            "distil": stage.distil.model_dump(exclude={"keep", "lattice", "ctc", "encoder"}),
+            "augment": stage.augment.model_dump(mode="json"),
+            "seed": stage.seed,
+        }
+        with self.fabric.rank_zero_first():
+            return Kept(teacher, self.folder / stage.name / "teacher.sqlite", made_by)

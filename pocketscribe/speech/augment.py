@@ -41,6 +41,8 @@ class AugmentConfig(Config):
             last, each for itself.
         frequency_masks, frequency_width: SpecAugment's F masks, in mel bins.
         time_masks, time_share: SpecAugment's T masks, each at most this part of the utterance.
+        versions: each utterance is heard in so many augmented versions, and no more; None: in
+            another one each time.
         strength: factor on all of the above once augmentation has grown; 0 leaves speech as it is.
         grows: where it begins to grow and where it is full-grown: CTC losses a label, as shares of
             what guessing labels by their frequency would cost. What varies and hides speech also
@@ -66,6 +68,7 @@ class AugmentConfig(Config):
     frequency_width: int = Field(default=20, ge=0, lt=MELS)
     time_masks: int = Field(default=6, ge=0)
     time_share: float = Field(default=0.04, ge=0, le=1)
+    versions: int | None = Field(default=None, ge=1, le=1000)
     strength: float = Field(default=1.0, ge=0, le=1)
     grows: tuple[float, float] = (0.6, 0.3)
 

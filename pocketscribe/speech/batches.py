@@ -5,9 +5,11 @@ Dimensions: B batch, T feature frames (10 ms), F mel bins, U labels.
 
 import math
 import random
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -30,7 +32,7 @@ BUCKETS = 30  # of similar durations
 
 @dataclass  # not frozen: in mixed precision Fabric rebuilds it, field by field
 class Batch:
-    """One process' part of a global batch."""
+    """One process' part of a global batch; `ids` tell versions of utterances apart, if asked to."""
 
     features: Float[Tensor, "B T F"]
     frames: Int[Tensor, " B"]
@@ -38,6 +40,7 @@ class Batch:
     labels: Int[Tensor, " B"]
     seconds: float  # of audio in the whole global batch
     total_frames: int  # feature frames in the whole global batch, before augmentation
+    ids: tuple[str, ...] = ()  # where the versions of an utterance are counted
     views: int = 1  # versions of each utterance: all of the first, then all of the second
     idle: bool = False  # fewer utterances than processes: this one stands in and counts for nothing
 
@@ -159,12 +162,17 @@ class TrainingBatches(IterableDataset):
             yield list(cuts)
 
     def _collate(self, step: int, cuts: list[MonoCut]) -> Batch:
-        versions, targets = [], []
+        versions, targets, ids = [], [], []
         augmentation = self.augmentation.at(self.growth)
         mine = range(self.rank, len(cuts), self.processes)
         for index in mine or range(1):  # every process has to take part in every step
             cut = cuts[index]
-            generator = torch.Generator().manual_seed(hash((self.seed, step, index)) % 2**63)
+            drawn = hash((self.seed, step, index)) % 2**63
+            if (count := self.augmentation.versions) is not None:
+                version = drawn % count
+                ids.append(f"{_utterance(cut)} {version} {self.growth}")
+                drawn = zlib.crc32(f"{self.seed} {_utterance(cut)} {version}".encode())
+            generator = torch.Generator().manual_seed(drawn)
             x = torch.from_numpy(cut.load_features())
             target = self.units.encode(cut.supervisions[0].text)
             varied = augment(x, augmentation, generator, self.views, self.noise)
@@ -179,9 +187,16 @@ class TrainingBatches(IterableDataset):
             labels=torch.tensor([len(t) for t in targets]),
             seconds=self.views * sum(c.duration for c in cuts),
             total_frames=self.views * sum(c.num_frames for c in cuts),
+            ids=tuple(f"{name} {view}" for view in range(self.views) for name in ids),
             views=self.views,
             idle=not mine,
         )
+
+
+def _utterance(cut: MonoCut) -> str:
+    """A name that no other utterance has, of this corpus or another."""
+    assert cut.features is not None
+    return f"{Path(cut.features.storage_path).parent.name}/{cut.id}"
 
 
 def label_entropy(parts: Sequence[Trainable], units: Units) -> float:

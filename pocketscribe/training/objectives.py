@@ -1,9 +1,11 @@
-"""What a training step computes. A stage picks one; a sandwich step will stand beside.
+"""What a training step computes: a model's own losses, and what wraps round them.
 
-Dimensions: B batch, S encoder frames, V vocabulary.
+`Plain` is the innermost; `Distilled` (distilled.py) adds a teacher, `Formatted` (formatted.py) puts
+weights through their formats. Each knows the `Objective` inside and nothing of the others.
+
+Dimensions: B batch, S encoder frames, D encoder width, J joiner width, U1 labels + 1, V vocabulary.
 """
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,15 +19,11 @@ from pocketscribe.losses import (
     PrunedTransducerLoss,
     ctc_loss,
     frame_distillation,
-    joiner_logits,
-    lattice_distillation,
     pruned_scales,
     transducer_loss,
 )
 from pocketscribe.models import Chunking, Recogniser
 from pocketscribe.speech.batches import Batch
-from pocketscribe.training.masks import MaskConfig, Masks
-from pocketscribe.weights import at_least, formatted_once
 
 
 class LossConfig(Config):
@@ -68,19 +66,31 @@ class Outputs(NamedTuple):
 
     Attributes:
         losses: nats, summed over this process' utterances; "loss" is the weighted sum.
+        encoded: the encoder's outputs, `frames` of them valid.
+        joined: what the joiner adds, of each frame and each context; None for CTC.
         pruned: the transducer's losses and logits in the windows; None for "full" and CTC.
     """
 
     losses: dict[str, Tensor]
+    encoded: Float[Tensor, "B S D"]
     frames: Int[Tensor, " B"]
     ctc_logits: Float[Tensor, "B S V"] | None
+    joined: tuple[Float[Tensor, "B S J"], Float[Tensor, "B U1 J"]] | None
     pruned: PrunedLosses | None
 
 
 class Objective(nn.Module):
     """A module over the model(s): calling it gives the named losses, summed over the batch."""
 
+    model: Recogniser
+
     def forward(self, batch: Batch, context: StepContext) -> dict[str, Tensor]:
+        """Losses in nats, summed over this process' utterances; "loss" is the weighted sum."""
+        losses = self.outputs(batch, context).losses
+        return {name: x if name == "loss" else x.detach() for name, x in losses.items()}
+
+    def outputs(self, batch: Batch, context: StepContext) -> Outputs:
+        """What the model said, for who wraps round this one."""
         raise NotImplementedError
 
     def begin(self, done: float, before: float) -> None:
@@ -103,20 +113,17 @@ class Plain(Objective):
         self.config = config
         self.pruned = PrunedTransducerLoss(width=config.pruned_width, fastemit=config.fastemit)
 
-    def forward(self, batch: Batch, context: StepContext) -> dict[str, Tensor]:
-        """Losses in nats, summed over this process' utterances; "loss" is the weighted sum."""
-        return detached(self.outputs(batch, context).losses)
-
     def outputs(self, batch: Batch, context: StepContext) -> Outputs:
         model = self.model
         encoded, frames = model.encode(batch.features, batch.frames, context.chunking)
-        losses: dict[str, Tensor] = {"loss": encoded.new_zeros(())}
-        pruned, scale = None, 1.0
+        said = Outputs({"loss": encoded.new_zeros(())}, encoded, frames, None, None, None)
+        scale = 1.0
         if model.config.head == "transducer":
-            losses, pruned = self._transducer(encoded, frames, batch, context.step)
+            said = self._transducer(said, batch, context.step)
             scale = self.config.ctc
         if not scale and not self.config.consistency:
-            return Outputs(losses, frames, None, pruned)
+            return said
+        losses = said.losses
         logits = model.ctc_logits(encoded)
         losses["ctc"] = ctc_loss(logits, batch.targets, frames, batch.labels).sum()
         losses["loss"] = losses["loss"] + scale * losses["ctc"]
@@ -125,20 +132,20 @@ class Plain(Objective):
             other = logits.detach().roll(len(logits) // 2, 0)
             losses["consistency"] = frame_distillation(other, logits, frames).sum()
             losses["loss"] = losses["loss"] + self.config.consistency * losses["consistency"]
-        return Outputs(losses, frames, logits, pruned)
+        return said._replace(ctc_logits=logits)
 
-    def _transducer(
-        self, encoded: Tensor, frames: Tensor, batch: Batch, step: int
-    ) -> tuple[dict[str, Tensor], PrunedLosses | None]:
+    def _transducer(self, said: Outputs, batch: Batch, step: int) -> Outputs:
         model, joiner = self.model, self.model.joiner
+        encoded, frames = said.encoded, said.frames
         predicted = model.predictor(batch.targets)
         encoder, predictor = joiner.encoder(encoded), joiner.predictor(predicted)
+        said = said._replace(joined=(encoder, predictor))
         if self.config.transducer == "full":
             logits = joiner(encoder.unsqueeze(2), predictor.unsqueeze(1))
             loss = transducer_loss(
                 logits, batch.targets, frames, batch.labels, self.config.fastemit
             ).sum()
-            return {"loss": loss, "transducer": loss}, None
+            return said._replace(losses={"loss": loss, "transducer": loss})
         losses = self.pruned(
             model.auxiliary["simple_encoder"](encoded),
             model.auxiliary["simple_predictor"](predicted),
@@ -153,103 +160,33 @@ class Plain(Objective):
         simple_scale, pruned_scale = pruned_scales(warm)
         simple, pruned = losses.simple.sum(), losses.pruned.sum()
         loss = simple_scale * simple + pruned_scale * pruned
-        return {"loss": loss, "simple": simple, "pruned": pruned}, losses
+        named = {"loss": loss, "simple": simple, "pruned": pruned}
+        return said._replace(losses=named, pruned=losses)
 
 
-class DistilConfig(Config):
-    """What a fine-tuned model also learns from its teacher.
+class Wrapper(Objective):
+    """An objective round another one: unless it says otherwise, the inner one has its way."""
 
-    Attributes:
-        lattice: weight of the collapsed divergence on the transducer's windows, a frame's mean.
-        ctc: weight of the divergence of the CTC heads, a frame.
-    """
-
-    lattice: float = Field(default=1.0, ge=0)
-    ctc: float = Field(default=1.0, ge=0)
-
-
-class FineTuned(Objective):
-    """A model under formats, on transcripts and on what its float teacher says of the same batch.
-
-    Quantisation needs nothing here: a formatted weight is quantised wherever it is used.
-    """
-
-    def __init__(
-        self,
-        plain: Plain,
-        teacher: Recogniser | None,
-        distil: DistilConfig,
-        masks: MaskConfig,
-        sampled_bits: Sequence[int] = (),
-    ) -> None:
-        """`teacher` None learns from transcripts alone; `sampled_bits` take turns with the own."""
+    def __init__(self, inner: Objective) -> None:
         super().__init__()
-        self.plain, self.distil = plain, distil
-        self.widths = (0, *sampled_bits)
-        self.teacher = teacher.requires_grad_(False) if teacher is not None else None
-        self.masks = Masks(plain.model.weights.stored, masks)
+        self.inner = inner
 
-    def train(self, mode: bool = True) -> "FineTuned":
-        super().train(mode)
-        if self.teacher is not None:
-            self.teacher.eval()
-        return self
+    @property
+    def model(self) -> Recogniser:
+        """The model that is trained."""
+        return self.inner.model
 
-    def forward(self, batch: Batch, context: StepContext) -> dict[str, Tensor]:
-        """The plain losses, and with a teacher "distilled", which is weighted into "loss"."""
-        width = self.widths[context.step % len(self.widths)]
-        weights = self.plain.model.weights.stored.values()
-        with at_least(width, weights), formatted_once(weights):
-            outputs = self.plain.outputs(batch, context)
-        losses = outputs.losses
-        if self.teacher is not None:
-            losses["distilled"] = self._distilled(self.teacher, batch, context, outputs)
-            losses["loss"] = losses["loss"] + losses["distilled"]
-        return detached(losses)
-
-    def _distilled(
-        self, teacher: Recogniser, batch: Batch, context: StepContext, outputs: Outputs
-    ) -> Tensor:
-        found = batch.features.new_zeros(())
-        with torch.no_grad():
-            encoded, _ = teacher.encode(batch.features, batch.frames, context.chunking)
-        if outputs.ctc_logits is not None:
-            with torch.no_grad():
-                logits = teacher.ctc_logits(encoded)
-            each = frame_distillation(logits, outputs.ctc_logits, outputs.frames)
-            found = found + self.distil.ctc * each.sum()
-        if outputs.pruned is not None:
-            with torch.no_grad():
-                logits = joiner_logits(
-                    teacher.joiner,
-                    teacher.joiner.encoder(encoded),
-                    teacher.joiner.predictor(teacher.predictor(batch.targets)),
-                    outputs.pruned.contexts,
-                )
-            each = lattice_distillation(
-                logits,
-                outputs.pruned.logits,
-                outputs.pruned.contexts,
-                batch.targets,
-                outputs.frames,
-                batch.labels,
-            )
-            found = found + self.distil.lattice * each.sum()
-        return found
+    def outputs(self, batch: Batch, context: StepContext) -> Outputs:
+        return self.inner.outputs(batch, context)
 
     def begin(self, done: float, before: float) -> None:
-        self.masks.begin(done, before)
+        self.inner.begin(done, before)
 
     def updated(self, lr: float) -> None:
-        self.masks.updated(lr)
+        self.inner.updated(lr)
 
     def measures(self) -> dict[str, float]:
-        return {"flipped": self.masks.flipped()} if self.masks.sparse else {}
-
-
-def detached(losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    """All but "loss" for the log alone."""
-    return {name: x if name == "loss" else x.detach() for name, x in losses.items()}
+        return self.inner.measures()
 
 
 def draw_chunking(chunkings: tuple[Chunking, ...], seed: int, step: int) -> Chunking:

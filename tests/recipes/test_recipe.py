@@ -34,9 +34,7 @@ SHARED = """model = { sharing = { blocks = 1 } }, formats = [
 
 def finetune(keys: str) -> str:
     """The change that makes a fine-tuning of the second stage."""
-    return (
-        f'stage.1={{ name = "second", kind = "finetune", from = "first", audio_hours = 1, {keys} }}'
-    )
+    return f'stage.1={{ name = "second", from = "first", audio_hours = 1, {keys} }}'
 
 
 @pytest.fixture
@@ -123,18 +121,17 @@ def test_later_changes_win(recipe: Path) -> None:
         ("stage.1.from=second", "stage 'second': from = 'second' is no earlier stage"),
         ("stage.1.name=first", "two stages are named 'first'; names must differ"),
         ("stage.1.name=../up", 'stage.1.name = "../up": string should match pattern'),
-        ("stage.0.kind=search", "stage.0.kind = \"search\": input should be 'train' or 'finetune'"),
+        ("stage.0.kind=train", "key 'stage.0.kind' is gone: a stage with formats or a teacher"),
         ('evaluate.stages=["third"]', "evaluate.stages: no stage is named 'third'"),
-        ("stage.1.kind=finetune", "key 'stage.1.formats' is missing"),
-        ("stage.0.audio_hours=0", "stage.0.audio_hours = 0: input should be greater than 0"),
+        ("stage.0.audio_hours=0", "audio_hours = 0 needs from: the stage whose model is converted"),
+        ("stage.0.audio_hours=-1", "stage.0.audio_hours = -1: input should be greater than or"),
         (
             "stage.0.audio_hours=long",
             'stage.0.audio_hours = "long": input should be a valid number',
         ),
         ("stage=[]", "stage = []: "),
-        ("stage=[1]", "stage.0: input should be a table, [[stage]]"),
-        ("stage.0=3", "stage.0: input should be a table, [[stage]]"),
-        ("stage.0.kind={ a = 1 }", "stage.0.kind: input should be 'train' or 'finetune'"),
+        ("stage=[1]", "stage.0 = 1: input should be an object"),
+        ("stage.0=3", "stage.0 = 3: input should be an object"),
         ("x=" + "[" * 1900, "--set x: not readable as TOML (maximum recursion depth"),
         ("x=" + "9" * 5000, "--set x: not readable as TOML (more than 100000 characters, or 2000"),
         (".".join("x" * 3000) + "=1", "maximum recursion depth exceeded"),
@@ -169,13 +166,21 @@ def test_later_changes_win(recipe: Path) -> None:
             "teacher = 'third' is no earlier stage",
         ),
         (
-            'stage.1={ name = "second", kind = "finetune", audio_hours = 1, '
-            'formats = [{ match = "*" }] }',
-            "a fine-tuning needs from: the stage whose model it goes on with",
+            finetune('loss = { transducer = "full" }, teacher = "first"'),
+            "distil.nodes = 'student' are the windows of the pruned loss",
+        ),
+        (finetune("distil = { ctc = 2.0 }"), "distil needs a teacher"),
+        (
+            finetune('teacher = "first", distil = { lattice = 0.0, ctc = 0.0 }'),
+            "distil: every weight is 0; leave the teacher out",
         ),
         (
-            finetune('loss = { transducer = "full" }, formats = [{ match = "*" }]'),
-            "a teacher is listened to in the windows of the pruned loss",
+            finetune('teacher = "first", distil = { keep = true }'),
+            "distil.keep needs nodes that stay: 'teacher', 'path' or 'all', not 'student'",
+        ),
+        (
+            finetune('teacher = "first", distil = { keep = true, nodes = "teacher" }'),
+            "distil.keep needs augment.versions",
         ),
         (
             finetune('formats = [{ match = "nothing", bits = 4 }]'),

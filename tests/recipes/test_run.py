@@ -144,8 +144,8 @@ def test_fine_tuned_stages_ship_packed(
     stage = """
 [[stage]]
 name = "NAME"
-kind = "finetune"
 from = "float"
+teacher = "float"
 audio_hours = HOURS
 batch_seconds = 10
 validations = 0

