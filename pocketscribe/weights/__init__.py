@@ -2,6 +2,7 @@
 
 from pocketscribe.weights.compress import compress
 from pocketscribe.weights.convert import convert
+from pocketscribe.weights.dims import Dim, Dims, Size, Sized
 from pocketscribe.weights.format import Format, FormatRule
 from pocketscribe.weights.layers import Conv1d, Embedding, Linear
 from pocketscribe.weights.rules import resolve
@@ -12,6 +13,8 @@ from pocketscribe.weights.weight import Pipeline, Weight, at_least, formatted_on
 
 __all__ = [
     "Conv1d",
+    "Dim",
+    "Dims",
     "Embedding",
     "Format",
     "FormatRule",
@@ -20,6 +23,8 @@ __all__ = [
     "RankRule",
     "Share",
     "Sharing",
+    "Size",
+    "Sized",
     "Use",
     "Weight",
     "WeightSpec",

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pocketscribe.errors import UserError, UserHint
+from pocketscribe.weights.dims import Dim, Dims, Size, dim
 from pocketscribe.weights.format import Format, FormatRule
 from pocketscribe.weights.layers import Conv1d, Embedding, Linear
 from pocketscribe.weights.rules import check_rules, first_match, resolve
@@ -40,32 +41,54 @@ class Weights:
         self.layers = layers
         self.stored: dict[str, Weight] = {}
         self.uses: dict[str, Use] = {}
+        self.dims = Dims()
         self._specs: dict[str, tuple[str, WeightSpec]] = {}  # by key, with who asked first
 
-    def linear(self, name: str, fan_in: int, out: int, *, bias: bool = True) -> Linear:
-        """A linear map (pointwise convolutions are linear maps).
+    def linear(self, name: str, fan_in: Size, out: Size, *, bias: bool = True) -> Linear:
+        """A linear map between two dimensions (pointwise convolutions are linear maps).
 
         Raises:
             UserError: it is to share a tensor of another shape.
         """
+        ins, outs = dim(fan_in), dim(out)
+        shape = len(outs), len(ins)
         spec, key = self._asked(name)
-        scale = out if spec.scale else None
+        bias_width, scale = len(outs) if bias else None, len(outs) if spec.scale else None
         if spec.rank is None:
-            weight, factor = self._weight(str(key), out, fan_in, name, key.transposed), None
-            layer = Linear(_read(weight, key), out if bias else None, None, scale)
+            weight, factor = self._weight(str(key), *shape, name, key.transposed), None
+            layer = Linear(_read(weight, key), bias_width, None, scale)
+            self.dims.add(weight, stored=(ins, outs) if key.transposed else (outs, ins))
         else:
-            weight, factor = self._factors(name, key, fan_in, out, spec)
+            weight, factor = self._factors(name, key, len(ins), len(outs), spec)
             left, right = (factor, weight) if key.transposed else (weight, factor)
-            layer = Linear(_read(left, key), out if bias else None, _read(right, key), scale)
-        self.uses[name] = Use(key, (out, fan_in), spec, weight, factor, layer)
+            layer = Linear(_read(left, key), bias_width, _read(right, key), scale)
+            rank = Dim(f"{weight.key} x {factor.key}", factor.stored.shape[0])
+            self.dims.add(weight, stored=(ins if key.transposed else outs, rank))
+            self.dims.add(factor, stored=(rank, outs if key.transposed else ins))
+        self.dims.add(layer, bias=(outs,), scale=(outs,))
+        self.uses[name] = Use(key, shape, spec, weight, factor, layer)
         return layer
 
-    def embedding(self, name: str, count: int, width: int) -> Embedding:
+    def embedding(self, name: str, count: int, width: Size) -> Embedding:
         # Unit variance whatever the width: rows are looked up, not summed over.
-        return Embedding(self._plain(name, count, width, init_scale=width**0.5))
+        wide = dim(width)
+        weight = self._plain(name, count, len(wide), init_scale=len(wide) ** 0.5)
+        self.dims.add(weight, stored=(count, wide))
+        return Embedding(weight)
 
-    def depthwise(self, name: str, channels: int, kernel: int, *, bias: bool = True) -> Conv1d:
-        return Conv1d(self._plain(name, channels, kernel), channels if bias else None)
+    def depthwise(self, name: str, channels: Size, kernel: int, *, bias: bool = True) -> Conv1d:
+        wide = dim(channels)
+        weight = self._plain(name, len(wide), kernel)
+        layer = Conv1d(weight, len(wide) if bias else None)
+        self.dims.add(weight, stored=(wide, kernel))
+        self.dims.add(layer, bias=(wide,))
+        return layer
+
+    def norm(self, width: Size) -> nn.LayerNorm:
+        """Each layer's own, never shared."""
+        layer = nn.LayerNorm(len(dim(width)))
+        self.dims.add(layer, weight=(width,), bias=(width,))
+        return layer
 
     def check(self) -> None:
         """To be called when all layers exist.
