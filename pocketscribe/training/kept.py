@@ -25,6 +25,7 @@ from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.batches import Batch
 from pocketscribe.training.teacher import Said, Teacher
 
+PER_ROW = ("contexts", "share", "lattice")  # what there is of each node of a row
 WAIT_SECONDS = 60.0  # for another process that is writing
 
 
@@ -127,31 +128,24 @@ def _rows(said: Said, frames: Tensor) -> list[dict[str, Tensor]]:
 def _batch(rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> Said:
     """An answer for a batch out of its utterances' parts, padded again."""
 
-    def padded(key: str) -> Tensor | None:
-        found = [row[key] for row in rows if key in row]
+    def padded(key: str, dtype: torch.dtype) -> Tensor | None:
+        found = [row[key].to(device, dtype) for row in rows if key in row]
         if not found:
             return None
-        if key in ("contexts", "share", "lattice"):  # `all` nodes: as many as the longest target
-            found = _equally_wide(found)
-        return pad_sequence(found, batch_first=True).to(device)
+        if key in PER_ROW:  # where all nodes are asked for: as many as the longest target's
+            most = max(x.shape[1] for x in found)
+            found = [_wide(x, most) for x in found]
+        return pad_sequence(found, batch_first=True)
 
-    time, contexts, share = padded("time"), padded("contexts"), padded("share")
-    lattice, ctc, encoded = padded("lattice"), padded("ctc"), padded("encoded")
+    time, contexts = padded("time", torch.long), padded("contexts", torch.long)
+    share = padded("share", torch.float32)
     nodes = None
     if time is not None and contexts is not None and share is not None:
-        nodes = Nodes(time.long(), contexts.long(), share.float())
-    return Said(
-        nodes,
-        None if lattice is None else lattice.float(),
-        None if ctc is None else ctc.float(),
-        None if encoded is None else encoded.float(),
-    )
+        nodes = Nodes(time, contexts, share)
+    lattice, ctc, encoded = (padded(key, torch.float32) for key in ("lattice", "ctc", "encoded"))
+    return Said(nodes, lattice, ctc, encoded)
 
 
-def _equally_wide(found: Sequence[Tensor]) -> list[Tensor]:
-    most = max(x.shape[1] for x in found)
-    wide = []
-    for x in found:
-        more = x.new_zeros(x.shape[0], most - x.shape[1], *x.shape[2:])
-        wide.append(torch.cat([x, more], 1))
-    return wide
+def _wide(x: Tensor, most: int) -> Tensor:
+    """Zeros beyond the nodes of a row."""
+    return nn.functional.pad(x, (*(0,) * (2 * (x.ndim - 2)), 0, most - x.shape[1]))
