@@ -67,6 +67,10 @@ class Weights:
     def depthwise(self, name: str, channels: int, kernel: int, *, bias: bool = True) -> Conv1d:
         return Conv1d(self._plain(name, channels, kernel), channels if bias else None)
 
+    def norm(self, width: int) -> nn.LayerNorm:
+        """Each layer's own, never shared."""
+        return nn.LayerNorm(width)
+
     def check(self) -> None:
         """To be called when all layers exist.
 
