@@ -16,6 +16,7 @@ from pocketscribe.speech.corpora import CorpusConfig, items, locate
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LINES = {  # the least that each says
+    "encoders": 4,
     "features": 7,
     "joined": 1,
     "streaming": 8,
@@ -36,6 +37,8 @@ def _as_a_script_finds_things(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """Small sizes for the benchmark `request.param`."""
     match request.param:
+        case "encoders":
+            return {"conformer": (2, 16), "mhssm": (2, 16), "layers": 1, "utterances": 1}
         case "features":
             return {"utterances": 12}
         case "joined":

@@ -41,7 +41,7 @@ def scanned(space: StateSpace, u: Tensor) -> Tensor:
     dt = 0.01 * space.log_step.double().exp()
     a = torch.complex(
         -space.log_decay.double().exp(),
-        (math.pi * torch.arange(MODES)).double().expand(HEADS, MODES),
+        (math.pi * torch.arange(MODES, dtype=torch.float64)).expand(HEADS, MODES),
     )
     power = (dt[:, None] * a).exp()[:, None]  # [H, 1, N]
     read = torch.view_as_complex(space.read.double()) * (power - 1) / a[:, None]
@@ -81,7 +81,7 @@ def test_they_still_do_in_float32_after_minutes() -> None:
     """Six minutes: 9,000 frames of 40 ms."""
     space = state_space(torch.float32)
     u = torch.randn(1, 9000, HEADS * CHANNELS)
-    by_recurrence, state = streamed(space, u, 16)
+    by_recurrence, state = streamed(space, u, 64)
     torch.testing.assert_close(by_recurrence, convolved(space, u), rtol=0, atol=1e-4)
     torch.testing.assert_close(by_recurrence[0].double(), scanned(space, u[0]), rtol=0, atol=1e-4)
     assert state.isfinite().all() and state.dtype == torch.float32
@@ -170,7 +170,7 @@ def definition(space: torch.nn.Module, u: Tensor) -> Tensor:
             d = h * channels + p
             for n in range(modes):
                 a = complex(-math.exp(space.log_decay[h, n]), math.pi * n)
-                times = torch.arange(len(u), dtype=torch.complex128)
+                times = torch.arange(len(u), dtype=torch.float64)
                 c = complex(*space.read[h, p, n].tolist())
                 one = torch.exp(dt * torch.tensor(a, dtype=torch.complex128))
                 kernel = (2 * (c * (one - 1) / a * torch.exp(dt * a * times))).real
@@ -191,7 +191,7 @@ def test_the_encoder_computes_its_definition() -> None:
     torch.testing.assert_close(offline(model, x, Chunking(None))[0], expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("frames", [4, 31, 205])
+@pytest.mark.parametrize("frames", [4, 31, 90])
 def test_streaming_is_offline_under_any_chunking(frames: int) -> None:
     model, x = recogniser(), speech(3, frames)
     expected = offline(model, x, Chunking(None))
@@ -209,14 +209,14 @@ def test_streaming_is_offline_under_any_chunking(frames: int) -> None:
 
 
 def test_streaming_is_offline_after_minutes() -> None:
-    model, x = recogniser(), speech(1, 4 * 4000)
+    model, x = recogniser(), speech(1, 4 * 3000)
     state, found = model.initial_state(1, 64), []
     assert all((t == 0).all() for t in state.values())
     with torch.no_grad():
-        for chunk in x.split(64, dim=1):
+        for chunk in x.split(128, dim=1):
             y, state = model.step(chunk, state)
             found.append(y)
-    expected = offline(model, x, Chunking(16, 64))
+    expected = offline(model, x, Chunking(32, 64))
     torch.testing.assert_close(torch.cat(found, 1), expected, rtol=0, atol=1e-4)
 
 
