@@ -193,7 +193,7 @@ def in_turns(*runs: Callable[[], object]) -> list[float]:
 
 
 def make_batch(utterances: int, longest: int = 500) -> Batch:
-    """Noise in utterances of half to all of `longest` (10 ms), as in a bucket; 5 labels a second."""
+    """Noise in utterances of half to all of `longest` (10 ms), as in a bucket; 5 labels a s."""
     frames = torch.linspace(longest // 2, longest, utterances).long()
     labels = frames // 20
     features = torch.randn(utterances, int(frames.max()), MELS)
