@@ -91,7 +91,8 @@ class StateSpace(nn.Module):
             x = u.to(torch.promote_types(u.dtype, torch.float32)) * valid.unsqueeze(-1)
             length = x.shape[1]
             size = _fast_length(2 * length)  # no end meets its beginning
-            kernel = self._kernel(self._powers(torch.arange(length)))
+            powers = self._powers(length)
+            kernel = _response(powers[..., :-1], self._readout(powers[..., 1]))
             kernel = kernel.transpose(0, 1).flatten(1)  # [S, D]
             product = torch.fft.rfft(x, size, dim=1) * torch.fft.rfft(kernel, size, dim=0)
             y = torch.fft.irfft(product, size, dim=1)[:, :length]
@@ -106,15 +107,16 @@ class StateSpace(nn.Module):
         s_0 by then and a convolution within the chunk: matrix products all, and no loop.
         """
         length = u.shape[1]
-        times = torch.arange(length, device=u.device)
-        since, until = self._powers(1 + times), self._powers(times.flip(0))
+        powers = self._powers(length)
+        since, until = powers[..., 1:], powers[..., :-1].flip(-1)
+        read = self._readout(powers[..., 1])
         new = until.flatten(1, 2) @ u.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         new = new.unflatten(2, (2, -1)) + _times(since[..., -1:], past)
         # Conjugates: a product with powers of λ then sums up the real part alone.
-        left = _times(self._readout(), past * past.new_tensor([1.0, -1.0])[:, None, None])
+        left = _times(read, past * past.new_tensor([1.0, -1.0])[:, None, None])
         y = since.flatten(1, 2).mT @ left.flatten(2, 3)
         y = y.transpose(1, 2).flatten(2)  # [B, S, D]
-        kernel = self._kernel(until).mT.flatten(0, 1)  # [D, S], the last tap on the frame itself
+        kernel = _response(until, read).mT.flatten(0, 1)  # [D, S], the last tap on the frame itself
         seen = F.pad(u.mT, (length - 1, 0))
         within = F.conv1d(seen, kernel.unsqueeze(1), groups=kernel.shape[0]).mT
         return y + within + u * self.skip.flatten(), new
@@ -125,18 +127,17 @@ class StateSpace(nn.Module):
         turn = math.pi * torch.arange(modes, device=self.log_step.device).to(self.log_step.dtype)
         return MIDDLE * self.log_step.exp().unsqueeze(1), self.log_decay.exp(), turn
 
-    def _powers(self, times: Int[Tensor, " T"]) -> Float[Tensor, "H 2 N T"]:
-        """λ^t, each from its own exponent: products of products would err more with each chunk."""
+    def _powers(self, last: int) -> Float[Tensor, "H 2 N T"]:
+        """λ^0 … λ^last, each from its own exponent: products would err more with each chunk."""
         step, decay, turn = self._rates()
-        t = times.to(step)
-        size = torch.exp(-(step * decay).unsqueeze(-1) * t)
-        angle = (step * turn).unsqueeze(-1) * t
+        times = torch.arange(last + 1, device=step.device).to(step.dtype)
+        size = torch.exp(-(step * decay).unsqueeze(-1) * times)
+        angle = (step * turn).unsqueeze(-1) * times
         return torch.stack([size * angle.cos(), size * angle.sin()], dim=1)
 
-    def _readout(self) -> Float[Tensor, "H 2 N P"]:
-        """The conjugate of 2 C (λ - 1)/A."""
+    def _readout(self, power: Float[Tensor, "H 2 N"]) -> Float[Tensor, "H 2 N P"]:
+        """The conjugate of 2 C (λ - 1)/A, from λ."""
         _, decay, turn = self._rates()
-        power = self._powers(torch.ones(1, dtype=torch.int64)).squeeze(-1)
         real, imaginary = power[:, 0] - 1, power[:, 1]
         scale = 2 / (decay.square() + turn.square())  # 2/A is scale times A's conjugate
         held = [imaginary * turn - real * decay, imaginary * decay + real * turn]
@@ -144,9 +145,12 @@ class StateSpace(nn.Module):
         c_real, c_imaginary = self.read[..., 0].mT, self.read[..., 1].mT
         return _times(conjugate, torch.stack([c_real, -c_imaginary], dim=1))
 
-    def _kernel(self, powers: Float[Tensor, "H 2 N T"]) -> Float[Tensor, "H T P"]:
-        """The response at the times of these powers to a one at time zero, but for D."""
-        return powers.flatten(1, 2).mT @ self._readout().flatten(1, 2)
+
+def _response(
+    powers: Float[Tensor, "H 2 N T"], read: Float[Tensor, "H 2 N P"]
+) -> Float[Tensor, "H T P"]:
+    """What is heard, but for D, of a one that came as long ago as the powers say."""
+    return powers.flatten(1, 2).mT @ read.flatten(1, 2)
 
 
 def _times(
