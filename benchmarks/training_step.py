@@ -192,9 +192,9 @@ def in_turns(*runs: Callable[[], object]) -> list[float]:
     return [statistics.median(column) for column in zip(*times[1:], strict=True)]
 
 
-def make_batch(utterances: int) -> Batch:
-    """Noise in utterances of 2.5 to 5 s, as a bucket holds them; 5 labels a second."""
-    frames = torch.linspace(250, 500, utterances).long()
+def make_batch(utterances: int, longest: int = 500) -> Batch:
+    """Noise in utterances of half to all of `longest` (10 ms), as in a bucket; 5 labels a s."""
+    frames = torch.linspace(longest // 2, longest, utterances).long()
     labels = frames // 20
     features = torch.randn(utterances, int(frames.max()), MELS)
     targets = torch.randint(1, UNITS, (utterances, int(labels.max())))

@@ -1,7 +1,9 @@
 """Streaming recognisers, built on layers that `weights` hands out."""
 
+from pocketscribe.models.blocks import State
 from pocketscribe.models.chunks import ChunkConfig, Chunking
-from pocketscribe.models.conformer import ConformerConfig, State
+from pocketscribe.models.conformer import ConformerConfig
+from pocketscribe.models.mhssm import MHSSMConfig
 from pocketscribe.models.recogniser import (
     BLANK,
     MELS,
@@ -9,6 +11,7 @@ from pocketscribe.models.recogniser import (
     Recogniser,
     decoded,
     deployed_parameters,
+    precise_names,
     start_from,
     stored_parameters,
     tensors,
@@ -21,11 +24,13 @@ __all__ = [
     "ChunkConfig",
     "Chunking",
     "ConformerConfig",
+    "MHSSMConfig",
     "ModelConfig",
     "Recogniser",
     "State",
     "decoded",
     "deployed_parameters",
+    "precise_names",
     "start_from",
     "stored_parameters",
     "tensors",

@@ -4,7 +4,8 @@ One safetensors file, which may be mapped into memory. It holds, each once:
 
     KEY.values, KEY.patterns, KEY.scale, KEY.low    the parts of a formatted tensor, as
                                                     `weights.packing` lays them out, to the bit
-    NAME                                            everything else, as float16
+    NAME                                            everything else, as float16, but for the few
+                                                    tensors that need float32 (`precise_names`)
 
 The metadata of its header: format (with the version), config (the model's, formats included: they
 say what parts each tensor has), vocabulary, units, card, and digest: the SHA-256 of all the rest,
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from pocketscribe.errors import UserError
-from pocketscribe.models.recogniser import Recogniser, tensors
+from pocketscribe.models.recogniser import Recogniser, precise_names, tensors
 from pocketscribe.weights.packing import layout
 
 FORMAT = "pocketscribe-packed-1"
@@ -32,8 +33,9 @@ def to_arrays(model: Recogniser) -> Arrays:
     for key, weight in model.weights.stored.items():
         if not weight.format.plain:
             found |= {f"{key}.{name}": part for name, part in weight.packed().items()}
+    dtypes = float_types(model)
     for name, tensor in _floats(model).items():
-        found[name] = tensor.detach().cpu().half().numpy()
+        found[name] = tensor.detach().cpu().numpy().astype(dtypes[name])
     return found
 
 
@@ -45,8 +47,9 @@ def expected_layout(model: Recogniser) -> Layout:
             out, fan_in = weight.stored.shape
             for name, (dtype, shape) in layout((out, fan_in), weight.format).items():
                 found[f"{key}.{name}"] = np.dtype(dtype), shape
+    dtypes = float_types(model)
     for name, tensor in _floats(model).items():
-        found[name] = np.dtype(np.float16), tuple(tensor.shape)
+        found[name] = dtypes[name], tuple(tensor.shape)
     return found
 
 
@@ -68,6 +71,12 @@ def from_arrays(model: Recogniser, found: Arrays, source: str) -> None:
             raise UserError(f"{source}: {key}: {error}") from None
     for name, tensor in _floats(model).items():
         tensor.copy_(torch.from_numpy(found[name]))
+
+
+def float_types(model: Recogniser) -> dict[str, np.dtype]:
+    """The type in which each of `tensors` ships where no format says otherwise."""
+    precise = precise_names(model)
+    return {n: np.dtype(np.float32 if n in precise else np.float16) for n in tensors(model)}
 
 
 def digest(arrays: Arrays, header: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ Dimensions: B batch, T feature frames (10 ms), S = T // 4 encoder frames (40 ms)
 D encoder width, U labels, V vocabulary.
 """
 
+from math import prod
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
+from pocketscribe.models.blocks import State
 from pocketscribe.models.chunks import ChunkConfig, Chunking
-from pocketscribe.models.conformer import Conformer, ConformerConfig, State
+from pocketscribe.models.conformer import ConformerConfig
+from pocketscribe.models.encoders import ENCODERS, AnyEncoderConfig
 from pocketscribe.models.joiner import Joiner
 from pocketscribe.models.predictor import Predictor
 from pocketscribe.models.subsampling import FACTOR, PAST, Subsampling
@@ -38,7 +41,7 @@ class ModelConfig(Config):
 
     renamed: ClassVar[dict[str, str]] = {"weights": "called 'ranks' now"}
 
-    encoder: ConformerConfig = ConformerConfig()
+    encoder: AnyEncoderConfig = ConformerConfig()
     head: Literal["transducer", "ctc"] = "transducer"
     chunks: ChunkConfig = ChunkConfig()
     predictor: int = Field(default=256, gt=0, le=4096)
@@ -51,12 +54,11 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
         self.sharing.check(self.encoder.layers)
-        e = self.encoder
-        state = e.layers * e.width * (2 * self.chunks.left + e.kernel)
+        state = sum(map(prod, self.encoder.state_shapes(self.chunks.left).values()))
         if state > LARGEST_STATE:  # which sharing does not make smaller, nor a small file
             raise ValueError(
-                f"a stream would remember {state:,} numbers (layers x width x 2 chunks.left); "
-                f"at most {LARGEST_STATE:,} are allowed"
+                f"a stream would remember {state:,} numbers, in proportion to layers, width and "
+                f"chunks.left or encoder.modes; at most {LARGEST_STATE:,} are allowed"
             )
         return self
 
@@ -82,7 +84,8 @@ class Recogniser(nn.Module):
         self.register_buffer("mean", torch.zeros(MELS))
         self.register_buffer("inverse_std", torch.ones(MELS))
         self.subsampling = Subsampling(weights, "subsampling", MELS, config.subsampling, width)
-        self.encoder = Conformer(weights, "encoder", config.encoder)
+        family = ENCODERS[config.encoder.family]
+        self.encoder = family(weights, "encoder", config.encoder)
         self.auxiliary = nn.ModuleDict()
         if config.head == "transducer":
             self.predictor = Predictor(weights, "predictor", vocabulary, config.predictor)
@@ -143,9 +146,9 @@ def start_from(model: Recogniser, source: Recogniser) -> None:
     """
     here, there = _shape(model), _shape(source)
     for key, value in here.items():
-        if there[key] != value:
+        if there.get(key) != value:
             raise UserError(
-                f"model.{key} is {value} here and {there[key]} in the model to start from; "
+                f"model.{key} is {value} here and {there.get(key)} in the model to start from; "
                 "only sharing, ranks, formats, chunks and dropout may change"
             )
     if all(getattr(model.config, k) == getattr(source.config, k) for k in ("sharing", "ranks")):
@@ -183,6 +186,15 @@ def decoded(model: Recogniser) -> Recogniser:
 def tensors(model: Recogniser) -> dict[str, Tensor]:
     """Name -> parameter or buffer, each stored tensor once under its first name."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def precise_names(model: Recogniser) -> set[str]:
+    """Of `tensors`, those that float16 would spoil: what their modules name as `precise`."""
+    return {
+        f"{inside}.{name}"
+        for inside, module in model.named_modules()
+        for name in getattr(module, "precise", ())
+    }
 
 
 def deployed_parameters(model: Recogniser) -> dict[str, nn.Parameter]:

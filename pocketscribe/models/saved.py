@@ -21,7 +21,7 @@ from pocketscribe.errors import UserError
 from pocketscribe.files import parse_json, replacing
 from pocketscribe.models import packed
 from pocketscribe.models.packed import Arrays, Layout
-from pocketscribe.models.recogniser import ModelConfig, Recogniser, tensors
+from pocketscribe.models.recogniser import ModelConfig, Recogniser, precise_names, tensors
 
 FORMAT = "pocketscribe-model-2"
 LARGEST_HEADER = 4 * 2**20  # bytes; a thousand layers and 65,536 text units fit
@@ -56,11 +56,16 @@ class Header(Config):
 
 
 def save_model(path: Path, saved: Saved, *, half: bool = False) -> None:
-    """Writes a recogniser; `half` stores float16 and leaves out what training alone needs."""
-    names = tensors(saved.model)
+    """Writes a recogniser; `half` stores float16 and leaves out what training alone needs.
+
+    A few tensors are float32 all the same (`precise_names`).
+    """
+    found = {n: t.detach().cpu().numpy() for n, t in tensors(saved.model).items()}
     if half:
-        names = {n: t.half() for n, t in names.items() if not n.startswith("auxiliary.")}
-    _save(path, {n: t.detach().cpu().numpy() for n, t in names.items()}, saved, FORMAT)
+        dtypes = packed.float_types(saved.model)
+        shipped = {n: a for n, a in found.items() if not n.startswith("auxiliary.")}
+        found = {n: array.astype(dtypes[n]) for n, array in shipped.items()}
+    _save(path, found, saved, FORMAT)
 
 
 def save_packed(path: Path, saved: Saved) -> None:
@@ -161,9 +166,10 @@ def _planned(
         model.auxiliary = nn.ModuleDict()
     if format == packed.FORMAT:
         expected = packed.expected_layout(model)
-    else:  # float32, or float16 throughout
-        half = all(dtype == "F16" for dtype, _ in found.values())
-        expected = _float_layout(model, np.float16 if half else np.float32)
+    else:
+        precise = precise_names(model)
+        half = all(dtype == "F16" for name, (dtype, _) in found.items() if name not in precise)
+        expected = _float_layout(model, half)
     laid = {name: (TYPES.get(dtype, dtype), shape) for name, (dtype, shape) in found.items()}
     _check_layout(laid, expected, str(path))
     return model
@@ -176,15 +182,17 @@ def fill(model: Recogniser, found: dict[str, Tensor], source: str) -> None:
         UserError: a tensor is missing, superfluous, or has another type or shape.
     """
     laid = {name: (t.detach().cpu().numpy().dtype, tuple(t.shape)) for name, t in found.items()}
-    _check_layout(laid, _float_layout(model, np.float32), source)
+    _check_layout(laid, _float_layout(model, half=False), source)
     wanted = tensors(model)
     with torch.no_grad():
         for name, tensor in found.items():
             wanted[name].copy_(tensor)
 
 
-def _float_layout(model: Recogniser, dtype: type) -> Layout:
-    return {name: (np.dtype(dtype), tuple(t.shape)) for name, t in tensors(model).items()}
+def _float_layout(model: Recogniser, half: bool) -> Layout:
+    types = packed.float_types(model) if half else {}
+    float32 = np.dtype(np.float32)
+    return {n: (types.get(n, float32), tuple(t.shape)) for n, t in tensors(model).items()}
 
 
 def _check_layout(

@@ -27,7 +27,7 @@ class Subsampling(nn.Module):
         self.conv2 = weights.linear(f"{name}.conv2", 3 * channels, width)
         # Without it the encoder starts on inputs a fifth of a residual branch's size, and training
         # stays on its first plateau for hours (docs/training.md).
-        self.norm = nn.LayerNorm(width)
+        self.norm = weights.norm(width)
 
     def forward(
         self, x: Float[Tensor, "B T F"], past: Float[Tensor, "B 3 F"]

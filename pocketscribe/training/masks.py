@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pocketscribe.config import Config
-from pocketscribe.models import Recogniser, tensors
+from pocketscribe.models import Recogniser, precise_names, tensors
 from pocketscribe.weights import Pipeline
 
 WARM, RAISED, FROZEN = 0.1, 1 / 3, 2 / 3  # shares of a stage where the schedule turns
@@ -112,8 +112,9 @@ def settle(model: Recogniser) -> None:
     """
     settle_masks(model.weights.stored.values())
     quantised = [w.stored for w in model.weights.stored.values() if w.format.bits is not None]
-    for tensor in tensors(model).values():
-        if not any(tensor is other for other in quantised):
+    precise = precise_names(model)
+    for name, tensor in tensors(model).items():
+        if name not in precise and not any(tensor is other for other in quantised):
             tensor.copy_(tensor.half())
 
 

@@ -17,6 +17,7 @@ from pocketscribe.speech.corpora import CorpusConfig, items, locate
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LINES = {  # the least that each says
     "distillation": 16,
+    "encoders": 4,
     "features": 7,
     "joined": 1,
     "streaming": 8,
@@ -40,6 +41,8 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
         case "distillation":
             small = {"losses": (1, 8, 2, 8), "width": 16, "layers": 1}
             return {**small, "utterances": 1, "frames": 20}
+        case "encoders":
+            return {"conformer": (2, 16), "mhssm": (2, 16), "layers": 1, "utterances": 1}
         case "features":
             return {"utterances": 12}
         case "joined":
