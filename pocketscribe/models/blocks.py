@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketscribe.config import Config
 from pocketscribe.models.chunks import Chunking
 from pocketscribe.models.dropout import Dropout
-from pocketscribe.weights import Weights
+from pocketscribe.weights import Dim, Weights
 
 State = dict[str, Tensor]
 
@@ -27,7 +27,8 @@ class EncoderConfig(Config):
 
     Attributes:
         family: a literal of each family, which tells its config from the others'.
-        heads: equal parts of the width that look at the past independently.
+        heads: parts of a layer that look at the past independently, `head_width` channels each: as
+            many as make up the width if not given.
         kernel: taps of the depthwise convolution, all in the past.
         ffn: width of a feed-forward module's inside, as a multiple of `width`.
     """
@@ -36,9 +37,29 @@ class EncoderConfig(Config):
     width: int = Field(default=176, gt=0, le=4096)
     layers: int = Field(default=6, gt=0, le=256)
     heads: int = Field(default=4, gt=0, le=256)
+    head_width: int | None = Field(default=None, gt=0, le=4096)
     kernel: int = Field(default=15, ge=2, le=256)
     ffn: int = Field(default=4, gt=0, le=16)
     dropout: float = Field(default=0.1, ge=0, lt=0.9)
+
+    @model_validator(mode="after")
+    def _heads(self) -> "EncoderConfig":
+        if self.head_width is None and self.width % self.heads:
+            raise ValueError(
+                f"encoder.width = {self.width} must be a multiple of heads = {self.heads}, or "
+                "encoder.head_width given"
+            )
+        return self
+
+    @property
+    def residual(self) -> Dim:
+        """The width, which all layers and both heads have in common."""
+        return Dim("width", self.width)
+
+    @property
+    def channels(self) -> int:
+        """Channels of a head."""
+        return self.head_width or self.width // self.heads
 
     def state_shapes(self, left: int) -> dict[str, tuple[int, ...]]:
         """What one stream remembers between chunks, with `left` frames of left context."""
@@ -67,8 +88,9 @@ class Mixer(nn.Module):
 
 
 class FeedForward(nn.Module):
-    def __init__(self, weights: Weights, name: str, width: int, inner: int) -> None:
+    def __init__(self, weights: Weights, name: str, config: EncoderConfig) -> None:
         super().__init__()
+        width, inner = config.residual, Dim(name, config.width * config.ffn)
         self.norm = weights.norm(width)
         self.up = weights.linear(f"{name}.up", width, inner)
         self.down = weights.linear(f"{name}.down", inner, width)
@@ -80,15 +102,16 @@ class FeedForward(nn.Module):
 class Convolution(nn.Module):
     """Pointwise 2d -> GLU -> causal depthwise -> LayerNorm -> SiLU -> pointwise d."""
 
-    def __init__(self, weights: Weights, name: str, width: int, kernel: int) -> None:
+    def __init__(self, weights: Weights, name: str, config: EncoderConfig) -> None:
         super().__init__()
+        width, inner = config.residual, Dim(name, config.width)
         self.norm = weights.norm(width)
         # Two maps, not the halves of one: each half then shares, slices and shrinks by itself.
-        self.value = weights.linear(f"{name}.value", width, width)
-        self.gate = weights.linear(f"{name}.gate", width, width)
-        self.depthwise = weights.depthwise(f"{name}.depthwise", width, kernel)
-        self.inner_norm = weights.norm(width)
-        self.out = weights.linear(f"{name}.out", width, width)
+        self.value = weights.linear(f"{name}.value", width, inner)
+        self.gate = weights.linear(f"{name}.gate", width, inner)
+        self.depthwise = weights.depthwise(f"{name}.depthwise", inner, config.kernel)
+        self.inner_norm = weights.norm(inner)
+        self.out = weights.linear(f"{name}.out", inner, width)
 
     def forward(
         self, x: Float[Tensor, "B S D"], past: Float[Tensor, "B K1 D"]
@@ -106,13 +129,12 @@ class Block(nn.Module):
         self, weights: Weights, name: str, config: EncoderConfig, mixer: type[Mixer]
     ) -> None:
         super().__init__()
-        width, inner = config.width, config.width * config.ffn
         self.mixer_name = mixer.name
-        self.ffn1 = FeedForward(weights, f"{name}.ffn1", width, inner)
+        self.ffn1 = FeedForward(weights, f"{name}.ffn1", config)
         self.add_module(mixer.name, mixer(weights, f"{name}.{mixer.name}", config))
-        self.convolution = Convolution(weights, f"{name}.convolution", width, config.kernel)
-        self.ffn2 = FeedForward(weights, f"{name}.ffn2", width, inner)
-        self.norm = weights.norm(width)
+        self.convolution = Convolution(weights, f"{name}.convolution", config)
+        self.ffn2 = FeedForward(weights, f"{name}.ffn2", config)
+        self.norm = weights.norm(config.residual)
         self.dropout = Dropout(config.dropout)
 
     def forward(

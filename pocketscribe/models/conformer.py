@@ -13,7 +13,7 @@ from torch import Tensor
 from pocketscribe.models.blocks import Encoder, EncoderConfig, Mixer, State
 from pocketscribe.models.chunks import Chunking, chunk_mask
 from pocketscribe.models.rotary import Rotation, rotate, rotation
-from pocketscribe.weights import Weights
+from pocketscribe.weights import Dim, Weights
 
 
 class ConformerConfig(EncoderConfig):
@@ -23,15 +23,14 @@ class ConformerConfig(EncoderConfig):
 
     @model_validator(mode="after")
     def _check(self) -> "ConformerConfig":
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"encoder.width = {self.width} must be a multiple of 2 x heads = {2 * self.heads}"
-            )
+        if self.channels % 2:
+            given = "head_width" if self.head_width else "width / heads"
+            raise ValueError(f"encoder.{given} = {self.channels} must be even: pairs are rotated")
         return self
 
     def state_shapes(self, left: int) -> dict[str, tuple[int, ...]]:
         return {
-            "keys": (self.layers, left, 2 * self.width),
+            "keys": (self.layers, left, 2 * self.heads * self.channels),
             "frames": (self.layers, self.kernel - 1, self.width),
             # How many of the `left` remembered frames are real. A float, so that a runtime which
             # only knows float state can carry it.
@@ -50,13 +49,13 @@ class Attention(Mixer):
 
     def __init__(self, weights: Weights, name: str, config: ConformerConfig) -> None:
         super().__init__(weights, name, config)
-        width = config.width
-        self.heads = config.heads
+        width, heads = config.residual, Dim(name, config.heads, unit=config.channels)
+        self.channels = config.channels
         self.norm = weights.norm(width)
-        self.query = weights.linear(f"{name}.query", width, width)
-        self.key = weights.linear(f"{name}.key", width, width)
-        self.value = weights.linear(f"{name}.value", width, width)
-        self.out = weights.linear(f"{name}.out", width, width)
+        self.query = weights.linear(f"{name}.query", width, heads)
+        self.key = weights.linear(f"{name}.key", width, heads)
+        self.value = weights.linear(f"{name}.value", width, heads)
+        self.out = weights.linear(f"{name}.out", heads, width)
 
     def forward(
         self,
@@ -73,7 +72,7 @@ class Attention(Mixer):
         x = self.norm(x)
         seen = torch.cat([past, torch.cat([self.key(x), self.value(x)], dim=-1)], dim=1)
         key, value = seen.chunk(2, dim=-1)
-        query = self._split(self.query(x) * (x.shape[-1] // self.heads) ** -0.5)
+        query = self._split(self.query(x) * self.channels**-0.5)
         query = rotate(query, turn.last(x.shape[1]))
         key = rotate(self._split(key), turn)
         score = query @ key.transpose(-1, -2) + unseen
@@ -82,7 +81,7 @@ class Attention(Mixer):
         return y, seen[:, x.shape[1] :]
 
     def _split(self, x: Float[Tensor, "B S D"]) -> Float[Tensor, "B H S Dh"]:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (-1, self.channels)).transpose(1, 2)
 
 
 class Conformer(Encoder):
@@ -109,7 +108,7 @@ class Conformer(Encoder):
     def _attended(
         self, x: Float[Tensor, "B S D"], state: State, mask: Bool[Tensor, "B 1 #S PS"]
     ) -> tuple[Float[Tensor, "B S D"], State]:
-        turn = rotation(mask.shape[-1], self.config.width // self.config.heads, x)
+        turn = rotation(mask.shape[-1], self.config.channels, x)
         # A finite floor: a padded query that sees nothing must not become NaN.
         unseen = torch.zeros_like(mask, dtype=x.dtype).masked_fill(~mask, -1e4)
         return self._blocks(x, state, unseen, turn)

@@ -7,19 +7,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pocketscribe.weights import Weights
+from pocketscribe.weights import Dim, Weights
 
 
 class Joiner(nn.Module):
     """Encoder and predictor are projected once a frame or label, then added node by node."""
 
     def __init__(
-        self, weights: Weights, name: str, encoder: int, predictor: int, width: int, vocabulary: int
+        self, weights: Weights, name: str, encoder: Dim, predictor: Dim, width: int, vocabulary: int
     ) -> None:
         super().__init__()
-        self.encoder = weights.linear(f"{name}.encoder", encoder, width)
-        self.predictor = weights.linear(f"{name}.predictor", predictor, width, bias=False)
-        self.out = weights.linear(f"{name}.out", width, vocabulary)
+        inner = Dim(name, width)
+        self.encoder = weights.linear(f"{name}.encoder", encoder, inner)
+        self.predictor = weights.linear(f"{name}.predictor", predictor, inner, bias=False)
+        self.out = weights.linear(f"{name}.out", inner, vocabulary)
 
     def forward(
         self, encoder: Float[Tensor, "*#B J"], predictor: Float[Tensor, "*#B J"]

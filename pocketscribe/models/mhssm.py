@@ -13,13 +13,13 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketscribe.models.blocks import Encoder, EncoderConfig, Mixer, State
 from pocketscribe.models.chunks import Chunking
-from pocketscribe.weights import Weights
+from pocketscribe.weights import Dim, Weights
 
 STEPS = (1e-3, 1e-1)  # time steps at the start: memories of 2,000 and of 20 frames
 MIDDLE = 1e-2  # a time step's logarithm is relative to this
@@ -37,18 +37,9 @@ class MHSSMConfig(EncoderConfig):
     heads: int = Field(default=8, gt=0, le=256)
     modes: int = Field(default=16, gt=0, le=256)
 
-    @model_validator(mode="after")
-    def _check(self) -> "MHSSMConfig":
-        if self.width % self.heads:
-            raise ValueError(
-                f"encoder.width = {self.width} must be a multiple of heads = {self.heads}"
-            )
-        return self
-
     def state_shapes(self, left: int) -> dict[str, tuple[int, ...]]:
-        channels = self.width // self.heads
         return {
-            "modes": (self.layers, self.heads, 2, self.modes, channels),
+            "modes": (self.layers, self.heads, 2, self.modes, self.channels),
             "frames": (self.layers, self.kernel - 1, self.width),
         }
 
@@ -176,12 +167,20 @@ class GatedStateSpace(Mixer):
 
     def __init__(self, weights: Weights, name: str, config: MHSSMConfig) -> None:
         super().__init__(weights, name, config)
-        width = config.width
+        width, heads = config.residual, Dim(name, config.heads, unit=config.channels)
         self.norm = weights.norm(width)
-        self.value = weights.linear(f"{name}.value", width, width)
-        self.gate = weights.linear(f"{name}.gate", width, width)
-        self.state_space = StateSpace(config.heads, width // config.heads, config.modes)
-        self.out = weights.linear(f"{name}.out", width, width)
+        self.value = weights.linear(f"{name}.value", width, heads)
+        self.gate = weights.linear(f"{name}.gate", width, heads)
+        self.state_space = StateSpace(config.heads, config.channels, config.modes)
+        self.out = weights.linear(f"{name}.out", heads, width)
+        each = Dim(name, config.heads)
+        weights.dims.add(
+            self.state_space,
+            log_step=(each,),
+            log_decay=(each, config.modes),
+            read=(each, config.channels, config.modes, 2),
+            skip=(each, config.channels),
+        )
 
     def forward(
         self,

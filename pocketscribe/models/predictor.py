@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pocketscribe.weights import Weights
+from pocketscribe.weights import Dim, Weights
 
 CONTEXT = 2  # labels
 START = (-1, 0)  # the context before the first label: nothing (embeds to zeros), then blank
@@ -17,7 +17,7 @@ START = (-1, 0)  # the context before the first label: nothing (embeds to zeros)
 class Predictor(nn.Module):
     """Embedding -> depthwise convolution over two labels -> ReLU (arXiv 1911.11430 family)."""
 
-    def __init__(self, weights: Weights, name: str, vocabulary: int, width: int) -> None:
+    def __init__(self, weights: Weights, name: str, vocabulary: int, width: Dim) -> None:
         super().__init__()
         self.embedding = weights.embedding(f"{name}.embedding", vocabulary, width)
         self.mix = weights.depthwise(f"{name}.mix", width, CONTEXT, bias=False)

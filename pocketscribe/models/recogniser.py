@@ -21,7 +21,7 @@ from pocketscribe.models.encoders import ENCODERS, AnyEncoderConfig
 from pocketscribe.models.joiner import Joiner
 from pocketscribe.models.predictor import Predictor
 from pocketscribe.models.subsampling import FACTOR, PAST, Subsampling
-from pocketscribe.weights import FormatRule, RankRule, Sharing, Weights, convert
+from pocketscribe.weights import Dim, FormatRule, RankRule, Sharing, Weights, convert
 
 MELS = 80
 BLANK = 0
@@ -80,7 +80,7 @@ class Recogniser(nn.Module):
         weights = self.weights = Weights(
             config.ranks, config.sharing, config.encoder.layers, config.formats
         )
-        width = config.encoder.width
+        width, predictor = config.encoder.residual, Dim("predictor", config.predictor)
         self.register_buffer("mean", torch.zeros(MELS))
         self.register_buffer("inverse_std", torch.ones(MELS))
         self.subsampling = Subsampling(weights, "subsampling", MELS, config.subsampling, width)
@@ -88,13 +88,14 @@ class Recogniser(nn.Module):
         self.encoder = family(weights, "encoder", config.encoder)
         self.auxiliary = nn.ModuleDict()
         if config.head == "transducer":
-            self.predictor = Predictor(weights, "predictor", vocabulary, config.predictor)
-            self.joiner = Joiner(
-                weights, "joiner", width, config.predictor, config.joiner, vocabulary
-            )
-            self.auxiliary["ctc"] = nn.Linear(width, vocabulary)
-            self.auxiliary["simple_encoder"] = nn.Linear(width, vocabulary)
-            self.auxiliary["simple_predictor"] = nn.Linear(config.predictor, vocabulary)
+            self.predictor = Predictor(weights, "predictor", vocabulary, predictor)
+            self.joiner = Joiner(weights, "joiner", width, predictor, config.joiner, vocabulary)
+            heads = {"ctc": width, "simple_encoder": width, "simple_predictor": predictor}
+            for name, reads in heads.items():
+                self.auxiliary[name] = nn.Linear(len(reads), vocabulary)
+                weights.dims.add(
+                    self.auxiliary[name], weight=(vocabulary, reads), bias=(vocabulary,)
+                )
         else:
             self.ctc = weights.linear("ctc", width, vocabulary)
         weights.check()

@@ -3,12 +3,14 @@
 Dimensions: B batch, T feature frames, S = T // 4 encoder frames, F mel bins, D encoder width.
 """
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pocketscribe.weights import Weights
+from pocketscribe.weights import Dim, Weights
 
 FACTOR = 4
 PAST = 3  # feature frames before a chunk that its first encoder frame still sees
@@ -21,10 +23,11 @@ class Subsampling(nn.Module):
     model's training step on a CPU; this spends a fiftieth, and compresses like any linear map.
     """
 
-    def __init__(self, weights: Weights, name: str, mels: int, channels: int, width: int) -> None:
+    def __init__(self, weights: Weights, name: str, mels: int, channels: int, width: Dim) -> None:
         super().__init__()
-        self.conv1 = weights.linear(f"{name}.conv1", 3 * mels, channels)
-        self.conv2 = weights.linear(f"{name}.conv2", 3 * channels, width)
+        inner = Dim(name, channels)
+        self.conv1 = weights.linear(f"{name}.conv1", 3 * mels, inner)
+        self.conv2 = weights.linear(f"{name}.conv2", replace(inner, repeat=3), width)
         # Without it the encoder starts on inputs a fifth of a residual branch's size, and training
         # stays on its first plateau for hours (docs/training.md).
         self.norm = weights.norm(width)

@@ -18,6 +18,7 @@ import torch
 from pocketscribe.errors import UserError
 from pocketscribe.export.open import model_file
 from pocketscribe.models import ModelConfig, Recogniser
+from pocketscribe.models.cutting import check_cut
 from pocketscribe.models.saved import load_model
 from pocketscribe.recipes.recipe import Recipe, merged
 
@@ -49,6 +50,12 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
     models: list[ModelConfig] = []
     for stage in read.stage:
         config = read.model_of(stage.name, outside.config, f"{path.name}: ")
+        if stage.cut is not None and stage.from_ is not None:
+            source = read.model_of(stage.from_, outside.config, f"{path.name}: ")
+            try:
+                check_cut(config, source)
+            except UserError as error:
+                raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
         if config in models:
             continue
         models.append(config)

@@ -10,6 +10,7 @@ from pocketscribe.errors import UserError
 from pocketscribe.models import ModelConfig
 from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.speech.units import UnitsConfig
+from pocketscribe.training.cutting import CutConfig
 from pocketscribe.training.loop import TrainingConfig
 from pocketscribe.training.masks import MaskConfig
 from pocketscribe.training.teacher import DistilConfig
@@ -54,6 +55,7 @@ class StageConfig(TrainingConfig):
             another run's stage as "RECIPE/STAGE", or a file's.
         model: changes to that stage's model, or to the recipe's where there is no `from`: keys as
             in [model]. Trained weights are converted to a new sharing or rank.
+        cut: what is kept of a larger model in `from`; without it sizes must not change.
         teacher: whose model to learn from beside the transcripts, named as in `from`.
         distil: what is learnt from it (arXiv 2210.00169).
         formats: rules, first match wins: in what bits and N:M sparsity each weight ships, and is
@@ -74,6 +76,7 @@ class StageConfig(TrainingConfig):
     audio_hours: float = Field(ge=0)
     from_: str | None = Field(default=None, alias="from")
     model: dict[str, Any] = Field(default_factory=dict)
+    cut: CutConfig | None = None
     teacher: str | None = None
     distil: DistilConfig = DistilConfig()
     formats: tuple[FormatRule, ...] | None = Field(default=None, min_length=1)
@@ -85,6 +88,8 @@ class StageConfig(TrainingConfig):
     def _check(self) -> "StageConfig":
         if not self.audio_hours and self.from_ is None:
             raise ValueError("audio_hours = 0 needs from: the stage whose model is converted")
+        if self.cut is not None and self.from_ is None:
+            raise ValueError("cut needs from: the model of which it keeps a part")
         if self.distil != DistilConfig() and self.teacher is None:
             raise ValueError("distil needs a teacher")
         if self.teacher is None:

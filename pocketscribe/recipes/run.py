@@ -31,6 +31,7 @@ from pocketscribe.speech.corpora import locate
 from pocketscribe.speech.prepare import progress_bar
 from pocketscribe.speech.units import Units
 from pocketscribe.training.checkpoint import Progress
+from pocketscribe.training.cutting import cut_from
 from pocketscribe.training.distilled import Distilled
 from pocketscribe.training.formatted import Formatted
 from pocketscribe.training.kept import Kept
@@ -167,7 +168,11 @@ class Run:
         before: list[dict[str, Any]] = []
         if stage.from_ is not None:
             start = self._load(stage.from_, units)
-            start_from(model, start.model)
+            if stage.cut is None:
+                start_from(model, start.model)
+            else:
+                dev = speech.dev_batches(units) if stage.cut.listens else None
+                cut_from(model, start.model, stage.cut, dev)
             before = start.card.get("stages", [])
         else:
             mean, std = feature_statistics(usable)

@@ -16,12 +16,14 @@ from pocketscribe.files import write_json
 from pocketscribe.models import Recogniser
 from pocketscribe.models.saved import load_model
 from pocketscribe.recipes.recipe import SpeechConfig, StageConfig
-from pocketscribe.speech.batches import Trainable, trainable
+from pocketscribe.speech.augment import AugmentConfig
+from pocketscribe.speech.batches import Trainable, TrainingBatches, trainable
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
 from pocketscribe.speech.held_out import HeldOut
 from pocketscribe.speech.prepare import Prepared, prepare
 from pocketscribe.speech.units import Units
 
+DEV_BATCH_SECONDS, LONGEST_SECONDS = 60.0, 20.0
 VALIDATION_UTTERANCES = 100  # of each dev part, during training
 
 
@@ -119,6 +121,18 @@ class Speech:
         """The recordings of noise that a stage mixes in, if it names some."""
         name = stage.augment.noise
         return self.prepare(CorpusConfig(corpus=name, split="all"), False) if name else None
+
+    def dev_batches(self, units: Units) -> TrainingBatches:
+        """Dev speech as it is, in batches: for choices by its loss.
+
+        Raises:
+            UserError: the recipe has no dev part.
+        """
+        if not self.config.dev:
+            raise UserError("speech.dev is empty: a choice by loss needs speech to choose by")
+        parts = [trainable(self.prepare(part), units, LONGEST_SECONDS) for part in self.config.dev]
+        plain = AugmentConfig(strength=0.0)
+        return TrainingBatches(parts, units, plain, batch_seconds=DEV_BATCH_SECONDS, seed=0)
 
     def validation(self, units: Units) -> Callable[[Recogniser], dict[str, float]]:
         """Greedy WER of the first utterances of each dev part, under the streaming chunking."""

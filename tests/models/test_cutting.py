@@ -1,0 +1,221 @@
+"""A student that is a part of its teacher: the very numbers, and the same outputs where it can."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pocketscribe.errors import UserError
+from pocketscribe.models import Chunking, ModelConfig, Recogniser
+from pocketscribe.models.cutting import check_cut, cut, plain
+from pocketscribe.models.recogniser import stored_parameters
+from pocketscribe.speech.batches import Batch
+from pocketscribe.training.cutting import CutConfig, by_gradient, by_norm, cut_from
+from pocketscribe.training.objectives import LossConfig, Plain, StepContext
+
+UNITS = 12
+CHUNKING = Chunking(4, 8)
+LARGE: dict[str, Any] = {
+    "encoder": {"width": 24, "layers": 4, "heads": 4, "kernel": 4, "dropout": 0.0},
+    "chunks": {"sizes": [4, "full"], "left": 8},
+    "predictor": 20,
+    "joiner": 20,
+    "subsampling": 16,
+}
+SMALL = {
+    "encoder": {"width": 16, "layers": 2, "heads": 2, "head_width": 6, "ffn": 2},
+    "predictor": 12,
+    "joiner": 8,
+    "subsampling": 8,
+}
+
+
+def model(*changes: dict[str, Any], seed: int = 0) -> Recogniser:
+    """LARGE with changes on top, its weights drawn."""
+    data = dict(LARGE)
+    for change in changes:
+        for key, value in change.items():
+            data[key] = {**data.get(key, {}), **value} if isinstance(value, dict) else value
+    torch.manual_seed(seed)
+    found = Recogniser(ModelConfig.read(data, "test"), UNITS)
+    with torch.no_grad():
+        for p in found.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return found.eval()
+
+
+def encoded(found: Recogniser) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    features, frames = torch.randn(2, 40, 80, generator=generator), torch.tensor([40, 28])
+    with torch.no_grad():
+        return found.encode(features, frames, CHUNKING)[0]
+
+
+def dev() -> list[Batch]:
+    generator = torch.Generator().manual_seed(2)
+    features, frames = torch.randn(3, 60, 80, generator=generator), torch.tensor([60, 48, 60])
+    targets = torch.randint(1, UNITS, (3, 5), generator=generator)
+    return [Batch(features, frames, targets, torch.tensor([5, 3, 4]), 1.68, 168)]
+
+
+FAMILIES = [{}, {"encoder": {"family": "mhssm", "modes": 4}}]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=["conformer", "mhssm"])
+def test_all_of_a_model_is_the_model(family: dict[str, Any]) -> None:
+    source, target = model(family), model(family, seed=5)
+    cut_from(target, source, CutConfig(), None)
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(tensor, target.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=["conformer", "mhssm"])
+def test_units_that_do_nothing_can_go(family: dict[str, Any]) -> None:
+    """Insides whose maps out are zero: without them, chosen by either measure, nothing changes."""
+    sizes = {"encoder": {"heads": 2, "head_width": 6}, "joiner": 8}
+    source, target = model(family), model(family, sizes, seed=5)
+    gone = {"joiner": [0, *range(3, 14)]}
+    for i in range(4):
+        name = "ssm" if family else "attention"
+        gone[f"encoder.blocks.{i}.{name}"] = [i % 2, 2 + i % 2]
+    with torch.no_grad():
+        for sized in source.weights.dims.sized:
+            for axis, dim in enumerate(sized.dims):
+                if dim.name in gone:
+                    places = dim.places(torch.tensor(gone[dim.name]))
+                    sized.tensor.index_fill_(axis, places, 0.0)
+    for config, speech in ((CutConfig(), None), (CutConfig(units="gradient"), dev())):
+        cut_from(target, source, config, speech)
+        torch.testing.assert_close(encoded(target), encoded(source), atol=1e-5, rtol=1e-4)
+        frames, contexts = torch.randn(2, 24), torch.tensor([[1, 2], [3, 4]])
+        logits = [
+            m.joiner(m.joiner.encoder(frames), m.joiner.predictor(m.predictor.step(contexts)))
+            for m in (source, target)
+        ]
+        torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=["conformer", "mhssm"])
+def test_every_number_of_a_cut_is_one_of_its_source(family: dict[str, Any]) -> None:
+    """Looked up one by one, by hand, in the layers and channels that were asked for."""
+    source, target = model(family), model(family, SMALL, seed=5)
+    width = torch.tensor([0, 2, 3, 5, 7, 8, 9, 11, 12, 13, 15, 16, 18, 20, 21, 23])
+    sizes = {"predictor": 12, "joiner": 8, "subsampling": 8}
+    kept = {name: torch.arange(size) + 1 for name, size in sizes.items()} | {"width": width}
+    mixer = "ssm" if family else "attention"
+    for layer in (1, 3):
+        block = f"encoder.blocks.{layer}"
+        kept |= {f"{block}.ffn1": torch.arange(32) * 2, f"{block}.ffn2": torch.arange(32) * 3}
+        kept |= {f"{block}.{mixer}": torch.tensor([0, 3]), f"{block}.convolution": width + 0}
+    cut(source, target, [1, 3], kept)
+    small, large = target.encoder.blocks[1], source.encoder.blocks[3]
+    three = torch.arange(32) * 3
+    assert torch.equal(small.ffn2.up.weight(), large.ffn2.up.weight()[three][:, width])
+    assert torch.equal(small.ffn2.up.bias, large.ffn2.up.bias[three])
+    assert torch.equal(small.norm.weight, large.norm.weight[width])
+    heads = torch.tensor([*range(6), *range(18, 24)])  # the first and the last of four, six each
+    here, there = getattr(small, mixer), getattr(large, mixer)
+    assert torch.equal(here.value.weight(), there.value.weight()[heads][:, width])
+    assert torch.equal(here.out.weight(), there.out.weight()[width][:, heads])
+    if family:
+        assert torch.equal(here.state_space.read, there.state_space.read[[0, 3]])
+    one = torch.arange(8) + 1
+    stacked = torch.cat([one, one + 16, one + 32])
+    conv2 = source.subsampling.conv2.weight()
+    assert torch.equal(target.subsampling.conv2.weight(), conv2[width][:, stacked])
+    assert torch.equal(target.auxiliary["ctc"].weight, source.auxiliary["ctc"].weight[:, width])
+
+
+def test_a_cut_can_be_shared_and_factored() -> None:
+    """As ever, out of whole matrices: the mean of a block's layers."""
+    source, whole = model(), model(SMALL, seed=5)
+    shared = model(SMALL, {"sharing": {"blocks": 1}}, seed=5)
+    factored = model(SMALL, {"ranks": [{"match": "encoder.*.ffn?.*", "rank": 16}]}, seed=5)
+    for target in (whole, shared, factored):
+        cut_from(target, source, CutConfig(layers="last"), None)
+    layers = [block.ffn1.up.weight() for block in whole.encoder.blocks]
+    both = shared.encoder.blocks[0].ffn1.up.weight()
+    torch.testing.assert_close(both, torch.stack(layers).mean(0))
+    torch.testing.assert_close(factored.encoder.blocks[0].ffn1.up.matrix(), layers[0])
+    assert stored_parameters(shared) < stored_parameters(whole)
+    assert torch.equal(plain(shared).encoder.blocks[1].ffn1.up.weight(), both)
+
+
+def test_the_largest_norms_stay() -> None:
+    source, target = model(), model({"joiner": 8}, seed=5)
+    loud = torch.tensor([1, 4, 5, 9, 10, 12, 17, 19])
+    with torch.no_grad():
+        source.joiner.out.weight.stored[:, loud] *= 100
+    cut_from(target, source, CutConfig(), None)
+    assert torch.equal(target.joiner.out.weight(), source.joiner.out.weight()[:, loud])
+    assert by_norm(source)["joiner"].topk(8).indices.sort().values.equal(loud)
+
+
+def dev_loss(found: Recogniser) -> float:
+    context = StepContext(1_000_000, found.config.chunks.streaming)
+    with torch.no_grad():
+        batch = replace(dev()[0], features=dev()[0].features.to(found.mean.dtype))
+        return Plain(found, LossConfig())(batch, context)["loss"].item()
+
+
+def test_a_gradient_says_what_the_loss_would_lose() -> None:
+    """Against the loss of models in which one unit is a little smaller, in all of its tensors."""
+    source = model().double()
+    found = by_gradient(source, [replace(dev()[0], features=dev()[0].features.double())])
+    for name, unit in (("joiner", 3), ("encoder.blocks.2.attention", 1), ("subsampling", 7)):
+        losses = []
+        for change in (1e-4, -1e-4):
+            moved = model().double()
+            with torch.no_grad():
+                for sized in moved.weights.dims.sized:
+                    for axis, dim in enumerate(sized.dims):
+                        if dim.name == name:
+                            places = dim.places(torch.tensor([unit]))
+                            factors = torch.ones(len(dim)).index_fill(0, places, 1 + change)
+                            factors = factors.unflatten(
+                                0, (-1, *[1] * (sized.tensor.ndim - axis - 1))
+                            )
+                            sized.tensor.mul_(factors)
+            losses.append(dev_loss(moved) / dev()[0].total_frames)
+        slope = (losses[0] - losses[1]) / 2e-4
+        assert found[name][unit].item() == pytest.approx(slope**2, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("layers", "kept"), [("first", [0, 1]), ("last", [2, 3]), ("even", [0, 3]), ("dropped", None)]
+)
+def test_layers_that_are_kept(layers: str, kept: list[int] | None) -> None:
+    """Dropped are those without which the loss is least, one after the other."""
+    source, target = model(), model({"encoder": {"layers": 2}}, seed=5)
+    if kept is None:
+        kept = [0, 1, 2, 3]
+        for count in (3, 2):
+            losses = {}
+            for out in kept:
+                thinner = model({"encoder": {"layers": count}})
+                cut(source, thinner, [i for i in kept if i != out], {})
+                losses[out] = dev_loss(thinner)
+            kept.remove(min(losses, key=lambda out: losses[out]))
+    cut_from(target, source, CutConfig(layers=layers), dev())
+    for here, there in enumerate(kept):
+        found = target.encoder.blocks[here].ffn1.up.weight()
+        assert torch.equal(found, source.encoder.blocks[there].ffn1.up.weight())
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"encoder": {"width": 32}}, "encoder.width is 32 here and 24 in the model that it is cut"),
+        ({"encoder": {"ffn": 8}}, "encoder.width x ffn is 192 here and 96"),
+        ({"encoder": {"heads": 2}}, "encoder.head_width is 12 here and 6 in the model that it is"),
+        ({"encoder": {"kernel": 8}}, "encoder.kernel is 8 here and 4"),
+        ({"encoder": {"family": "mhssm"}}, "encoder.family is mhssm here and conformer"),
+        ({"joiner": 40}, "model.joiner is 40 here and 20"),
+    ],
+)
+def test_what_cannot_be_cut(change: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as refused:
+        check_cut(model(change).config, model().config)
+    assert line in str(refused.value)
