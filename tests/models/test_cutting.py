@@ -166,7 +166,7 @@ def test_a_gradient_says_what_the_loss_would_lose() -> None:
     found = by_gradient(source, [replace(dev()[0], features=dev()[0].features.double())])
     for name, unit in (("joiner", 3), ("encoder.blocks.2.attention", 1), ("subsampling", 7)):
         losses = []
-        for change in (1e-4, -1e-4):
+        for change in (1e-3, -1e-3):  # the encoder adds up in float32
             moved = model().double()
             with torch.no_grad():
                 for sized in moved.weights.dims.sized:
@@ -179,8 +179,8 @@ def test_a_gradient_says_what_the_loss_would_lose() -> None:
                             )
                             sized.tensor.mul_(factors)
             losses.append(dev_loss(moved) / dev()[0].total_frames)
-        slope = (losses[0] - losses[1]) / 2e-4
-        assert found[name][unit].item() == pytest.approx(slope**2, rel=1e-2)
+        slope = (losses[0] - losses[1]) / 2e-3
+        assert found[name][unit].item() == pytest.approx(slope**2, rel=2e-2)
 
 
 @pytest.mark.parametrize(
