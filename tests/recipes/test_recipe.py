@@ -171,6 +171,15 @@ def test_later_changes_win(recipe: Path) -> None:
         ),
         (finetune("distil = { ctc = 2.0 }"), "distil needs a teacher"),
         (
+            finetune("cut = {}, model = { encoder = { width = 4000 } }"),
+            "stage 'second': model.encoder.width is 4000 here and",
+        ),
+        (
+            finetune("cut = {}, model = { encoder = { layers = 0 } }"),
+            "stage 'second': model: encoder.layers = 0: input should be greater than 0",
+        ),
+        ('stage.0={ name = "a", audio_hours = 1, cut = {} }', "cut needs from: the model of which"),
+        (
             finetune('teacher = "first", distil = { lattice = 0.0, ctc = 0.0 }'),
             "distil: every weight is 0; leave the teacher out",
         ),

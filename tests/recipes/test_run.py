@@ -24,6 +24,7 @@ from pocketscribe.files import read_json
 from pocketscribe.models.saved import load_model, save_model
 from pocketscribe.recipes import reading
 from pocketscribe.recipes.run import Run
+from pocketscribe.training.loop import Training
 
 MODEL = Path("float") / "model.safetensors"
 
@@ -352,6 +353,91 @@ def test_two_processes_learn_what_one_learns(recipe: Path, tiny_run: Path) -> No
     stages = [load_model(f / MODEL).card["stages"][0] for f in (tiny_run, folder)]
     for key in ("steps", "audio_hours_heard", "trained_on"):
         assert stages[0][key] == stages[1][key]
+
+
+CHAIN = """
+[[stage]]
+name = "first"
+like = "float"
+from = "float"
+teacher = "float"
+cut = { units = "gradient" }
+distil = { encoder = 1.0 }
+audio_hours = 0.02
+model = { encoder = { width = 12, heads = 1, head_width = 8 } }
+
+[[stage]]
+name = "second"
+like = "first"
+from = "first"
+teacher = "first"
+cut = { units = "norm" }
+distil = { nodes = "teacher", keep = true }
+augment = { versions = 2 }
+model = { encoder = { width = 8 }, joiner = 12 }
+"""
+
+
+@pytest.fixture
+def chain(recipe: Path, tiny_run: Path, prepared_beside: Callable) -> Callable[[str], Path]:
+    """Folders of runs of a chain of two students, whose first teacher is trained already."""
+    recipe.write_text(TINY_RECIPE + CHAIN, encoding="utf-8")
+    runs = prepared_beside(recipe)
+
+    def start(name: str) -> Path:
+        (runs / name).mkdir()
+        shutil.copytree(tiny_run / "float", runs / name / "float")
+        shutil.copyfile(tiny_run / "units.json", runs / name / "units.json")
+        return runs / name
+
+    return start
+
+
+def test_a_chain_killed_in_its_second_stage_ends_as_one_that_was_not(
+    recipe: Path, chain: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = chain("whole"), chain("broken")
+    results = run_here(recipe, whole)
+    sizes = [
+        load_model(whole / n / "model.safetensors").model for n in ("float", "first", "second")
+    ]
+    assert [m.config.encoder.width for m in sizes] == [16, 12, 8]
+    step = Training._step
+
+    def dies(training: Training, *given: object) -> object:
+        if training.folder.parent.name == "second" and training.progress.step == 4:
+            raise KeyboardInterrupt
+        return step(training, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_here(recipe, broken)
+    assert step_of(broken / "second" / "checkpoint" / "state.json") == 4
+    assert run_here(recipe, broken)["models"].keys() == results["models"].keys()
+    for name in ("first", "second"):
+        file = Path(name) / "model.safetensors"
+        assert_equal(load_file(broken / file), load_file(whole / file))
+
+
+def test_two_processes_distil_as_one_does(recipe: Path, chain: Callable[[str], Path]) -> None:
+    one, two = chain("one"), chain("two")
+    run_here(recipe, one)
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    done = subprocess.run(
+        command(*launch, "pocketscribe", "run", recipe, "--out", two),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("first", "second"):
+        file = Path(name) / "model.safetensors"
+        here, there = load_file(one / file), load_file(two / file)
+        for key, value in here.items():
+            # What the teacher said is rounded to float16, which may fall either way.
+            torch.testing.assert_close(there[key], value, rtol=1e-3, atol=1e-3, msg=key)
 
 
 @pytest.fixture
