@@ -301,7 +301,7 @@ RECIPES = {  # what is wrong with a recipe file, and what is said about it
     TINY_RECIPE + "seed = 'x'": 'stage.0.seed = "x": input should be a valid integer',
     TINY_RECIPE + "sed = 1": "unknown key 'stage.0.sed'; did you mean 'seed'?",
     TINY_RECIPE + "from = 'first'": "'first' is no earlier stage (earlier: none; ",
-    TINY_RECIPE.replace("width = 16", "width = 18"): "must be a multiple of 2 x heads",
+    TINY_RECIPE.replace("width = 16", "width = 18"): "encoder.width / heads = 9 must be even",
     TINY_RECIPE.replace("synthetic", "fsdd"): "'count' belongs to corpus = 'synthetic' alone",
     TINY_RECIPE.replace("test = [{", 'test = [{ corpus = "gone" }, {'): "neither a folder nor a",
     TINY_RECIPE + TINY_RECIPE[TINY_RECIPE.index("[[stage]]") :]: "two stages are named 'float'",

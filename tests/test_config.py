@@ -187,7 +187,7 @@ def test_shipped_recipes_are_sound(name: str) -> None:
         ),
         (
             "model.encoder.width=100",
-            "model.encoder: encoder.width = 100 must be a multiple of 2 x heads = 8",
+            "model.encoder: encoder.width / heads = 25 must be even",
         ),
         ('model.head="rnnt"', "model.head = \"rnnt\": input should be 'transducer' or 'ctc'"),
         (

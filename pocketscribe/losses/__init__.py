@@ -3,9 +3,12 @@
 from pocketscribe.losses.ctc import ctc_loss
 from pocketscribe.losses.distillation import (
     Classes,
+    Divergence,
     Nodes,
+    adaptive_divergence,
     all_nodes,
     by_occupancy,
+    divergence,
     encoder_distillation,
     frame_distillation,
     lattice_distillation,
@@ -35,13 +38,16 @@ from pocketscribe.losses.transducer import (
 
 __all__ = [
     "Classes",
+    "Divergence",
     "Nodes",
     "PrunedLosses",
     "PrunedTransducerLoss",
+    "adaptive_divergence",
     "all_nodes",
     "best_path",
     "by_occupancy",
     "ctc_loss",
+    "divergence",
     "emission_log_probs",
     "encoder_distillation",
     "frame_distillation",

@@ -31,7 +31,10 @@ from pocketscribe.models import BLANK
 
 LEAST = 1e-6  # of the rest's probability: its logarithm must not explode
 
+MOST_RATIO, LEAST_LOG = 5.0, -30.0
+
 Classes = Literal["collapsed", "full"]
+Divergence = Callable[[Tensor, Tensor], Tensor]  # of log-probabilities, over their last axis
 
 
 class Nodes(NamedTuple):
@@ -156,20 +159,50 @@ def divergence(
     return (p * difference).sum(-1)
 
 
+def adaptive_divergence(
+    teacher: Float[Tensor, "*B C"], student: Float[Tensor, "*B C"]
+) -> Float[Tensor, "*B"]:
+    """The larger of the alpha-divergences at -1 and at 1 (Wang et al. 2021, arXiv 2102.07954).
+
+        D_a(p || q) = (Σ q (p/q)^a - 1) / (a (a - 1)),    a = 1: KL(p || q)
+
+    over the last axis of log-probabilities. a = -1 punishes mass where the teacher has little,
+    a = 1 the lack of it where the teacher has much. (p/q)^a is at most `MOST_RATIO`. The value is
+    the divergence; the gradient is that of -Σ sg(q) ρ log q, ρ = (p/q)^a / a + 1 / (a (a - 1)),
+    which has no powers of the student's mistakes in it.
+    """
+    log_p, log_q = teacher.float(), student.float()
+    nowhere = (log_p == -torch.inf) & (log_q == -torch.inf)  # such as a label after the last
+    log_p, log_q = (x.masked_fill(nowhere, 0).clamp(min=LEAST_LOG) for x in (log_p, log_q))
+    q = log_q.detach().exp().masked_fill(nowhere, 0)
+    ahead = divergence(log_p.masked_fill(nowhere, -torch.inf), log_q)
+    ratio = (log_q - log_p).exp().clamp(max=MOST_RATIO).detach()  # (p/q)^-1
+    behind = (q * (ratio - 1)).sum(-1) / 2
+    slope = -(q * (0.5 - ratio) * log_q).sum(-1)
+    behind = behind + slope - slope.detach()
+    return torch.where(ahead.detach() >= behind.detach(), ahead, behind)
+
+
 def lattice_distillation(
-    teacher: Float[Tensor, "B N S C"], student: Float[Tensor, "B N S C"], nodes: Nodes
+    teacher: Float[Tensor, "B N S C"],
+    student: Float[Tensor, "B N S C"],
+    nodes: Nodes,
+    each: Divergence = divergence,
 ) -> Float[Tensor, " B"]:
     """Divergence of two `node_log_probs` per utterance in nats: frames' means, summed."""
-    each = divergence(teacher, student).masked_fill(nodes.share == 0, 0)
-    return (nodes.share * each).sum((1, 2))
+    found = each(teacher, student).masked_fill(nodes.share == 0, 0)
+    return (nodes.share * found).sum((1, 2))
 
 
 def frame_distillation(
-    teacher: Float[Tensor, "B T V"], student: Float[Tensor, "B T V"], frames: Int[Tensor, " B"]
+    teacher: Float[Tensor, "B T V"],
+    student: Float[Tensor, "B T V"],
+    frames: Int[Tensor, " B"],
+    each: Divergence = divergence,
 ) -> Float[Tensor, " B"]:
     """Divergence of two CTC heads' logits (or log-probabilities) in nats, summed over frames."""
-    each = divergence(teacher.float().log_softmax(-1), student.float().log_softmax(-1))
-    return _within(each, frames)
+    found = each(teacher.float().log_softmax(-1), student.float().log_softmax(-1))
+    return _within(found, frames)
 
 
 def encoder_distillation(

@@ -6,7 +6,7 @@ zeros in training) and gives back what it will remember.
 Dimensions: B batch, S encoder frames of the input, K kernel, D width.
 """
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,7 @@ from pocketscribe.models.dropout import Dropout
 from pocketscribe.weights import Dim, Weights
 
 State = dict[str, Tensor]
+Inside = Annotated[int, Field(gt=0, le=2**16)]
 
 
 class EncoderConfig(Config):
@@ -31,6 +32,7 @@ class EncoderConfig(Config):
             many as make up the width if not given.
         kernel: taps of the depthwise convolution, all in the past.
         ffn: width of a feed-forward module's inside, as a multiple of `width`.
+        inner: that width itself, of each layer; width x ffn if not given.
     """
 
     family: str
@@ -40,6 +42,8 @@ class EncoderConfig(Config):
     head_width: int | None = Field(default=None, gt=0, le=4096)
     kernel: int = Field(default=15, ge=2, le=256)
     ffn: int = Field(default=4, gt=0, le=16)
+    # Not strict: the family is told from plain data, in which an array is no tuple.
+    inner: Annotated[tuple[Inside, ...], Field(strict=False, max_length=256)] | None = None
     dropout: float = Field(default=0.1, ge=0, lt=0.9)
 
     @model_validator(mode="after")
@@ -48,6 +52,10 @@ class EncoderConfig(Config):
             raise ValueError(
                 f"encoder.width = {self.width} must be a multiple of heads = {self.heads}, or "
                 "encoder.head_width given"
+            )
+        if self.inner is not None and len(self.inner) != self.layers:
+            raise ValueError(
+                f"encoder.inner has {len(self.inner)} widths for encoder.layers = {self.layers}"
             )
         return self
 
@@ -60,6 +68,11 @@ class EncoderConfig(Config):
     def channels(self) -> int:
         """Channels of a head."""
         return self.head_width or self.width // self.heads
+
+    @property
+    def insides(self) -> tuple[int, ...]:
+        """Width of the feed-forward modules' insides, layer by layer."""
+        return self.inner or (self.width * self.ffn,) * self.layers
 
     def state_shapes(self, left: int) -> dict[str, tuple[int, ...]]:
         """What one stream remembers between chunks, with `left` frames of left context."""
@@ -88,9 +101,9 @@ class Mixer(nn.Module):
 
 
 class FeedForward(nn.Module):
-    def __init__(self, weights: Weights, name: str, config: EncoderConfig) -> None:
+    def __init__(self, weights: Weights, name: str, config: EncoderConfig, inside: int) -> None:
         super().__init__()
-        width, inner = config.residual, Dim(name, config.width * config.ffn)
+        width, inner = config.residual, Dim(name, inside)
         self.norm = weights.norm(width)
         self.up = weights.linear(f"{name}.up", width, inner)
         self.down = weights.linear(f"{name}.down", inner, width)
@@ -126,16 +139,20 @@ class Block(nn.Module):
     """x += ½FFN; x += mixer; x += convolution; x += ½FFN; norm."""
 
     def __init__(
-        self, weights: Weights, name: str, config: EncoderConfig, mixer: type[Mixer]
+        self, weights: Weights, name: str, config: EncoderConfig, layer: int, mixer: type[Mixer]
     ) -> None:
         super().__init__()
         self.mixer_name = mixer.name
-        self.ffn1 = FeedForward(weights, f"{name}.ffn1", config)
+        inside = config.insides[layer]
+        self.ffn1 = FeedForward(weights, f"{name}.ffn1", config, inside)
         self.add_module(mixer.name, mixer(weights, f"{name}.{mixer.name}", config))
         self.convolution = Convolution(weights, f"{name}.convolution", config)
-        self.ffn2 = FeedForward(weights, f"{name}.ffn2", config)
+        self.ffn2 = FeedForward(weights, f"{name}.ffn2", config, inside)
         self.norm = weights.norm(config.residual)
-        self.dropout = Dropout(config.dropout)
+        # One for each kind of module: in a sub-network they need not drop alike.
+        self.ffn_dropout = Dropout(config.dropout)
+        self.mixer_dropout = Dropout(config.dropout)
+        self.convolution_dropout = Dropout(config.dropout)
 
     def forward(
         self,
@@ -145,12 +162,12 @@ class Block(nn.Module):
         *told: object,
     ) -> tuple[Float[Tensor, "B S D"], Float[Tensor, "B ..."], Float[Tensor, "B K1 D"]]:
         """`told` is what the encoder tells the mixer of the whole input."""
-        x = torch.add(x, self.dropout(self.ffn1(x)), alpha=0.5)
+        x = torch.add(x, self.ffn_dropout(self.ffn1(x)), alpha=0.5)
         y, memory = getattr(self, self.mixer_name)(x, memory, *told)
-        x = x + self.dropout(y)
+        x = x + self.mixer_dropout(y)
         y, frames = self.convolution(x, frames)
-        x = x + self.dropout(y)
-        x = torch.add(x, self.dropout(self.ffn2(x)), alpha=0.5)
+        x = x + self.convolution_dropout(y)
+        x = torch.add(x, self.ffn_dropout(self.ffn2(x)), alpha=0.5)
         return self.norm(x), memory, frames
 
 
@@ -163,7 +180,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(
-            Block(weights, f"{name}.blocks.{i}", config, self.mixer) for i in range(config.layers)
+            Block(weights, f"{name}.blocks.{i}", config, i, self.mixer)
+            for i in range(config.layers)
         )
 
     def forward(

@@ -45,14 +45,14 @@ def check_cut(small: ModelConfig, large: ModelConfig) -> None:
 def _sizes(config: ModelConfig) -> dict[str, int]:
     encoder = config.encoder
     found = {f"encoder.{key}": getattr(encoder, key) for key in SMALLER}
-    found["encoder.width x ffn"] = encoder.width * encoder.ffn
+    found["encoder.inner (width x ffn)"] = max(encoder.insides)
     if config.head == "transducer":
         found |= {"predictor": config.predictor, "joiner": config.joiner}
     return {**found, "subsampling": config.subsampling}
 
 
 def _kept(config: ModelConfig) -> dict[str, Any]:
-    encoder = config.encoder.model_dump(exclude={*SMALLER, "ffn", "head_width", "dropout"})
+    encoder = config.encoder.model_dump(exclude={*SMALLER, "ffn", "inner", "head_width", "dropout"})
     channels = {"encoder.head_width": config.encoder.channels, "head": config.head}
     return {**{f"encoder.{key}": value for key, value in encoder.items()}, **channels}
 

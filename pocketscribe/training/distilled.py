@@ -3,12 +3,16 @@
 from torch import Tensor, nn
 
 from pocketscribe.losses import (
+    Classes,
+    Divergence,
+    divergence,
     encoder_distillation,
     frame_distillation,
     lattice_distillation,
     node_log_probs,
     node_logits,
 )
+from pocketscribe.models import Recogniser
 from pocketscribe.speech.batches import Batch
 from pocketscribe.training.kept import Kept
 from pocketscribe.training.objectives import Objective, Outputs, StepContext, Wrapper
@@ -41,21 +45,40 @@ class Distilled(Wrapper):
     def _divergence(self, said: Said, outputs: Outputs, batch: Batch) -> Tensor:
         """Weighted divergences in nats, summed over the batch."""
         config, model = self.teacher.config, self.model
-        total = outputs.encoded.new_zeros(())
-        if said.ctc is not None:
-            logits = outputs.ctc_logits
-            logits = model.ctc_logits(outputs.encoded) if logits is None else logits
-            total = total + config.ctc * frame_distillation(said.ctc, logits, outputs.frames).sum()
-        if said.nodes is not None and said.lattice is not None and outputs.joined is not None:
-            if config.nodes == "student" and outputs.pruned is not None:
-                logits = outputs.pruned.logits
-            else:
-                logits = node_logits(model.joiner, *outputs.joined, said.nodes)
-            mine = node_log_probs(logits, said.nodes, batch.targets, batch.labels, config.classes)
-            each = lattice_distillation(said.lattice, mine, said.nodes)
-            total = total + config.lattice * each.sum()
+        logits = None
+        if config.nodes == "student" and outputs.pruned is not None:
+            logits = outputs.pruned.logits
+        lattice, ctc = divergences(said, outputs, model, batch, logits, config.classes)
+        total = config.lattice * lattice + config.ctc * ctc
         if said.encoded is not None and self.to_teacher is not None:
             mapped = self.to_teacher(outputs.encoded)
             each = encoder_distillation(said.encoded, mapped, outputs.frames)
             total = total + config.encoder * each.sum()
         return total
+
+
+def divergences(
+    said: Said,
+    outputs: Outputs,
+    model: Recogniser,
+    batch: Batch,
+    logits: Tensor | None = None,
+    classes: Classes = "collapsed",
+    each: Divergence = divergence,
+) -> tuple[Tensor, Tensor]:
+    """How far a student is from what was said: on the lattice, and of the CTC heads.
+
+    Nats, summed over the batch; 0 where nothing was said. `logits` are the student's at the nodes,
+    where it has been asked there already.
+    """
+    lattice = ctc = outputs.encoded.new_zeros(())
+    if said.ctc is not None:
+        mine = outputs.ctc_logits
+        mine = model.ctc_logits(outputs.encoded) if mine is None else mine
+        ctc = frame_distillation(said.ctc, mine, outputs.frames, each).sum()
+    if said.nodes is not None and said.lattice is not None and outputs.joined is not None:
+        if logits is None:
+            logits = node_logits(model.joiner, *outputs.joined, said.nodes)
+        mine = node_log_probs(logits, said.nodes, batch.targets, batch.labels, classes)
+        lattice = lattice_distillation(said.lattice, mine, said.nodes, each).sum()
+    return lattice, ctc

@@ -242,14 +242,17 @@ class Training:
             # Sums over all processes' utterances, per frame of the global batch: DDP averages.
             scale = self.fabric.world_size * FACTOR / batch.total_frames / config.accumulate
             scale *= not batch.idle
-            last = index == config.accumulate - 1
-            with self.fabric.no_backward_sync(self.objective, enabled=not last):
-                step_losses = self.objective(batch, StepContext(progress.step, chunking))
-                self.fabric.backward(step_losses["loss"] * scale)
-            for name, value in step_losses.items():
-                sums[name] = sums.get(name, 0.0) + value.detach() * scale
+            for part in range(self.raw_objective.passes):
+                last = (index, part) == (config.accumulate - 1, self.raw_objective.passes - 1)
+                context = StepContext(progress.step, chunking, part, config.seed)
+                with self.fabric.no_backward_sync(self.objective, enabled=not last):
+                    step_losses = self.objective(batch, context)
+                    self.fabric.backward(step_losses["loss"] * scale)
+                for name, value in step_losses.items():
+                    sums[name] = sums.get(name, 0.0) + value.detach() * scale
+                if part == 0:
+                    self._tally(step_losses, batch)
             progress.audio_seconds += batch.seconds
-            self._tally(step_losses, batch)
         progress.step += 1
         if not self._update():
             progress.skipped += 1

@@ -55,10 +55,12 @@ class LossConfig(Config):
 
 
 class StepContext(NamedTuple):
-    """Where in the run a step stands, and the chunking drawn for it."""
+    """Where in the run a step stands, the chunking drawn for it, and which of its passes it is."""
 
     step: int
     chunking: Chunking
+    part: int = 0
+    seed: int = 0
 
 
 class Outputs(NamedTuple):
@@ -83,6 +85,7 @@ class Objective(nn.Module):
     """A module over the model(s): calling it gives the named losses, summed over the batch."""
 
     model: Recogniser
+    passes: int = 1  # forward and backward, one after the other, before the weights move
 
     def forward(self, batch: Batch, context: StepContext) -> dict[str, Tensor]:
         """Losses in nats, summed over this process' utterances; "loss" is the weighted sum."""
@@ -170,6 +173,8 @@ class Wrapper(Objective):
     def __init__(self, inner: Objective) -> None:
         super().__init__()
         self.inner = inner
+
+        self.passes = inner.passes
 
     @property
     def model(self) -> Recogniser:

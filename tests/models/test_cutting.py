@@ -208,7 +208,7 @@ def test_layers_that_are_kept(layers: str, kept: list[int] | None) -> None:
     ("change", "line"),
     [
         ({"encoder": {"width": 32}}, "encoder.width is 32 here and 24 in the model that it is cut"),
-        ({"encoder": {"ffn": 8}}, "encoder.width x ffn is 192 here and 96"),
+        ({"encoder": {"ffn": 8}}, "encoder.inner (width x ffn) is 192 here and 96"),
         ({"encoder": {"heads": 2}}, "encoder.head_width is 12 here and 6 in the model that it is"),
         ({"encoder": {"kernel": 8}}, "encoder.kernel is 8 here and 4"),
         ({"encoder": {"family": "mhssm"}}, "encoder.family is mhssm here and conformer"),

@@ -1,0 +1,185 @@
+"""Sub-networks: smaller recognisers inside a large one, whose weights are the large one's first.
+
+A sub-network is a config like any other, smaller in some dimensions: fewer layers (the first), a
+narrower width, fewer heads, narrower insides of each layer. Its weights are slices from the start
+of the large model's, whatever the layer, the encoder's family, the sharing or the rank, because
+every axis of every tensor knows its dimension (`weights/dims.py`). So a sub-network that is sampled
+in training computes what its stand-alone copy computes, to the bit.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pocketscribe.config import Config
+from pocketscribe.errors import UserError
+from pocketscribe.models.recogniser import ModelConfig, Recogniser
+from pocketscribe.weights import Dim
+
+Choices = tuple[int, ...]
+
+
+class SpaceConfig(Config):
+    """Which sizes sub-networks may have; the model's own are always among them.
+
+    Attributes:
+        layers: how many, from the first.
+        width: of the encoder.
+        heads: of every layer, each as wide as the model's.
+        inner: of each layer's feed-forward modules, each layer for itself.
+        predictor, joiner: widths.
+    """
+
+    layers: Choices = Field(default=(), max_length=100)
+    width: Choices = Field(default=(), max_length=100)
+    heads: Choices = Field(default=(), max_length=100)
+    inner: Choices = Field(default=(), max_length=100)
+    predictor: Choices = Field(default=(), max_length=100)
+    joiner: Choices = Field(default=(), max_length=100)
+
+
+class Sizes(Config):
+    """One choice: a sub-network; `inner` for each of its layers."""
+
+    layers: int
+    width: int
+    heads: int
+    inner: tuple[int, ...]
+    predictor: int
+    joiner: int
+
+
+class Space:
+    """The sub-networks of a model."""
+
+    def __init__(self, model: Recogniser, config: SpaceConfig) -> None:
+        """Raises UserError where a size is none of the model's."""
+        self.config = model.config
+        encoder = model.config.encoder
+        own = {
+            "layers": encoder.layers,
+            "width": encoder.width,
+            "heads": encoder.heads,
+            "inner": max(encoder.insides),
+            "predictor": model.config.predictor,
+            "joiner": model.config.joiner,
+        }
+        self.choices: dict[str, Choices] = {
+            key: tuple(sorted({*getattr(config, key), largest})) for key, largest in own.items()
+        }
+        # Layers that share a tensor have one width inside.
+        names = {i: Dim(f"encoder.blocks.{i}.ffn1", 0) for i in range(encoder.layers)}
+        groups = [model.weights.dims.name(dim) for dim in names.values()]
+        self.groups = [groups.index(name) for name in groups]
+        self._check(own)
+
+    def _check(self, own: Mapping[str, int]) -> None:
+        config, encoder = self.config, self.config.encoder
+        for key, sizes in self.choices.items():
+            if sizes[0] < 1 or sizes[-1] > own[key]:
+                wrong = sizes[0] if sizes[0] < 1 else sizes[-1]
+                raise UserError(
+                    f"supernet.{key}: {wrong} is no size of a model with {key} = {own[key]}"
+                )
+        blocks, order = config.sharing.blocks, config.sharing.order
+        for count in self.choices["layers"]:
+            if blocks is not None and (count % blocks or order == "consecutive"):
+                raise UserError(
+                    f"supernet.layers: {count} layers are no whole repetitions of sharing.blocks ="
+                    f" {blocks}, from the first layer on"
+                )
+        groups = [rule.sparsity for rule in config.formats if rule.sparsity]
+        for pattern in groups:
+            of = int(pattern.partition(":")[2])
+            for key in ("width", "inner", "predictor", "joiner"):
+                for size in self.choices[key]:
+                    if size % of:
+                        raise UserError(
+                            f"supernet.{key}: {size} does not divide into groups of {pattern}"
+                        )
+            for heads in self.choices["heads"]:
+                if heads * encoder.channels % of:
+                    raise UserError(
+                        f"supernet.heads: {heads} x {encoder.channels} channels do not divide into "
+                        f"groups of {pattern}"
+                    )
+
+    @property
+    def largest(self) -> Sizes:
+        """The model itself."""
+        return self._sizes({k: s[-1] for k, s in self.choices.items()}, self.config.encoder.insides)
+
+    @property
+    def smallest(self) -> Sizes:
+        chosen = {key: sizes[0] for key, sizes in self.choices.items()}
+        return self._sizes(chosen, (chosen["inner"],) * chosen["layers"])
+
+    def draw(self, generator: torch.Generator) -> Sizes:
+        """A sub-network at random: every size of every dimension is as likely."""
+
+        def one(key: str) -> int:
+            sizes = self.choices[key]
+            return sizes[int(torch.randint(len(sizes), (), generator=generator))]
+
+        chosen = {key: one(key) for key in self.choices}
+        drawn = [one("inner") for _ in self.groups]
+        inner = [drawn[group] for group in self.groups[: chosen["layers"]]]
+        return self._sizes(chosen, tuple(inner))
+
+    def _sizes(self, chosen: Mapping[str, int], inner: tuple[int, ...]) -> Sizes:
+        return Sizes(inner=inner, **{key: size for key, size in chosen.items() if key != "inner"})
+
+    def sub_config(self, sizes: Sizes) -> ModelConfig:
+        """The sub-network as a model of its own."""
+        if sizes == self.largest:
+            return self.config
+        encoder = self.config.encoder.model_copy(
+            update={
+                "layers": sizes.layers,
+                "width": sizes.width,
+                "heads": sizes.heads,
+                "head_width": self.config.encoder.channels,
+                "inner": sizes.inner,
+            }
+        )
+        return self.config.model_copy(
+            update={"encoder": encoder, "predictor": sizes.predictor, "joiner": sizes.joiner}
+        )
+
+
+def sliced(large: Recogniser, small: Recogniser) -> dict[str, Tensor]:
+    """The sub-network's parameters and buffers, by name, out of the large model's tensors.
+
+    Gradients flow back to where the slices lie.
+    """
+    theirs = dict(large.weights.dims.named(large))
+    found: dict[str, Tensor] = {}
+    for name, sized in small.weights.dims.named(small):
+        tensor = theirs[name].tensor
+        for axis, (dim, other) in enumerate(zip(sized.dims, theirs[name].dims, strict=True)):
+            tensor = _first(tensor, axis, dim, other)
+        # As its copy would lie in memory, or products might round otherwise.
+        found[name] = tensor.contiguous()
+    return {**found, **dict(large.named_buffers())}
+
+
+def extract(large: Recogniser, config: ModelConfig) -> Recogniser:
+    """The sub-network as an ordinary model, with weights of its own."""
+    small = Recogniser(config, large.vocabulary).to(large.mean.device)
+    if not large.auxiliary:
+        small.auxiliary = large.auxiliary
+    with torch.no_grad():
+        ours = {**dict(small.named_parameters()), **dict(small.named_buffers())}
+        for name, tensor in sliced(large, small).items():
+            ours[name].copy_(tensor)
+    return small.train(large.training)
+
+
+def _first(tensor: Tensor, axis: int, dim: Dim, other: Dim) -> Tensor:
+    """The first units of an axis, of each repetition of its dimension."""
+    if len(dim) == len(other):
+        return tensor
+    each = tensor.unflatten(axis, (other.repeat, other.size * other.unit))
+    return each.narrow(axis + 1, 0, dim.size * dim.unit).flatten(axis, axis + 1)

@@ -1,0 +1,162 @@
+"""Sub-networks: the largest is the model, each is its own copy to the bit, groups stay whole."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from pocketscribe.errors import UserError
+from pocketscribe.models import Chunking, ModelConfig, Recogniser, stored_parameters
+from pocketscribe.models.saved import Saved, load_model, save_packed
+from pocketscribe.models.subnets import Space, SpaceConfig, extract, sliced
+from pocketscribe.training.masks import settle
+
+UNITS = 12
+LARGE: dict[str, Any] = {
+    "encoder": {"width": 24, "layers": 4, "heads": 4, "kernel": 4, "dropout": 0.0},
+    "chunks": {"sizes": [4, "full"], "left": 8},
+    "predictor": 20,
+    "joiner": 20,
+    "subsampling": 16,
+}
+SPACE = SpaceConfig(
+    layers=(2, 4), width=(16, 20), heads=(2,), inner=(32, 64), predictor=(8,), joiner=(12,)
+)
+FORMATS = [{"match": "*", "bits": 4, "sparsity": "2:4"}]
+MODELS: dict[str, dict[str, Any]] = {
+    "conformer": {},
+    "mhssm": {"encoder": {"family": "mhssm", "modes": 4}},
+    "shared": {"sharing": {"blocks": 2, "tie": [["ffn1", "ffn2"]]}},
+    "factored": {"ranks": [{"match": "encoder.*.ffn?.*", "rank": 10, "share_factor": "u"}]},
+    "formatted": {"formats": FORMATS},
+}
+
+
+def model(change: dict[str, Any], seed: int = 0) -> Recogniser:
+    data = {**LARGE, **change, "encoder": {**LARGE["encoder"], **change.get("encoder", {})}}
+    torch.manual_seed(seed)
+    found = Recogniser(ModelConfig.read(data, "test"), UNITS)
+    with torch.no_grad():
+        for p in found.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return found.eval()
+
+
+def said(found: Recogniser, tensors: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
+    """Logits of some frames and contexts, by the model's weights or by others."""
+
+    class Said(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = found
+
+        def forward(self) -> torch.Tensor:
+            generator = torch.Generator().manual_seed(1)
+            x, frames = torch.randn(2, 40, 80, generator=generator), torch.tensor([40, 28])
+            encoded, _ = found.encode(x, frames, Chunking(4, 8))
+            contexts = torch.tensor([[1, 2], [3, 4]])
+            predicted = found.joiner.predictor(found.predictor.step(contexts))
+            joined = found.joiner(found.joiner.encoder(encoded), predicted[:, None])
+            return torch.cat([joined, found.ctc_logits(encoded)], -1)
+
+    module = Said()
+    named = {f"model.{name}": t for name, t in (tensors or {}).items()}
+    return torch.func.functional_call(module, named, ()) if tensors else module()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_largest_is_the_model_and_each_is_its_own_copy(name: str) -> None:
+    large = model(MODELS[name])
+    space = Space(large, SPACE)
+    assert space.sub_config(space.largest) == large.config
+    drawn = [space.draw(torch.Generator().manual_seed(seed)) for seed in range(6)]
+    for sizes in (space.largest, space.smallest, *drawn):
+        config = space.sub_config(sizes)
+        copy = extract(large, config)
+        with torch.device("meta"):
+            small = Recogniser(config, UNITS).eval()
+        found = said(small, sliced(large, small))
+        assert torch.equal(found, said(copy))
+        if sizes == space.largest:
+            assert torch.equal(found, said(large))
+            assert copy.state_dict().keys() == large.state_dict().keys()
+        else:
+            assert stored_parameters(copy) < stored_parameters(large)
+        assert copy.config.encoder.layers == sizes.layers == len(copy.encoder.blocks)
+        for block, inner in zip(copy.encoder.blocks, sizes.inner, strict=True):
+            assert block.ffn1.up.bias.shape == (inner,)
+    assert len({str(s) for s in drawn}) > 3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_reach_the_slices_and_nothing_else(name: str) -> None:
+    large = model(MODELS[name])
+    space = Space(large, SPACE)
+    config = space.sub_config(space.smallest)
+    with torch.device("meta"):
+        small = Recogniser(config, UNITS).train()
+    copy = extract(large, config)
+    said(small, sliced(large, small)).square().sum().backward()
+    said(copy).square().sum().backward()
+    slopes = dict(copy.named_parameters())
+    # Where a copy's gradient goes, sliced likewise, and zero everywhere else.
+    whole = {name: p.grad for name, p in large.named_parameters() if p.grad is not None}
+    total = sum(g.abs().sum().item() for g in whole.values())
+    assert total == pytest.approx(
+        sum(p.grad.abs().sum().item() for p in slopes.values() if p.grad is not None), rel=1e-4
+    )
+    bias = large.encoder.blocks[0].ffn1.up.bias.grad
+    assert torch.equal(bias[:32], copy.encoder.blocks[0].ffn1.up.bias.grad)
+    assert bias[32:].abs().sum() == 0
+
+
+def test_by_hand() -> None:
+    """Which numbers of which tensors: the first units, of each stacked frame and each head."""
+    large = model({})
+    space = Space(large, SPACE)
+    small = extract(large, space.sub_config(space.smallest))
+    conv2 = large.subsampling.conv2.weight()
+    assert torch.equal(small.subsampling.conv2.weight(), conv2[:16])  # as stacked as ever
+    here, there = small.encoder.blocks[1].attention, large.encoder.blocks[1].attention
+    assert torch.equal(here.query.weight(), there.query.weight()[:12, :16])  # two heads of six
+    assert torch.equal(here.out.weight(), there.out.weight()[:16, :12])
+    assert torch.equal(small.joiner.predictor.weight(), large.joiner.predictor.weight()[:12, :8])
+    assert torch.equal(small.auxiliary["ctc"].weight, large.auxiliary["ctc"].weight[:, :16])
+
+
+def test_a_sub_network_is_an_ordinary_model(tmp_path: Any) -> None:
+    large = model(MODELS["formatted"])
+    space = Space(large, SPACE)
+    small = extract(large, space.sub_config(space.smallest))
+    settle(small)
+    path = tmp_path / "small.pocket"
+    save_packed(path, Saved(small, "{}"))
+    assert torch.equal(said(extract_shipped(path, small)), said(small))
+
+
+def extract_shipped(path: Any, small: Recogniser) -> Recogniser:
+    """What a file holds, with the heads of training that it does not."""
+    found = load_model(path).model
+    found.auxiliary = small.auxiliary
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "space", "line"),
+    [
+        ({}, {"width": (32,)}, "supernet.width: 32 is no size of a model with width = 24"),
+        ({}, {"layers": (0,)}, "supernet.layers: 0 is no size of a model with layers = 4"),
+        (
+            {"sharing": {"blocks": 2}},
+            {"layers": (3,)},
+            "supernet.layers: 3 layers are no whole repetitions of sharing.blocks = 2",
+        ),
+        ({"formats": FORMATS}, {"width": (18,)}, "supernet.width: 18 does not divide into groups"),
+        ({"formats": FORMATS}, {"inner": (33,)}, "supernet.inner: 33 does not divide into groups"),
+        ({"formats": FORMATS}, {"heads": (1,)}, "supernet.heads: 1 x 6 channels do not divide"),
+    ],
+)
+def test_sizes_that_do_not_fit(change: dict[str, Any], space: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as refused:
+        Space(model(change), SpaceConfig(**space))
+    assert line in str(refused.value)
