@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from pocketscribe.weights import FormatRule, Sharing, Weights, compress
@@ -78,6 +79,15 @@ def test_the_span_is_the_largest_or_the_best_of_17_shares_of_it(grid: Grid) -> N
         errors.append((levels - blocks).square().sum(-1))
     found = (quantise(weight, grid).weight() - weight).square().unflatten(1, (-1, blocks.shape[2]))
     torch.testing.assert_close(found.sum(-1), torch.stack(errors).amin(0), rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize(("block", "good"), [(7, False), (8, True), (2**16, True), (65537, False)])
+def test_blocks_are_neither_tiny_nor_endless(block: int, good: bool) -> None:
+    if good:
+        assert Format(bits=4, block=block).grid == Grid(4, True, block)
+    else:
+        with pytest.raises(ValidationError, match="block"):
+            Format(bits=4, block=block)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
