@@ -235,6 +235,19 @@ def test_a_certain_teacher_and_a_certain_student() -> None:
     assert student.grad[0, 0, 0, 2] < -0.5  # towards what the teacher is sure of
 
 
+def test_a_student_sure_of_the_label_where_the_teacher_is_sure_of_another() -> None:
+    """The rest has no mass left in the student; it counts as a millionth, not as nothing."""
+    teacher, student = torch.full((2, 1, 1, 1, 5), -100.0)
+    teacher[..., 3] = student[..., 2] = 100.0
+    student.requires_grad_()
+    one = torch.tensor([1])
+    places = torch.zeros(1, 1, 1, dtype=torch.long)
+    found = lattice_distillation(teacher, student, places, torch.tensor([[2]]), one, one)
+    assert found.item() == pytest.approx(math.log(1e6), rel=1e-3)
+    found.sum().backward()
+    assert student.grad is not None and student.grad.isfinite().all()
+
+
 def test_its_gradient_teaches() -> None:
     """Steps down the gradient bring the student's collapsed lattice to the teacher's."""
     teacher, student, targets = lattices(3)

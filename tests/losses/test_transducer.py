@@ -157,6 +157,15 @@ def test_empty_targets() -> None:
     assert logits.grad is not None and (logits.grad[1, 2:] == 0).all()
 
 
+def test_a_single_frame() -> None:
+    """One way only: all labels, then the blank."""
+    logits, targets = torch.randn(2, 1, 3, UNITS), torch.tensor([[1, 2], [3, 3]])
+    found = transducer_loss(logits, targets, torch.tensor([1, 1]), torch.tensor([2, 1]))
+    p = logits.log_softmax(3)[:, 0]
+    first = p[0, 0, 1] + p[0, 1, 2] + p[0, 2, 0]
+    torch.testing.assert_close(found, -torch.stack((first, p[1, 0, 3] + p[1, 1, 0])))
+
+
 def test_impossible_moves_leave_the_others_alone() -> None:
     blank, label = lattice(6)
     closed_blank, closed_label = blank.detach().clone(), label.detach().clone()

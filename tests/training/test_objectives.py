@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from pocketscribe.losses import pruned_scales
@@ -94,6 +95,53 @@ def test_without_warm_up_the_scales_are_the_last_ones(tiny: Tiny, batch: Batch) 
     begun = Plain(tiny(), LossConfig(warmup_steps=0))(batch, StepContext(0, Chunking(None)))
     ended = Plain(tiny(), LossConfig(warmup_steps=9))(batch, StepContext(9999, Chunking(None)))
     torch.testing.assert_close(begun, ended, rtol=0, atol=0)
+
+
+def test_two_versions_of_an_utterance_teach_each_other(tiny: Tiny, batch: Batch) -> None:
+    """CR-CTC: in each frame KL(other || this), whose gradient leaves the other alone."""
+    noise = torch.randn(batch.features.shape, generator=torch.Generator().manual_seed(0))
+
+    def twice(noise: Tensor) -> Batch:
+        features = torch.cat([batch.features, batch.features + noise])
+        frames, labels = batch.frames.repeat(2), batch.labels.repeat(2)
+        return Batch(features, frames, batch.targets.repeat(2, 1), labels, 0.0, 1, views=2)
+
+    model, config = tiny("ctc"), LossConfig(consistency=0.5)
+    assert config.views == 2 and LossConfig().views == 1
+    found = Plain(model, config)(twice(noise), CONTEXT)
+    found["loss"].backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    model.zero_grad()
+    both = twice(noise)
+    encoded, frames = model.encode(both.features, both.frames, CONTEXT.chunking)
+    first, second = model.ctc_logits(encoded).log_softmax(-1).chunk(2)
+    expected = encoded.new_zeros(())
+    for b, length in enumerate(frames.tolist()[: len(first)]):
+        for this, other in ((first, second), (second, first)):
+            p, q = other[b, :length].detach(), this[b, :length]
+            expected = expected + (p.exp() * (p - q)).sum()
+    assert expected > 1, "a comparison of nothings"
+    torch.testing.assert_close(found["consistency"], expected.detach(), rtol=1e-4, atol=1e-3)
+    plain = Plain(model, LossConfig())(both, CONTEXT)
+    (plain["loss"] + 0.5 * expected).backward()
+    torch.testing.assert_close(found["ctc"], plain["ctc"])
+    torch.testing.assert_close(found["loss"].detach(), plain["ctc"] + 0.5 * expected.detach())
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(gradients[name], p.grad, rtol=1e-3, atol=1e-3, msg=name)
+
+    same = Plain(model, config)(twice(torch.zeros_like(noise)), CONTEXT)
+    assert same["consistency"].item() == pytest.approx(0, abs=1e-3)
+
+
+def test_the_narrowest_window_is_two_wide(tiny: Tiny, batch: Batch) -> None:
+    """A label and a blank a frame: fewer paths than in wider ones."""
+    narrow, wide = (
+        Plain(tiny(), LossConfig(pruned_width=width))(batch, CONTEXT)["pruned"] for width in (2, 5)
+    )
+    assert narrow > wide + 1
+    with pytest.raises(ValidationError, match="pruned_width"):
+        LossConfig(pruned_width=1)
 
 
 def test_the_chunking_matters_and_is_drawn_from_seed_and_step(tiny: Tiny, batch: Batch) -> None:

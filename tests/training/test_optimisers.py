@@ -163,6 +163,19 @@ def test_saved_state_keeps_its_own_norms() -> None:
     assert len(saved["param_groups"][0]["norms"]) == 2
 
 
+def test_after_gradients_of_zero_nothing_is_clipped() -> None:
+    """Their median is no measure: a gradient that comes at last is taken as it is."""
+    params = draw_parameters()
+    optimiser = ScaledAdam(params)
+    for _ in range(12):
+        for p in params:
+            p.grad = torch.zeros_like(p)
+        optimiser.step()
+    before = [p.detach().clone() for p in params]
+    take_steps(optimiser, params, range(1))
+    assert not any(torch.equal(p, b) for p, b in zip(params, before, strict=True))
+
+
 def test_parameter_without_gradient_waits() -> None:
     params = draw_parameters()
     optimiser = ScaledAdam(params)

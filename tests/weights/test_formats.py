@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from pocketscribe.weights import FormatRule, Sharing, Weights, compress
@@ -58,6 +59,42 @@ def test_every_weight_goes_to_its_nearest_level(grid: Grid) -> None:
         levels = scale * torch.arange(bottom, top + 1) + low
         nearest = (levels - weight[i, j]).abs().min()
         assert (value[i, j] - weight[i, j]).abs() <= nearest + 1e-6
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_the_span_is_the_largest_or_the_best_of_17_shares_of_it(grid: Grid) -> None:
+    """Zero lies within every span, also where all weights have one sign."""
+    weight = drawn(4, 32)
+    weight[0].abs_().add_(1)
+    weight[1].abs_().add_(1).neg_()
+    bottom, top = grid.levels
+    blocks = weight.unflatten(1, (-1, grid.block or 32))
+    high = blocks.abs().amax(-1) if grid.symmetric else blocks.amax(-1).clamp(min=0)
+    low = -high if grid.symmetric else blocks.amin(-1).clamp(max=0)
+    errors = []
+    for clip in [0.05 * k for k in range(4, 21)] if grid.search else [1.0]:
+        scale = (clip * (high - low) / (top - bottom)).half().float()[..., None]
+        offset = 0 if grid.symmetric else (clip * low).half().float()[..., None]
+        levels = ((blocks - offset) / scale).round().clamp(bottom, top) * scale + offset
+        errors.append((levels - blocks).square().sum(-1))
+    found = (quantise(weight, grid).weight() - weight).square().unflatten(1, (-1, blocks.shape[2]))
+    torch.testing.assert_close(found.sum(-1), torch.stack(errors).amin(0), rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize(("block", "good"), [(7, False), (8, True), (2**16, True), (65537, False)])
+def test_blocks_are_neither_tiny_nor_endless(block: int, good: bool) -> None:
+    if good:
+        assert Format(bits=4, block=block).grid == Grid(4, True, block)
+    else:
+        with pytest.raises(ValidationError, match="block"):
+            Format(bits=4, block=block)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_a_block_of_zeros_has_a_scale(grid: Grid) -> None:
+    """Whoever divides by it gets zeros, not NaN."""
+    found = quantise(torch.zeros(2, 32), grid)
+    assert (found.scale > 0).all() and not found.weight().any()
 
 
 def test_relative_errors_are_those_that_are_known() -> None:
