@@ -20,6 +20,7 @@ from pocketscribe.export.open import model_file
 from pocketscribe.models import ModelConfig, Recogniser
 from pocketscribe.models.cutting import check_cut
 from pocketscribe.models.saved import load_model
+from pocketscribe.models.subnets import Space
 from pocketscribe.recipes.recipe import Recipe, merged
 
 RUNS = Path("runs")
@@ -56,14 +57,16 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
                 check_cut(config, source)
             except UserError as error:
                 raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
-        if config in models:
+        if config in models and stage.supernet is None:
             continue
         models.append(config)
         if sum(model.encoder.layers for model in models) > MOST_LAYERS:
             raise UserError(f"{path.name}: its models have more than {MOST_LAYERS} layers in all")
         try:
             with torch.device("meta"):  # names and shapes, no numbers: sharing must fit the model
-                Recogniser(config, vocabulary=30)
+                made = Recogniser(config, vocabulary=30)
+                if stage.supernet is not None:
+                    Space(made, stage.supernet)
         except UserError as error:
             raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
     return read

@@ -13,6 +13,7 @@ from pocketscribe.speech.units import UnitsConfig
 from pocketscribe.training.cutting import CutConfig
 from pocketscribe.training.loop import TrainingConfig
 from pocketscribe.training.masks import MaskConfig
+from pocketscribe.training.supernet import SupernetConfig
 from pocketscribe.training.teacher import DistilConfig
 from pocketscribe.weights import FormatRule
 
@@ -46,8 +47,8 @@ class SpeechConfig(Config):
 class StageConfig(TrainingConfig):
     """One stage: it trains one model, which it leaves in the run's folder.
 
-    Four things a stage can say are independent of each other: where its weights come from, whom it
-    learns from, in what formats it ships, and how large its model is.
+    What a stage can say is independent of each other: where its weights come from, whom it learns
+    from, in what formats it ships, how large its model is, and which smaller ones learn along.
 
     Attributes:
         audio_hours: 0 converts and trains nothing: post-training quantisation, for instance.
@@ -63,6 +64,8 @@ class StageConfig(TrainingConfig):
         masks: when N:M masks are taken, and what gradient the weights get that they leave out.
         sampled_bits: widths that take turns with the formats' own, so that one master weight
             serves them all: later stages of no hours take them out of it.
+        supernet: which smaller sizes learn along (arXiv 2309.01947); a later stage takes one out by
+            `cut = { layers = "first", units = "first" }`.
         train: corpora of this stage alone, in place of speech.train.
     """
 
@@ -82,6 +85,7 @@ class StageConfig(TrainingConfig):
     formats: tuple[FormatRule, ...] | None = Field(default=None, min_length=1)
     masks: MaskConfig = MaskConfig()
     sampled_bits: tuple[Literal[8, 4], ...] = ()
+    supernet: SupernetConfig | None = None
     train: tuple[CorpusConfig, ...] | None = None
 
     @model_validator(mode="after")
@@ -94,6 +98,10 @@ class StageConfig(TrainingConfig):
             raise ValueError("distil needs a teacher")
         if self.teacher is None:
             return self
+        if self.supernet is not None:
+            raise ValueError(
+                "a supernet's largest network teaches the others: leave teacher out, or supernet"
+            )
         if self.distil.nodes in ("student", "union") and self.loss.transducer == "full":
             raise ValueError(
                 f"distil.nodes = {self.distil.nodes!r} are the windows of the pruned loss: "

@@ -43,6 +43,7 @@ from pocketscribe.training.loop import (
 )
 from pocketscribe.training.masks import settle
 from pocketscribe.training.objectives import Objective, Plain
+from pocketscribe.training.supernet import Sandwich
 from pocketscribe.training.teacher import Teacher, check_teacher
 
 
@@ -228,6 +229,8 @@ class Run:
     ) -> Objective:
         """What the stage's steps compute: each word of a stage wraps round what is there."""
         objective: Objective = Plain(model, stage.loss)
+        if stage.supernet is not None:
+            objective = Sandwich(model, stage.loss, stage.supernet)
         if (name := stage.taught_by) is not None:
             objective = Distilled(objective, self._teacher(stage, name, model, units, heard))
         if model.config.formats:

@@ -170,6 +170,11 @@ def test_later_changes_win(recipe: Path) -> None:
             "distil.nodes = 'student' are the windows of the pruned loss",
         ),
         (finetune("distil = { ctc = 2.0 }"), "distil needs a teacher"),
+        (finetune('teacher = "first", supernet = {}'), "a supernet's largest network teaches the"),
+        (
+            finetune("supernet = { width = [4096] }"),
+            "stage 'second': supernet.width: 4096 is no size of a model with width =",
+        ),
         (
             finetune("cut = {}, model = { encoder = { width = 4000 } }"),
             "stage 'second': model.encoder.width is 4000 here and",

@@ -22,6 +22,7 @@ from pocketscribe.errors import UserError
 from pocketscribe.export.open import model_file, open_model
 from pocketscribe.files import read_json
 from pocketscribe.models.saved import load_model, save_model
+from pocketscribe.models.subnets import extract
 from pocketscribe.recipes import reading
 from pocketscribe.recipes.run import Run
 from pocketscribe.training.loop import Training
@@ -438,6 +439,35 @@ def test_two_processes_distil_as_one_does(recipe: Path, chain: Callable[[str], P
         for key, value in here.items():
             # What the teacher said is rounded to float16, which may fall either way.
             torch.testing.assert_close(there[key], value, rtol=1e-3, atol=1e-3, msg=key)
+
+
+SUPERNET = """
+[[stage]]
+name = "supernet"
+like = "float"
+from = "float"
+audio_hours = 0.01
+supernet = { width = [8], inner = [32], joiner = [12] }
+
+[[stage]]
+name = "small"
+from = "supernet"
+audio_hours = 0
+cut = { layers = "first", units = "first" }
+model = { encoder = { width = 8, head_width = 8, inner = [32] }, joiner = 12 }
+"""
+
+
+def test_a_size_is_taken_out_of_a_supernet(recipe: Path, chain: Callable[[str], Path]) -> None:
+    recipe.write_text(TINY_RECIPE + SUPERNET, encoding="utf-8")
+    folder = chain("supernet")
+    run_here(recipe, folder)
+    large, small = (
+        load_model(folder / name / "model.safetensors").model for name in ("supernet", "small")
+    )
+    start = load_model(folder / MODEL).model
+    assert not torch.equal(large.joiner.out.bias, start.joiner.out.bias), "it has learnt"
+    assert_equal(small.state_dict(), extract(large, small.config).state_dict())
 
 
 @pytest.fixture
