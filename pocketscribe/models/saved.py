@@ -5,8 +5,10 @@ claims is compared with what lies in it before anything of that size is made.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,13 @@ from pocketscribe.errors import UserError
 from pocketscribe.files import parse_json, replacing
 from pocketscribe.models import packed
 from pocketscribe.models.packed import Arrays, Layout
+from pocketscribe.models.plan import plan_text
 from pocketscribe.models.recogniser import ModelConfig, Recogniser, precise_names, tensors
 
 FORMAT = "pocketscribe-model-2"
 LARGEST_HEADER = 4 * 2**20  # bytes; a thousand layers and 65,536 text units fit
+PACKED = (packed.FORMAT, packed.EARLIER)
+EMPTY: Mapping[str, str] = MappingProxyType({})
 TYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "U8": np.dtype(np.uint8)}
 
 
@@ -70,16 +75,20 @@ def save_model(path: Path, saved: Saved, *, half: bool = False) -> None:
 
 def save_packed(path: Path, saved: Saved) -> None:
     """Writes a recogniser under formats as a `.pocket` file (`models.packed`)."""
-    _save(path, packed.to_arrays(saved.model), saved, packed.FORMAT)
+    own = {"plan": plan_text(saved.model)}
+    _save(path, packed.to_arrays(saved.model), saved, packed.FORMAT, own)
 
 
-def _save(path: Path, arrays: Arrays, saved: Saved, format: str) -> None:
+def _save(
+    path: Path, arrays: Arrays, saved: Saved, format: str, own: Mapping[str, str] = EMPTY
+) -> None:
     header = {
         "format": format,
         "config": saved.model.config.model_dump_json(),
         "vocabulary": str(saved.model.vocabulary),
         "units": saved.units,
         "card": json.dumps(saved.card),
+        **own,
     }
     header["digest"] = packed.digest(arrays, header)
     with replacing(path) as beside:
@@ -127,8 +136,10 @@ def load_model(path: Path) -> Saved:
         if array.dtype != np.uint8 and not np.isfinite(array).all():
             raise UserError(f"{path}: {name} holds what is no number; train or get the model again")
     model.to_empty(device="cpu")
-    if written["format"] == packed.FORMAT:
-        packed.from_arrays(model, found, str(path))
+    if written["format"] in PACKED:
+        if written["format"] == packed.FORMAT and written.get("plan") != plan_text(model):
+            raise UserError(f"{path}: its plan is not that of its config; export the model again")
+        packed.from_arrays(model, found, str(path), written["format"])
     else:
         fill(model, {n: torch.from_numpy(a).float() for n, a in found.items()}, str(path))
     return Saved(model.eval(), header.units, header.card)
@@ -136,7 +147,7 @@ def load_model(path: Path) -> Saved:
 
 def _header(written: dict[str, str], path: Path) -> Header:
     """Raises UserError where the metadata is another version's, or damaged."""
-    if written.get("format") not in (FORMAT, packed.FORMAT):
+    if written.get("format") not in (FORMAT, *PACKED):
         raise UserError(
             f"{path}: format {written.get('format')!r}; this version reads {FORMAT!r} and "
             f"{packed.FORMAT!r}: train or export the model again"
@@ -164,8 +175,8 @@ def _planned(
         model = Recogniser(header.config, header.vocabulary)
     if not any(name.startswith("auxiliary.") for name in found):
         model.auxiliary = nn.ModuleDict()
-    if format == packed.FORMAT:
-        expected = packed.expected_layout(model)
+    if format in PACKED:
+        expected = packed.expected_layout(model, format)
     else:
         precise = precise_names(model)
         half = all(dtype == "F16" for name, (dtype, _) in found.items() if name not in precise)
