@@ -1,0 +1,59 @@
+"""Builds the engine: `python engine/build.py [--target NAME] [--out DIR]`.
+
+The compiler is the pinned `ziglang` of PyPI (clang), which builds for every target from any
+machine. One translation unit a set of instructions; everything is compiled without fused
+multiply-adds, so that all of them compute the same bits.
+"""
+
+import argparse
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).parent
+FLAGS = [
+    "-std=c++20", "-O3", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-fno-math-errno",
+    "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unused-function", "-g0",
+]  # fmt: skip
+KERNELS = {
+    "avx2": ["-mavx2"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"],
+}
+TARGETS = {
+    "x86_64-linux": ["-target", "x86_64-linux-gnu.2.28", "-mcpu=x86_64"],
+    "aarch64-linux": ["-target", "aarch64-linux-musl", "-mcpu=generic+dotprod"],
+    "wasm": ["-target", "wasm32-wasi", "-mcpu=generic+simd128+bulk_memory"],
+    "wasm-relaxed": ["-target", "wasm32-wasi", "-mcpu=generic+simd128+bulk_memory+relaxed_simd"],
+}
+
+
+def build(target: str, out: Path, *, extra: tuple[str, ...] = ()) -> Path:
+    """The shared library (or program, or module) of a target, in `out`."""
+    zig = [sys.executable, "-m", "ziglang", "c++"]
+    sources = sorted((HERE / "src").rglob("*.cpp"))
+    objects = out / "objects" / target
+    objects.mkdir(parents=True, exist_ok=True)
+
+    def compile_one(source: Path) -> Path:
+        made = objects / f"{source.stem}.o"
+        own = KERNELS.get(source.stem, []) if target.startswith("x86_64") else []
+        position = [] if target.startswith("wasm") else ["-fPIC"]
+        command = [*zig, *TARGETS[target], *FLAGS, *own, *position, *extra, "-c", source, "-o", made]
+        subprocess.run(list(map(str, command)), check=True)
+        return made
+
+    with ThreadPoolExecutor(2) as pool:
+        compiled = list(pool.map(compile_one, sources))
+    library = out / "libpocket.so"
+    link = [*zig, *TARGETS[target], "-shared", "-s", *extra, *compiled, "-o", library]
+    subprocess.run(list(map(str, link)), check=True)
+    return library
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", default="x86_64-linux", choices=TARGETS)
+    parser.add_argument("--out", type=Path, default=HERE / "build")
+    arguments = parser.parse_args()
+    print(build(arguments.target, arguments.out))
