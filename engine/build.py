@@ -18,7 +18,7 @@ FLAGS = [
 ]  # fmt: skip
 KERNELS = {
     "avx2": ["-mavx2"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"],
+    "avx512": ["-mavx2", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"],
 }
 TARGETS = {
     "x86_64-linux": ["-target", "x86_64-linux-gnu.2.28", "-mcpu=x86_64"],
@@ -31,7 +31,9 @@ TARGETS = {
 def build(target: str, out: Path, *, extra: tuple[str, ...] = ()) -> Path:
     """The shared library (or program, or module) of a target, in `out`."""
     zig = [sys.executable, "-m", "ziglang", "c++"]
-    sources = sorted((HERE / "src").rglob("*.cpp"))
+    # Of an inline function that several units compiled, the linker takes the first one: that must
+    # be the one with the fewest instructions, so that it runs everywhere.
+    sources = sorted((HERE / "src").rglob("*.cpp"), key=lambda s: (s.stem in KERNELS, s))
     objects = out / "objects" / target
     objects.mkdir(parents=True, exist_ok=True)
 
@@ -46,7 +48,7 @@ def build(target: str, out: Path, *, extra: tuple[str, ...] = ()) -> Path:
     with ThreadPoolExecutor(2) as pool:
         compiled = list(pool.map(compile_one, sources))
     library = out / "libpocket.so"
-    link = [*zig, *TARGETS[target], "-shared", "-s", *extra, *compiled, "-o", library]
+    link = [*zig, *TARGETS[target], "-shared", "-s", "-Wl,-z,defs", *extra, *compiled, "-o", library]
     subprocess.run(list(map(str, link)), check=True)
     return library
 

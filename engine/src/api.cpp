@@ -16,20 +16,10 @@ namespace {
 
 using namespace pocket;
 
-// Best first.
-const Kernels *const every[] = {
-#if defined(__x86_64__)
-    &avx512_kernels, &avx2_kernels,
-#elif defined(__aarch64__)
-    &neon_kernels,
-#endif
-    &scalar_kernels,
-};
-
 const Kernels *kernels(const char *name) {
-    for (const Kernels *one : every)
-        if (one->runs_here() && (!name || !std::strcmp(name, one->name))) return one;
-    return nullptr;
+    const Kernels *const *one = kernels_here();
+    while (*one && name && std::strcmp(name, (*one)->name)) ++one;
+    return *one;
 }
 
 pocket_model *built(pocket_model *made, Why &why) {
@@ -149,8 +139,8 @@ pocket_stats pocket_engine_stats(const pocket_engine *engine) { return engine->e
 const char *pocket_kernels(void) {
     static const std::string names = [] {
         std::string found;
-        for (const Kernels *one : every)
-            if (one->runs_here()) found += (found.empty() ? "" : " ") + std::string(one->name);
+        for (auto one = kernels_here(); *one; ++one)
+            found += (found.empty() ? "" : " ") + std::string((*one)->name);
         return found;
     }();
     return names.c_str();

@@ -92,6 +92,6 @@ void expand_2of4(const uint8_t *values, const uint8_t *patterns, int groups, uin
 #include "kernels.inl"
 
 namespace pocket {
-const Kernels avx2_kernels = table("avx2", [] { return bool(__builtin_cpu_supports("avx2")); });
+const Kernels avx2_kernels = table("avx2");
 }
 #endif

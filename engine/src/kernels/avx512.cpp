@@ -54,10 +54,6 @@ void expand_2of4(const uint8_t *values, const uint8_t *patterns, int groups, uin
 #include "kernels.inl"
 
 namespace pocket {
-const Kernels avx512_kernels = table("avx512vnni", [] {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vnni");
-});
+const Kernels avx512_kernels = table("avx512vnni");
 }
 #endif

@@ -66,7 +66,6 @@ struct FeatureTables {
 
 struct Kernels {
     const char *name;
-    bool (*runs_here)();
     // (x - mean) / deviation * weight + bias along each row.
     void (*norm)(Rows x, int rows, int width, const float *weight, const float *bias, Rows y);
     void (*round)(Rows x, int rows, int width, const Integers &into);
@@ -94,5 +93,8 @@ extern const Kernels avx2_kernels, avx512_kernels;
 #elif defined(__aarch64__)
 extern const Kernels neon_kernels;
 #endif
+
+// Those that this processor can run, best first; ends with a null.
+const Kernels *const *kernels_here();
 
 }  // namespace pocket

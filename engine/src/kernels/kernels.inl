@@ -479,9 +479,9 @@ void features(const FeatureTables &t, const float *samples, int frames, float *w
     }
 }
 
-constexpr Kernels table(const char *name, bool (*runs_here)()) {
-    return {name, runs_here, norm,     round_rows, widen,   product,  silu,
-            gate, tanh_sum,  depthwise, attend,    largest, features};
+constexpr Kernels table(const char *name) {
+    return {name, norm, round_rows, widen, product, silu, gate, tanh_sum, depthwise, attend,
+            largest, features};
 }
 
 }  // namespace

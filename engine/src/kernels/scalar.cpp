@@ -43,5 +43,5 @@ void expand_2of4(const uint8_t *values, const uint8_t *patterns, int groups, uin
 #include "kernels.inl"
 
 namespace pocket {
-const Kernels scalar_kernels = table("scalar", [] { return true; });
+const Kernels scalar_kernels = table("scalar");
 }
