@@ -22,7 +22,7 @@ KERNELS = {
 }
 TARGETS = {
     "x86_64-linux": ["-target", "x86_64-linux-gnu.2.28", "-mcpu=x86_64"],
-    "aarch64-linux": ["-target", "aarch64-linux-musl", "-mcpu=generic+dotprod"],
+    "aarch64-linux": ["-target", "aarch64-linux-gnu.2.28", "-mcpu=generic+dotprod"],
     "wasm": ["-target", "wasm32-wasi", "-mcpu=generic+simd128+bulk_memory"],
     "wasm-relaxed": ["-target", "wasm32-wasi", "-mcpu=generic+simd128+bulk_memory+relaxed_simd"],
 }
@@ -41,14 +41,35 @@ def build(target: str, out: Path, *, extra: tuple[str, ...] = ()) -> Path:
         made = objects / f"{source.stem}.o"
         own = KERNELS.get(source.stem, []) if target.startswith("x86_64") else []
         position = [] if target.startswith("wasm") else ["-fPIC"]
-        command = [*zig, *TARGETS[target], *FLAGS, *own, *position, *extra, "-c", source, "-o", made]
+        command = [
+            *zig,
+            *TARGETS[target],
+            *FLAGS,
+            *own,
+            *position,
+            *extra,
+            "-c",
+            source,
+            "-o",
+            made,
+        ]
         subprocess.run(list(map(str, command)), check=True)
         return made
 
     with ThreadPoolExecutor(2) as pool:
         compiled = list(pool.map(compile_one, sources))
     library = out / "libpocket.so"
-    link = [*zig, *TARGETS[target], "-shared", "-s", "-Wl,-z,defs", *extra, *compiled, "-o", library]
+    link = [
+        *zig,
+        *TARGETS[target],
+        "-shared",
+        "-s",
+        "-Wl,-z,defs",
+        *extra,
+        *compiled,
+        "-o",
+        library,
+    ]
     subprocess.run(list(map(str, link)), check=True)
     return library
 

@@ -5,7 +5,8 @@ claims is compared with what lies in it before anything of that size is made.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -115,21 +116,11 @@ def load_model(path: Path) -> Saved:
         UserError: the file is missing, truncated, altered, not ours, of another version, does not
             fit its own config, or holds weights that are no numbers.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such model file")
-    try:
-        with path.open("rb") as raw:
-            if int.from_bytes(raw.read(8), "little") > LARGEST_HEADER:
-                raise UserError(f"{path}: not a readable model file (its header is too large)")
-        with safe_open(path, "np") as file:
-            written = file.metadata() or {}
-            header = _header(written, path)
-            laid = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            found_layout = {n: (s.get_dtype(), tuple(s.get_shape())) for n, s in laid.items()}
-            model = _planned(header, written["format"], found_layout, path)
-            found = {name: file.get_tensor(name) for name in found_layout}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a readable model file ({error})") from None
+    with _opened(path) as file:
+        written = file.metadata() or {}
+        header = _header(written, path)
+        model = _planned(header, written["format"], file, path)
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if written.get("digest") != packed.digest(found, written):
         raise UserError(f"{path}: altered since it was written (digest); get or export it again")
     for name, array in found.items():
@@ -143,6 +134,34 @@ def load_model(path: Path) -> Saved:
     else:
         fill(model, {n: torch.from_numpy(a).float() for n, a in found.items()}, str(path))
     return Saved(model.eval(), header.units, header.card)
+
+
+def sketch(path: Path) -> Saved:
+    """A saved recogniser without its weights, which stay in the file: their shapes and its rest.
+
+    Raises:
+        UserError: as `load_model`, but for what only the weights themselves can show.
+    """
+    with _opened(path) as file:
+        written = file.metadata() or {}
+        header = _header(written, path)
+        model = _planned(header, written["format"], file, path)
+    return Saved(model, header.units, header.card)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, whose reading raises nothing but UserError."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such model file")
+    try:
+        with path.open("rb") as raw:
+            if int.from_bytes(raw.read(8), "little") > LARGEST_HEADER:
+                raise UserError(f"{path}: not a readable model file (its header is too large)")
+        with safe_open(path, "np") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable model file ({error})") from None
 
 
 def _header(written: dict[str, str], path: Path) -> Header:
@@ -160,14 +179,14 @@ def _header(written: dict[str, str], path: Path) -> Header:
     return Header.read(plain, source)
 
 
-def _planned(
-    header: Header, format: str, found: dict[str, tuple[str, tuple[int, ...]]], path: Path
-) -> Recogniser:
+def _planned(header: Header, format: str, file: Any, path: Path) -> Recogniser:
     """The model of a header, without memory of its own, which the tensors of the file fit.
 
     Raises:
         UserError: they do not.
     """
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    found = {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
     layers = header.config.encoder.layers
     if layers > len(found):  # each has tensors of its own
         raise UserError(f"{path}: {len(found)} tensors, its config wants {layers} layers")
