@@ -77,9 +77,9 @@ bool File::read(const void *start, size_t bytes, Why &why) {
 bool File::entry(const std::string &name, const Json &row, std::string_view data, Why &why) {
     Array array;
     const auto &type = row["dtype"].text;
-    if (type != "F16" && type != "U8") return why.refuse("%.80s: an unknown type", name.c_str());
-    array.half = type == "F16";
-    uint64_t count = array.half ? 2 : 1;
+    array.width = type == "U8" ? 1 : type == "F16" ? 2 : type == "F32" ? 4 : 0;
+    if (!array.width) return why.refuse("%.80s: an unknown type", name.c_str());
+    uint64_t count = uint64_t(array.width);
     for (const Json &side : row["shape"].items) {
         array.shape.push_back(side.whole(0, 1 << 30));
         count *= uint64_t(std::max<int64_t>(array.shape.back(), 0));
@@ -116,7 +116,8 @@ bool File::without_gaps(size_t bytes, Why &why) const {
 std::string File::digest() const {
     Sha256 hash;
     for (const auto &[name, array] : arrays) {
-        std::string line = name + (array.half ? " <f2 (" : " |u1 (");
+        const char *types[] = {"", " |u1 (", " <f2 (", "", " <f4 ("};
+        std::string line = name + types[array.width];
         for (size_t i = 0; i < array.shape.size(); ++i)
             line += (i ? ", " : "") + std::to_string(array.shape[i]);
         hash.update(line + (array.shape.size() == 1 ? ",)\n" : ")\n"));

@@ -33,7 +33,7 @@ class Why {
 };
 
 struct Array {
-    bool half = false;  // float16; otherwise bytes
+    int width = 1;  // bytes of a number: 1, 2 (float16) or 4 (float32)
     std::vector<int64_t> shape;
     const uint8_t *data = nullptr;
     size_t bytes = 0;

@@ -86,7 +86,7 @@ class Builder {
             auto found = model_.file.arrays.find(key + ".packed");
             if (found == model_.file.arrays.end())
                 return why_.refuse("misses %.80s.packed", key.c_str());
-            if (found->second.half || found->second.bytes != t.bytes())
+            if (found->second.width != 1 || found->second.bytes != t.bytes())
                 return why_.refuse("%.80s.packed has another size than its plan says", key.c_str());
             if (!contents(key, found->second, t)) return false;
             model_.tensors[key] = std::move(t);
@@ -212,7 +212,7 @@ class Builder {
     std::vector<float> vector(const std::string &name, int count) {
         std::vector<float> found(size_t(padded(count)));
         auto array = model_.file.arrays.find(name);
-        if (array == model_.file.arrays.end() || !array->second.half ||
+        if (array == model_.file.arrays.end() || array->second.width != 2 ||
             array->second.bytes != size_t(count) * 2) {
             why_.refuse("misses %.80s, or has it in another size", name.c_str());
             return found;
