@@ -26,6 +26,10 @@ TARGETS = {
     "wasm": ["-target", "wasm32-wasi", "-mcpu=generic+simd128+bulk_memory"],
     "wasm-relaxed": ["-target", "wasm32-wasi", "-mcpu=generic+simd128+bulk_memory+relaxed_simd"],
 }
+WASM_LINK = [
+    "-mexec-model=reactor", "-Wl,--export-dynamic", "-Wl,--export=malloc", "-Wl,--export=free",
+    "-Wl,--gc-sections",
+]  # fmt: skip
 
 
 def build(target: str, out: Path, *, extra: tuple[str, ...] = ()) -> Path:
@@ -36,42 +40,23 @@ def build(target: str, out: Path, *, extra: tuple[str, ...] = ()) -> Path:
     sources = sorted((HERE / "src").rglob("*.cpp"), key=lambda s: (s.stem in KERNELS, s))
     objects = out / "objects" / target
     objects.mkdir(parents=True, exist_ok=True)
+    wasm = target.startswith("wasm")
 
     def compile_one(source: Path) -> Path:
         made = objects / f"{source.stem}.o"
         own = KERNELS.get(source.stem, []) if target.startswith("x86_64") else []
-        position = [] if target.startswith("wasm") else ["-fPIC"]
-        command = [
-            *zig,
-            *TARGETS[target],
-            *FLAGS,
-            *own,
-            *position,
-            *extra,
-            "-c",
-            source,
-            "-o",
-            made,
-        ]
+        form = ["-Oz"] if wasm and source.parent.name != "kernels" else [] if wasm else ["-fPIC"]
+        command = [*zig, *TARGETS[target], *FLAGS, *own, *form, *extra, "-c", source, "-o", made]
         subprocess.run(list(map(str, command)), check=True)
         return made
 
     with ThreadPoolExecutor(2) as pool:
         compiled = list(pool.map(compile_one, sources))
-    library = out / "libpocket.so"
-    link = [
-        *zig,
-        *TARGETS[target],
-        "-shared",
-        "-s",
-        "-Wl,-z,defs",
-        *extra,
-        *compiled,
-        "-o",
-        library,
-    ]
-    subprocess.run(list(map(str, link)), check=True)
-    return library
+    made = out / (f"pocket-{target}.wasm" if wasm else "libpocket.so")
+    link = WASM_LINK if wasm else ["-shared", "-Wl,-z,defs"]
+    command = [*zig, *TARGETS[target], *link, "-s", *extra, *compiled, "-o", made]
+    subprocess.run(list(map(str, command)), check=True)
+    return made
 
 
 if __name__ == "__main__":

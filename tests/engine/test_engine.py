@@ -1,5 +1,6 @@
-"""The engine hears what PyTorch hears, in every format, on every instruction set, in any company."""
+"""The engine hears what PyTorch hears: in every format, on every instruction set, in company."""
 
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,7 @@ def both(
     )
 
 
-@pytest.mark.parametrize("formats", EXACT)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("formats", "shape"), zip(EXACT, cycle(SHAPES), strict=False))
 def test_it_is_pytorch_to_the_last_bits(
     formats: str, shape: str, utterances: list[np.ndarray], tmp_path: Path
 ) -> None:
@@ -81,8 +81,7 @@ def test_it_is_pytorch_to_the_last_bits(
     assert np.abs(scores[0] - scores[1]).mean() < 2e-4
 
 
-@pytest.mark.parametrize("formats", ROUNDED)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("formats", "shape"), zip(ROUNDED, cycle(SHAPES), strict=False))
 def test_with_rounded_activations_it_is_near(
     formats: str, shape: str, utterances: list[np.ndarray], tmp_path: Path
 ) -> None:
@@ -105,8 +104,16 @@ def test_a_transducer_writes_the_same(
     assert found[6].scores == pytest.approx(expected[6].scores, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["float16", "int4 2:4", "int8 low blocks", "int2 low", "int8"])
-@pytest.mark.parametrize("shape", ["wider", "low rank"])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("float16", "low rank"),
+        ("int4 2:4", "wider"),
+        ("int8 low blocks", "shared"),
+        ("int2 low", "wider"),
+        ("int8", "one wide head"),
+    ],
+)
 def test_the_same_bits_everywhere(
     name: str, shape: str, utterances: list[np.ndarray], tmp_path: Path
 ) -> None:

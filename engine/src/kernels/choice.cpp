@@ -38,8 +38,12 @@ const Kernels *const *kernels_here() {
         if (here.avx2) *next++ = &avx2_kernels;
 #elif defined(__aarch64__)
         *next++ = &neon_kernels;
+#elif defined(__wasm_simd128__)
+        *next++ = &wasm_kernels;  // all there is in a small module
 #endif
+#if !defined(__wasm__)
         *next = &scalar_kernels;
+#endif
         return true;
     }();
     (void)once;

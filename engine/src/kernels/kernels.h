@@ -92,6 +92,8 @@ extern const Kernels scalar_kernels;
 extern const Kernels avx2_kernels, avx512_kernels;
 #elif defined(__aarch64__)
 extern const Kernels neon_kernels;
+#elif defined(__wasm_simd128__)
+extern const Kernels wasm_kernels;
 #endif
 
 // Those that this processor can run, best first; ends with a null.

@@ -1,6 +1,8 @@
 // No instruction beyond the compiler's baseline: what all others must equal.
+#if !defined(__wasm__)
 #include "kernels.h"
 #include "lanes.h"
+#include "plain.h"
 
 #define POCKET_ROWS 4
 
@@ -22,21 +24,6 @@ void dots(const uint8_t *tile, int fours, const int8_t *q, int stride, I16 *acc,
         }
 }
 
-// Of each channel a byte of two codes and, in 3 bits, which two places of four they have.
-void expand_2of4(const uint8_t *values, const uint8_t *patterns, int groups, uint8_t *tile) {
-    static const uint8_t places[8][2] = {{0, 1}, {0, 2}, {0, 3}, {1, 2}, {1, 3}, {2, 3}};
-    for (int g = 0; g < groups; ++g, values += 16, patterns += 6, tile += 64) {
-        std::memset(tile, 7, 64);
-        for (int c = 0; c < 16; ++c) {
-            const uint8_t *three = patterns + c / 8 * 3;
-            uint32_t word = three[0] | uint32_t(three[1]) << 8 | uint32_t(three[2]) << 16;
-            const uint8_t *kept = places[word >> c % 8 * 3 & 7];
-            tile[4 * c + kept[0]] = values[c] & 15;
-            tile[4 * c + kept[1]] = values[c] >> 4;
-        }
-    }
-}
-
 }  // namespace
 }  // namespace pocket
 
@@ -45,3 +32,4 @@ void expand_2of4(const uint8_t *values, const uint8_t *patterns, int groups, uin
 namespace pocket {
 const Kernels scalar_kernels = table("scalar");
 }
+#endif

@@ -1,0 +1,128 @@
+"""The engine against sherpa-onnx on one thread: python benchmarks/engine.py [MODEL] [--streams 1,8]
+
+The same weights in both: the packed file, and its export to sherpa-onnx in int8. Synthetic speech
+in pieces of 0.1 s, as microphones bring it; features, encoder and greedy search; all streams that
+are ready go through the network together.
+
+Time is processor time for a second of audio of one stream, the best of three rounds, in turns; what
+is to be read is the ratio of one line's to the next's. Memory is what a process of its own grows by
+at most, from opening the model on. A chunk that MODEL was not trained for is run all the same: what
+it says is worse, what it costs is not.
+"""
+
+import multiprocessing
+import platform
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pocketscribe_engine as native
+import sherpa_onnx
+import torch
+import typer
+from streaming import PIECE, ROUNDS, speech, stream_all
+
+from pocketscribe.evaluation.evaluate import peak_rss_bytes
+from pocketscribe.export.export import export
+from pocketscribe.export.open import model_file, open_model
+from pocketscribe.models import Recogniser
+from pocketscribe.models.saved import Saved, load_model, save_packed
+from pocketscribe.speech.features import SAMPLE_RATE
+
+MODEL = Path(__file__).parents[1] / "models" / "usm_lite.pocket"
+
+
+def with_chunk(saved: Saved, size: int) -> Saved:
+    """The same weights, heard in chunks of `size` encoder frames."""
+    config = saved.model.config
+    chunks = config.chunks.model_copy(update={"sizes": (size,)})
+    model = Recogniser(config.model_copy(update={"chunks": chunks}), saved.model.vocabulary)
+    model.load_state_dict(saved.model.state_dict(), strict=False)
+    for key, weight in saved.model.weights.stored.items():
+        model.weights.stored[key].parts = weight.parts
+    return Saved(model.eval(), saved.units, saved.card)
+
+
+def engine_all(model: native.Model, audio: np.ndarray, kernels: str | None) -> tuple[float, list]:
+    """Processor seconds that all streams take together on the engine, and what they heard."""
+    engine = native.Engine(model, streams=len(audio), kernels=kernels)
+    streams = [engine.open() for _ in audio]
+    said: list[list[int]] = [[] for _ in audio]
+    start = time.process_time()
+    for first in range(0, audio.shape[1], PIECE):
+        for stream, piece in zip(streams, audio[:, first : first + PIECE], strict=True):
+            engine.accept(stream, piece)
+        while engine.step():
+            for stream in streams:
+                said[stream] += [token.unit for token in engine.take(stream).tokens]
+    return time.process_time() - start, [[model.units[u] for u in one] for one in said]
+
+
+def growth(path: Path, audio: list[np.ndarray]) -> list[int]:
+    """Bytes by which this process has grown at most, after each of `audio`, few streams first."""
+    torch.set_num_threads(1)
+    before = peak_rss_bytes() or 0
+    packed = path.suffix == ".pocket"
+    model = native.Model(path) if packed else open_model(path)
+    found = []
+    for streams in audio:
+        engine_all(model, streams, None) if packed else stream_all(model, streams)
+        found.append((peak_rss_bytes() or 0) - before)
+    return found
+
+
+def compare(packed: Path, folder: Path, audio: list[np.ndarray]) -> None:
+    """Lines for each number of streams: sherpa-onnx, and each kind of kernels."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sherpa_onnx", "pocketscribe.export.onnx_runtime"])
+    memory = {}
+    for path in (packed, folder):
+        with context.Pool(1) as process:
+            memory[path] = process.apply(growth, (path, audio))
+    rival, model = open_model(folder), native.Model(packed)
+    for i, streams in enumerate(audio):
+        runs = {"sherpa-onnx int8": lambda s=streams: stream_all(rival, s)}
+        for kernels in native.kernels():
+            name = f"engine {kernels}"
+            runs[name] = lambda k=kernels, s=streams: engine_all(model, s, k)
+        rounds = [{name: run() for name, run in runs.items()} for _ in range(ROUNDS)]
+        best = {name: min(r[name][0] for r in rounds) for name in runs}
+        for name, seconds in best.items():
+            path = packed if name.startswith("engine") else folder
+            said, wanted = rounds[0][name][1], rounds[0]["sherpa-onnx int8"][1]
+            same = sum(a == b for a, b in zip(said, wanted, strict=True))
+            print(
+                f"  {len(streams):3} x {name:20} {seconds * SAMPLE_RATE / streams.size:.5f} s "
+                f"{best['sherpa-onnx int8'] / seconds:5.2f} x as fast as sherpa-onnx  "
+                f"{memory[path][i] / 1e6:5.1f} MB  {same} of {len(streams)} texts equal"
+            )
+
+
+def main(
+    model: Annotated[Path, typer.Argument()] = MODEL,
+    chunks: str = "16,4",
+    streams: str = "1,8,32",
+    seconds: float = 10,
+) -> None:
+    torch.set_num_threads(1)
+    print(f"{platform.machine()}, sherpa-onnx {sherpa_onnx.__version__}, 1 thread")
+    audio = [speech(seconds, n) for n in sorted(map(int, streams.split(",")))]
+    saved = load_model(model_file(model))
+    for size in map(int, chunks.split(",")):
+        with tempfile.TemporaryDirectory() as folder:
+            packed, exported = Path(folder) / "model.pocket", Path(folder) / "sherpa-onnx"
+            save_packed(packed, with_chunk(saved, size))
+            export(packed, "sherpa-onnx", exported, int8=True)
+            stats = native.Engine(native.Model(packed)).stats()
+            print(
+                f"chunks of {40 * size} ms; {stats.model_bytes:,} B mapped, "
+                f"{stats.unpacked_bytes + stats.engine_bytes:,} B beside it, "
+                f"{stats.stream_bytes:,} B a stream"
+            )
+            compare(packed, exported, audio)
+
+
+if __name__ == "__main__":
+    typer.run(main)
