@@ -85,7 +85,7 @@ void Engine::place_work() {
     for (float **piece : {&x_, &n_, &q_, &k_, &v_}) memory.place(*piece, rows * width);
     memory.place(h_, rows * size_t(padded(m.inner)));
     memory.place(seen_, size_t(m.kernel - 1 + size_) * width);
-    memory.place(attention_work_, size_t(2 * m.width / m.heads + key_stride_));
+    memory.place(attention_work_, 4 * size_t(2 * m.width / m.heads + key_stride_));
     memory.place(head_, rows * size_t(padded(m.head())));
     memory.place(joined_, rows * size_t(padded(m.joined)));
     memory.place(logits_, rows * size_t(padded(m.vocabulary)));
@@ -174,13 +174,13 @@ void Engine::tile(Stream **several, int count) {
     linear(model_.transducer ? model_.join_encoder : model_.ctc, x, count * size_, head);
     for (int i = 0; i < count * size_; ++i) {
         // Summed over rows, so that it does not depend on which streams went together.
-        uint64_t found = uint64_t(several[i / size_]->frames + i % size_);
+        uint64_t found = 0, frame = uint64_t(several[i / size_]->frames + i % size_);
         for (int j = 0; j < model_.head(); ++j) {
             uint32_t bits;
             std::memcpy(&bits, head[i] + j, 4);
-            found = (found ^ bits) * 0x100000001B3u;
+            found += bits * (uint64_t(2 * j + 1) * 0x9E3779B97F4A7C15u);
         }
-        hash_ += found;
+        hash_ += found ^ frame * 0xD1B54A32D192ED03u;
     }
     if (model_.transducer)
         greedy(several, count);

@@ -6,6 +6,7 @@
 #include "lanes.h"
 
 #define POCKET_ROWS 4
+#define POCKET_QUERIES 2
 
 namespace pocket {
 namespace {
@@ -67,23 +68,28 @@ POCKET_INLINE void dots(const uint8_t *tile, int fours, const int8_t *q, int str
         wide_dots<R>(tile, fours, q, stride, acc);
 }
 
-// Each channel is one 32-bit lane, as in avx512.cpp.
-void expand_2of4(const uint8_t *values, const uint8_t *patterns, int groups, uint8_t *tile) {
+// Each channel is one 32-bit lane, as in avx512.cpp; eight of them at a time.
+POCKET_INLINE void expand_half(const uint8_t *values, int patterns, uint8_t *tile) {
     const __m256i spread = _mm256_setr_epi32(0x03030100, 0x03010300, 0x01030300, 0x03010003,
                                              0x01030003, 0x01000303, 0x03030303, 0x03030303);
     const __m256i own = _mm256_setr_epi32(0, 0x04040404, 0x08080808, 0x0C0C0C0C, 0, 0x04040404,
                                           0x08080808, 0x0C0C0C0C);
     const __m256i shift = _mm256_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21);
     const __m256i low = _mm256_set1_epi32(0x0F0F), seven = _mm256_set1_epi32(0x07000000);
-    for (int half = 0; half < 2 * groups; ++half, values += 8, patterns += 3, tile += 32) {
-        __m256i pairs = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)values));
-        pairs = _mm256_or_si256(pairs, _mm256_slli_epi32(pairs, 4));
-        pairs = _mm256_or_si256(_mm256_and_si256(pairs, low), seven);
-        int word = load<uint16_t>(patterns) | patterns[2] << 16;
-        __m256i kept = _mm256_srlv_epi32(_mm256_set1_epi32(word), shift);  // vpermd takes 3 bits
-        __m256i take = _mm256_or_si256(_mm256_permutevar8x32_epi32(spread, kept), own);
-        _mm256_storeu_si256((__m256i *)tile, _mm256_shuffle_epi8(pairs, take));
-    }
+    __m256i pairs = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)values));
+    pairs = _mm256_or_si256(pairs, _mm256_slli_epi32(pairs, 4));
+    pairs = _mm256_or_si256(_mm256_and_si256(pairs, low), seven);
+    __m256i kept = _mm256_srlv_epi32(_mm256_set1_epi32(patterns), shift);  // three bits count
+    __m256i take = _mm256_or_si256(_mm256_permutevar8x32_epi32(spread, kept), own);
+    _mm256_storeu_si256((__m256i *)tile, _mm256_shuffle_epi8(pairs, take));
+}
+
+void expand_2of4(const uint8_t *values, const uint8_t *patterns, int groups, uint8_t *tile) {
+    for (int half = 2 * groups; half > 1; --half, values += 8, patterns += 3, tile += 32)
+        expand_half(values, load<int>(patterns), tile);
+    int last = 0;  // what follows it may lie beyond the file
+    std::memcpy(&last, patterns, 3);
+    expand_half(values, last, tile);
 }
 
 }  // namespace

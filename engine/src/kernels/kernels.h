@@ -51,7 +51,7 @@ struct Attention {
     int key_stride;
     const float *values;       // [slot][value_stride]
     int value_stride;
-    float *work;               // 2 x head_width + key_stride numbers
+    float *work;               // 4 x (2 x head_width + key_stride) numbers
     Rows out;
 };
 

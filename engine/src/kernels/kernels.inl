@@ -1,6 +1,7 @@
 // Every kernel, to be compiled for one instruction set. Whoever includes this has defined
 //
 //     POCKET_ROWS                how many rows fit its registers as accumulators
+//     POCKET_QUERIES             and how many queries of attention, with four vectors each
 //     dots<R>(…)                 the product of a tile of codes by R rows of integers
 //     expand_2of4(…)             4-bit codes of 2:4 in a tile's order
 #include <algorithm>
@@ -147,16 +148,20 @@ void integer_rows(const Product &p, const uint8_t *tile, int panel, int row) {
     F16 y[R] = {};
     for (int b = 0; b < t.blocks(); ++b) {
         int first = b * t.block, width = std::min(t.block, t.fan_in - first);
-        I16 acc[R] = {};
+        I16 acc[R];
+        int32_t sums[R];
+        for (int r = 0; r < R; ++r) {
+            sums[r] = x.sum[row + r];
+            if (t.blocks() > 1) {
+                sums[r] = 0;
+                for (int i = 0; i < width; ++i) sums[r] += q[size_t(r) * x.stride + first + i];
+            }
+            acc[r] = I16{} - t.zero() * sums[r];  // what the codes' offset will have added
+        }
         dots<R>(tile + first * lanes, (width + 3) / 4, q + first, x.stride, acc, t.bits < 8);
         for (int r = 0; r < R; ++r) {
-            int32_t sum = x.sum[row + r];
-            if (t.blocks() > 1) {
-                sum = 0;
-                for (int i = 0; i < width; ++i) sum += q[size_t(r) * x.stride + first + i];
-            }
-            y[r] = y[r] + floats(acc[r] - t.zero() * sum) * load<F16>(scale + b * lanes);
-            if (!t.symmetric) y[r] = y[r] + float(sum) * load<F16>(low + b * lanes);
+            y[r] = y[r] + floats(acc[r]) * load<F16>(scale + b * lanes);
+            if (!t.symmetric) y[r] = y[r] + float(sums[r]) * load<F16>(low + b * lanes);
         }
     }
     for (int r = 0; r < R; ++r) finish(p, row + r, panel * lanes, y[r] * x.scale[row + r]);
@@ -261,8 +266,9 @@ void round_rows(Rows x, int rows, int width, const Integers &into) {
         float scale = largest_of(most) / 127.0f;
         if (!(scale >= 0x1p-126f)) scale = 0x1p-126f;
         I16 total = {};
+        float inverse = 1.0f / scale;
         for (int i = 0; i < width; i += lanes) {
-            S16 small = __builtin_convertvector(rounded_ints(load<F16>(from + i) / scale), S16);
+            S16 small = __builtin_convertvector(rounded_ints(load<F16>(from + i) * inverse), S16);
             total += __builtin_convertvector(small, I16);
             store(q + i, small);
         }
@@ -334,88 +340,108 @@ void turn(const float *x, const float *cos, const float *sin, int half, float *i
     }
 }
 
-// Scores of up to 4 x 16 slots from `at` on.
-template <int V>
-POCKET_INLINE void scores(const Attention &a, const float *keys, const float *query, int at,
-                          F16 *into) {
-    F16 acc[V] = {};
-    for (int e = 0; e < a.head_width; ++e)
+// Scores of Q queries, `apart` numbers from each other, against V x 16 slots from `at` on.
+template <int Q, int V>
+POCKET_INLINE void scores(const Attention &a, const float *keys, const float *query, int apart,
+                          int at, F16 (*into)[4]) {
+    F16 acc[Q][V] = {};
+    for (int e = 0; e < a.head_width; ++e) {
+        F16 key[V];
         for (int v = 0; v < V; ++v)
-            acc[v] = acc[v] + load<F16>(keys + size_t(e) * a.key_stride + at + v * lanes) * query[e];
-    for (int v = 0; v < V; ++v) into[v] = acc[v];
+            key[v] = load<F16>(keys + size_t(e) * a.key_stride + at + v * lanes);
+        for (int q = 0; q < Q; ++q)
+            for (int v = 0; v < V; ++v) acc[q][v] = acc[q][v] + key[v] * query[q * apart + e];
+    }
+    for (int q = 0; q < Q; ++q)
+        for (int v = 0; v < V; ++v) into[q][v] = acc[q][v];
 }
 
-template <int V>
-POCKET_INLINE void weighed(const Attention &a, const float *values, const int *offset,
-                           const float *weight, F16 by, float *into) {
-    F16 acc[V] = {};
+// Values of V x 16 channels from each `offset` on, weighed for Q queries.
+template <int Q, int V>
+POCKET_INLINE void weighed(const Attention &a, int head, const int *offset, const float *weight,
+                           const float *by, int query) {
+    const float *values = a.values + head * a.head_width;
+    F16 acc[Q][V] = {};
     for (int s = 0; s < a.valid; ++s)
-        for (int v = 0; v < V; ++v)
-            acc[v] = acc[v] + load<F16>(values + size_t(s) * a.value_stride + offset[v]) * weight[s];
-    for (int v = 0; v < V; ++v) {
-        F16 y = acc[v] * by;
-        std::memcpy(into + offset[v], &y, size_t(std::min(lanes, a.head_width - offset[v])) * 4);
-    }
+        for (int v = 0; v < V; ++v) {
+            F16 value = load<F16>(values + size_t(s) * a.value_stride + offset[v]);
+            for (int q = 0; q < Q; ++q)
+                acc[q][v] = acc[q][v] + value * weight[size_t(q) * a.key_stride + s];
+        }
+    for (int q = 0; q < Q; ++q)
+        for (int v = 0; v < V; ++v) {
+            F16 y = acc[q][v] * by[q];
+            float *into = a.out[query + q] + head * a.head_width + offset[v];
+            std::memcpy(into, &y, size_t(std::min(lanes, a.head_width - offset[v])) * 4);
+        }
 }
 
 // A ring of slots: what lies behind the chunk's own ones is older by a turn of the ring, so a query
 // is rotated twice, once for either part; keys are rotated once, by their slots.
-void attend(const Attention &a) {
+template <int Q>
+void attend_rows(const Attention &a, int head, int query) {
     int half = a.head_width / 2, end = a.first + a.queries, vectors = padded(a.valid) / lanes;
-    float *near = a.work, *far = near + a.head_width, *weight = far + a.head_width;
-    for (int h = 0; h < a.heads; ++h) {
-        const float *keys = a.keys + size_t(h) * a.head_width * a.key_stride;
-        for (int i = 0; i < a.queries; ++i) {
-            const float *query = a.query[i] + h * a.head_width;
-            size_t at = size_t(a.first + i) * half, older = at + size_t(a.slots) * half;
-            turn(query, a.cos + at, a.sin + at, half, near);
-            turn(query, a.cos + older, a.sin + older, half, far);
-            F16 most = all(-3e38f);
-            for (int v = 0; v < vectors;) {
-                int s = v * lanes;
-                F16 found[4], other[4];
-                int count = 1;
-                const float *one = s >= end ? far : near;
-                if (s < end && s + lanes > end) {  // some of both
-                    scores<1>(a, keys, near, s, found);
-                    scores<1>(a, keys, far, s, other);
-                    found[0] = choose(first_lanes(end - s), found[0], other[0]);
-                } else if (v + 4 <= vectors && (s >= end || s + 4 * lanes <= end)) {
-                    scores<4>(a, keys, one, s, found);
-                    count = 4;
-                } else {
-                    scores<1>(a, keys, one, s, found);
-                }
-                for (int k = 0; k < count; ++k, ++v) {
-                    F16 seen = choose(first_lanes(a.valid - v * lanes), found[k], all(-3e38f));
-                    most = larger(seen, most);
-                    store(weight + v * lanes, seen);
-                }
-            }
-            float top = largest_of(most);
-            F16 total = {};
-            for (int v = 0; v < vectors; ++v) {
-                F16 e = exponential(load<F16>(weight + v * lanes) - top);
-                total = total + e;
-                store(weight + v * lanes, e);
-            }
-            F16 by = 1.0f / all(sum(total));
-            const float *values = a.values + h * a.head_width;
-            float *into = a.out[i] + h * a.head_width;
-            // The last vector reaches back over the one before it rather than beyond the head.
-            int count = padded(a.head_width) / lanes;
-            for (int v = 0; v < count;) {
-                int offset[3], several = count - v >= 3 ? 3 : 1;
-                for (int k = 0; k < several; ++k)
-                    offset[k] = std::max(0, std::min((v + k) * lanes, a.head_width - lanes));
-                if (several == 3)
-                    weighed<3>(a, values, offset, weight, by, into);
-                else
-                    weighed<1>(a, values, offset, weight, by, into);
-                v += several;
-            }
-        }
+    int apart = 2 * a.head_width;
+    float *near = a.work, *far = near + a.head_width, *weight = near + Q * apart;
+    const float *keys = a.keys + size_t(head) * a.head_width * a.key_stride;
+    F16 most[Q];
+    for (int q = 0; q < Q; ++q) {
+        const float *own = a.query[query + q] + head * a.head_width;
+        size_t at = size_t(a.first + query + q) * half, older = at + size_t(a.slots) * half;
+        turn(own, a.cos + at, a.sin + at, half, near + q * apart);
+        turn(own, a.cos + older, a.sin + older, half, far + q * apart);
+        most[q] = all(-3e38f);
     }
+    for (int v = 0; v < vectors;) {
+        int s = v * lanes, count = 1;
+        F16 found[Q][4], other[Q][4];
+        const float *one = s >= end ? far : near;
+        if (s < end && s + lanes > end) {  // some of both
+            scores<Q, 1>(a, keys, near, apart, s, found);
+            scores<Q, 1>(a, keys, far, apart, s, other);
+            for (int q = 0; q < Q; ++q)
+                found[q][0] = choose(first_lanes(end - s), found[q][0], other[q][0]);
+        } else if (v + 4 <= vectors && (s >= end || s + 4 * lanes <= end)) {
+            scores<Q, 4>(a, keys, one, apart, s, found);
+            count = 4;
+        } else {
+            scores<Q, 1>(a, keys, one, apart, s, found);
+        }
+        for (int k = 0; k < count; ++k, ++v)
+            for (int q = 0; q < Q; ++q) {
+                F16 seen = choose(first_lanes(a.valid - v * lanes), found[q][k], all(-3e38f));
+                most[q] = larger(seen, most[q]);
+                store(weight + size_t(q) * a.key_stride + v * lanes, seen);
+            }
+    }
+    float by[Q];
+    for (int q = 0; q < Q; ++q) {
+        float top = largest_of(most[q]), *own = weight + size_t(q) * a.key_stride;
+        F16 total = {};
+        for (int v = 0; v < vectors; ++v) {
+            F16 e = exponential(load<F16>(own + v * lanes) - top);
+            total = total + e;
+            store(own + v * lanes, e);
+        }
+        by[q] = 1.0f / sum(total);
+    }
+    // The last vector reaches back over the one before it rather than beyond the head.
+    int count = padded(a.head_width) / lanes;
+    for (int v = 0; v < count;) {
+        int offset[3], several = count - v >= 3 ? 3 : 1;
+        for (int k = 0; k < several; ++k)
+            offset[k] = std::max(0, std::min((v + k) * lanes, a.head_width - lanes));
+        if (several == 3)
+            weighed<Q, 3>(a, head, offset, weight, by, query);
+        else
+            weighed<Q, 1>(a, head, offset, weight, by, query);
+        v += several;
+    }
+}
+
+void attend(const Attention &a) {
+    for (int h = 0; h < a.heads; ++h)
+        by_rows<POCKET_QUERIES>(a.queries, [&]<int Q>(int query) { attend_rows<Q>(a, h, query); });
 }
 
 // ---- Features ----------------------------------------------------------------------------------

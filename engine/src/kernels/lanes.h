@@ -32,11 +32,10 @@ POCKET_INLINE F16 all(float x) { return F16{} + x; }
 POCKET_INLINE F16 floats(I16 x) { return __builtin_convertvector(x, F16); }
 POCKET_INLINE F16 as_floats(I16 x) { return __builtin_bit_cast(F16, x); }
 POCKET_INLINE I16 as_ints(F16 x) { return __builtin_bit_cast(I16, x); }
-POCKET_INLINE F16 choose(I16 mask, F16 yes, F16 no) {
-    return as_floats((as_ints(yes) & mask) | (as_ints(no) & ~mask));
-}
-POCKET_INLINE F16 larger(F16 a, F16 b) { return choose(a > b, a, b); }
-POCKET_INLINE F16 smaller(F16 a, F16 b) { return choose(a < b, a, b); }
+// Lane by lane; a mask's lanes are all ones or zeros.
+POCKET_INLINE F16 choose(I16 mask, F16 yes, F16 no) { return mask ? yes : no; }
+POCKET_INLINE F16 larger(F16 a, F16 b) { return a > b ? a : b; }
+POCKET_INLINE F16 smaller(F16 a, F16 b) { return a < b ? a : b; }
 POCKET_INLINE F16 magnitude(F16 x) { return as_floats(as_ints(x) & 0x7FFFFFFF); }
 
 // The first `count` lanes.
@@ -46,18 +45,20 @@ POCKET_INLINE I16 first_lanes(int count) {
 }
 POCKET_INLINE F16 only(int count, F16 x) { return as_floats(as_ints(x) & first_lanes(count)); }
 
+// Lanes 8 and 4 and 2 and 1 apart, in turn, so that the order is the same everywhere.
+template <typename F>
+POCKET_INLINE float folded(F16 x, F fold) {
+    x = fold(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    x = fold(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+    x = fold(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+    x = fold(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+    return x[0];
+}
 POCKET_INLINE float sum(F16 x) {
-    float v[16];
-    store(v, x);
-    for (int half = 8; half; half /= 2)
-        for (int i = 0; i < half; ++i) v[i] += v[i + half];
-    return v[0];
+    return folded(x, [](F16 a, F16 b) { return a + b; });
 }
 POCKET_INLINE float largest_of(F16 x) {
-    float v[16];
-    store(v, x);
-    for (int i = 1; i < 16; ++i) v[0] = v[i] > v[0] ? v[i] : v[0];
-    return v[0];
+    return folded(x, [](F16 a, F16 b) { return larger(a, b); });
 }
 
 // To the nearest whole number, halves to even, for |x| < 2^22.

@@ -7,6 +7,7 @@
 #include "plain.h"
 
 #define POCKET_ROWS 4
+#define POCKET_QUERIES 2
 
 namespace pocket {
 namespace {

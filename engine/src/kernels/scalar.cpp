@@ -5,6 +5,7 @@
 #include "plain.h"
 
 #define POCKET_ROWS 4
+#define POCKET_QUERIES 1
 
 namespace pocket {
 namespace {
