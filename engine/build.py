@@ -29,12 +29,12 @@ TARGETS = {
 }
 WASM_LINK = [
     "-mexec-model=reactor", "-Wl,--export-dynamic", "-Wl,--export=malloc", "-Wl,--export=free",
-    "-Wl,--gc-sections",
+    "-Wl,--gc-sections", "-Wl,-z,stack-size=131072",
 ]  # fmt: skip
 
 
-def build(target: str, out: Path, *, extra: tuple[str, ...] = ()) -> Path:
-    """The shared library of a target in `out`; a WebAssembly module, or a static program, of others."""
+def build(target: str, out: Path) -> Path:
+    """A target's shared library in `out`, its WebAssembly module, or a static program."""
     zig = [sys.executable, "-m", "ziglang", "c++"]
     # Of an inline function that several units compiled, the linker takes the first one: that must
     # be the one with the fewest instructions, so that it runs everywhere.
@@ -46,8 +46,9 @@ def build(target: str, out: Path, *, extra: tuple[str, ...] = ()) -> Path:
     def compile_one(source: Path) -> Path:
         made = objects / f"{source.stem}.o"
         own = KERNELS.get(source.stem, []) if target.startswith("x86_64") else []
-        form = ["-Oz"] if wasm and source.parent.name != "kernels" else [] if wasm else ["-fPIC"]
-        command = [*zig, *TARGETS[target], *FLAGS, *own, *form, *extra, "-c", source, "-o", made]
+        small = ["-O2", "-fno-unroll-loops"] if source.parent.name == "kernels" else ["-Oz"]
+        form = small if wasm else ["-fPIC"]
+        command = [*zig, *TARGETS[target], *FLAGS, *own, *form, "-c", source, "-o", made]
         subprocess.run(list(map(str, command)), check=True)
         return made
 
@@ -58,7 +59,7 @@ def build(target: str, out: Path, *, extra: tuple[str, ...] = ()) -> Path:
     else:
         made = out / (f"pocket-{target}.wasm" if wasm else "libpocket.so")
         link = WASM_LINK if wasm else ["-shared", "-Wl,-z,defs"]
-    command = [*zig, *TARGETS[target], *link, "-s", *extra, *compiled, "-o", made]
+    command = [*zig, *TARGETS[target], *link, "-s", *compiled, "-o", made]
     subprocess.run(list(map(str, command)), check=True)
     return made
 

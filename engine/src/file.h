@@ -1,10 +1,8 @@
 // A `.pocket` file: its arrays and its metadata, checked against its digest.
 #pragma once
 
-#include <cstdarg>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <map>
 #include <string>
 #include <string_view>
@@ -18,13 +16,8 @@ namespace pocket {
 class Why {
   public:
     explicit Why(char *line, size_t size) : line_(line), size_(size) { line_[0] = 0; }
-    bool refuse(const char *format, ...) __attribute__((format(printf, 2, 3))) {
-        va_list values;
-        va_start(values, format);
-        if (!refused()) std::vsnprintf(line_, size_, format, values);
-        va_end(values);
-        return false;
-    }
+    // Of printf there are %s, of a name that a file may have made up its first %.80s, and %d.
+    bool refuse(const char *format, ...) __attribute__((format(printf, 2, 3)));
     bool refused() const { return line_[0] != 0; }
 
   private:
@@ -58,7 +51,9 @@ class File {
     bool without_gaps(size_t size, Why &why) const;
     std::string digest() const;
 
+#if !defined(__wasm__)
     void *mapped_ = nullptr;
+#endif
 };
 
 }  // namespace pocket

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 namespace pocket {
 namespace {
@@ -127,16 +126,22 @@ class Parser {
         return true;
     }
 
+    // Whole numbers below 2^53 as they are; of others only that they are none.
     bool number(Json &into) {
-        const char *start = at_;
-        while (at_ != end_ && (std::string_view("+-.eE").find(*at_) != std::string_view::npos ||
-                               (*at_ >= '0' && *at_ <= '9')))
-            ++at_;
-        std::string digits(start, at_);
-        char *stop = nullptr;
         into.kind = Json::number;
-        into.value = std::strtod(digits.c_str(), &stop);
-        return !digits.empty() && *stop == 0 && std::isfinite(into.value);
+        const char *start = at_;
+        bool negative = *at_ == '-';
+        if (negative) ++at_;
+        for (; at_ != end_ && *at_ >= '0' && *at_ <= '9'; ++at_)
+            into.value = into.value * 10 + (*at_ - '0');
+        if (negative) into.value = -into.value;
+        bool whole = at_ - start < 16;
+        while (at_ != end_ && std::string_view("+-.eE0123456789").find(*at_) != std::string_view::npos) {
+            whole = false;
+            ++at_;
+        }
+        if (!whole) into.value = 0.5;
+        return at_ != start;
     }
 
     bool word(std::string_view wanted) {

@@ -72,7 +72,7 @@ CHANGES: dict[str, Callable[[dict, dict, dict], object]] = {
     f"its plan misses {UP}": lambda p, h, a: p["maps"].pop(UP),
     f"{UP}: its plan names a tensor": lambda p, h, a: p["maps"][UP].update(weight="nothing"),
     f"{UP}: its tensors have another shape": lambda p, h, a: p["maps"][UP].update(transposed=True),
-    f"{UP}: its tensors have another": lambda p, h, a: p["maps"][UP].update(factor=QUERY),
+    f"{UP}: its tensors have another": lambda p, h, a: p["maps"][UP].update(factor=UP),
     f"{QUERY}: a pattern that is none": lambda p, h, a: a[f"{QUERY}.packed"][-32:].fill(255),
     f"{UP} holds what is no number": lambda p, h, a: a[f"{UP}.packed"][:2].fill(0x7F),
     "inverse_std holds what is no number": lambda p, h, a: a["inverse_std"].fill(np.inf),

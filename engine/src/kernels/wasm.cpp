@@ -56,7 +56,7 @@ POCKET_INLINE void small_dots(const uint8_t *tile, int fours, const int8_t *q, i
 
 template <int R>
 POCKET_INLINE void dots(const uint8_t *tile, int fours, const int8_t *q, int stride, I16 *acc,
-                        bool small) {
+                        [[maybe_unused]] bool small) {
 #if defined(__wasm_relaxed_simd__)
     if (small) return small_dots<R>(tile, fours, q, stride, acc);
 #endif
