@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/quickstart
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint web fuzz clean
 
 $(BIN)/pocketscribe: pyproject.toml
 	test -d .venv || $(PYTHON) -m venv .venv
@@ -24,7 +24,12 @@ quickstart: $(BIN)/pocketscribe  ## train, score, export and transcribe, on spee
 	  "$$(ls runs/prepared/synthetic-dev-*/audio/*.flac | head -n 1)"
 	@cat docs/next_steps.txt
 
-test: lint  ## everything CI checks
+# The native engine, a wheel of its own; its compiler is fetched while it is built.
+.venv/engine: $(BIN)/pocketscribe $(shell find engine -name '*.[ch]*' -o -name '*.py' -o -name '*.inl')
+	$(BIN)/pip install --quiet ./engine
+	touch $@
+
+test: lint .venv/engine  ## everything CI checks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 lint: .venv/dev
@@ -32,5 +37,17 @@ lint: .venv/dev
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 
+web: $(BIN)/pocketscribe  ## live captions in a browser: build/web, to be put on any static server
+	$(BIN)/pip install --quiet ziglang==0.17.1
+	mkdir -p build/web
+	cp web/* build/web
+	cp models/usm_lite.pocket build/web/model.pocket
+	$(BIN)/python engine/build.py --target wasm --out build/web
+	$(BIN)/python engine/build.py --target wasm-relaxed --out build/web
+	rm -r build/web/objects
+
+fuzz:  ## an hour of damaged files under sanitizers
+	engine/fuzz/run.sh 3600
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs build engine/build

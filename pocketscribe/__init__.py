@@ -19,6 +19,7 @@ def load(
     hotwords: Sequence[str] = (),
     chunk: int | Literal["full"] | None = None,
     device: str = "cpu",
+    engine: bool | None = None,
 ) -> "Model":
     """Opens a run's folder, a checkpoint, or an exported file or folder.
 
@@ -28,6 +29,7 @@ def load(
         hotwords: words and phrases to prefer.
         chunk: latency in frames of 40 ms, out of those the model was trained for.
         device: cpu, cuda or auto.
+        engine: whether the native engine is to run it; None: where it is installed and can.
 
     Raises:
         pocketscribe.errors.UserError: there is no such model, or it is damaged.
@@ -37,4 +39,4 @@ def load(
     from pocketscribe.export.open import open_model
 
     search = SearchConfig(beam=beam, lm=Path(lm) if lm else None, hotwords=tuple(hotwords))
-    return Model(open_model(Path(model), search, chunk, device))
+    return Model(open_model(Path(model), search, chunk, device, engine))

@@ -57,6 +57,10 @@ Hotword = Annotated[
 HotwordsFile = Annotated[Path | None, typer.Option("--hotwords", help="A file of them, by lines.")]
 HotwordScore = Annotated[float, typer.Option(min=0, help="Worth of each unit of a hotword.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
+RuntimeName = Annotated[
+    str | None,
+    typer.Option("--runtime", help="torch or engine; if not given, the engine where it can."),
+]
 
 
 @app.command()
@@ -121,6 +125,19 @@ def _search(
     )
 
 
+def _opened(model: Path, search: Any, chunk: Any, device: str, runtime: str | None) -> Any:
+    """The model in the runtime that was asked for; says so where that is the engine."""
+    from pocketscribe.export.open import open_model
+
+    if runtime not in (None, "torch", "engine"):
+        raise UserError(f"--runtime {runtime}: choose torch or engine")
+    engine = None if runtime is None else runtime == "engine"
+    opened = open_model(model, search, chunk, device, engine)
+    if (kernels := getattr(opened, "kernels", None)) is not None:
+        print(f"pocketscribe: on the engine ({kernels})", file=sys.stderr)
+    return opened
+
+
 @app.command()
 def evaluate(
     model: Model,
@@ -136,6 +153,7 @@ def evaluate(
     hotwords: HotwordsFile = None,
     hotword_score: HotwordScore = 1.5,
     device: Device = "cpu",
+    runtime: RuntimeName = None,
     where: Annotated[
         list[str] | None, typer.Option(help="COLUMN=VALUE of the manifest; may be repeated.")
     ] = None,
@@ -148,7 +166,6 @@ def evaluate(
     """Score a model on a corpus: word error rate with its confidence interval, speed, size."""
     from pocketscribe.evaluation.evaluate import evaluate, peak_rss_bytes
     from pocketscribe.evaluation.report import score_lines
-    from pocketscribe.export.open import open_model
     from pocketscribe.speech.corpora import CorpusConfig
     from pocketscribe.speech.prepare import progress_bar
 
@@ -160,9 +177,9 @@ def evaluate(
     columns = {key: value for key, _, value in pairs}
     part = CorpusConfig(corpus=corpus, split=split, where=columns, group=group)
     search = _search(beam, lm, lm_scale, label_bonus, hotword, hotwords, hotword_score)
-    runtime = open_model(model, search, chunk, device)
+    opened = _opened(model, search, chunk, device, runtime)
     with progress_bar(Console(stderr=True, quiet=not sys.stderr.isatty())) as bar:
-        result = evaluate(runtime, part, root, streaming=streaming, progress=bar)
+        result = evaluate(opened, part, root, streaming=streaming, progress=bar)
     result["peak_rss_bytes"] = peak_rss_bytes()  # of a process that did nothing else
     print("\n".join(score_lines(part.title, result)))
     if json_file is not None:
@@ -191,16 +208,16 @@ def transcribe(
     hotwords: HotwordsFile = None,
     hotword_score: HotwordScore = 1.5,
     device: Device = "cpu",
+    runtime: RuntimeName = None,
 ) -> None:
     """Write down what is said in audio files, or live at the microphone."""
     from pocketscribe import api
     from pocketscribe.batch import transcribe_all
-    from pocketscribe.export.open import open_model
 
     if microphone == bool(audio):
         raise UserError("transcribe: give audio files, folders or -, or else --microphone")
     search = _search(beam, lm, lm_scale, label_bonus, hotword, hotwords, hotword_score)
-    opened = api.Model(open_model(model, search, chunk, device))
+    opened = api.Model(_opened(model, search, chunk, device, runtime))
     if microphone:
         from pocketscribe.decoding.microphone import listen
 

@@ -1,6 +1,7 @@
 """A tiny model that nobody trained, yet speaks up at speech and is silent in silence."""
 
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,11 @@ import torch
 
 from pocketscribe.decoding.offline import decode
 from pocketscribe.models import ModelConfig, Recogniser
-from pocketscribe.models.saved import Saved
+from pocketscribe.models.saved import Saved, save_packed
 from pocketscribe.speech.features import SAMPLE_RATE, fbank
 from pocketscribe.speech.synthetic import SyntheticSpeech
 from pocketscribe.speech.units import Units, UnitsConfig
+from pocketscribe.training.masks import settle
 
 CHUNK = 4  # encoder frames: 160 ms
 WORDS = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE"
@@ -64,3 +66,19 @@ def tiny_model(head: str, units: Units, seed: int, **changes: Any) -> Recogniser
         block = model.encoder.blocks[0]
         block.ffn2.up.weight.stored.data.copy_(block.ffn1.up.weight.stored)
     return model
+
+
+def babbling(path: Path, **changes: object) -> Path:
+    """A CTC model of random weights, which writes something in most frames, in a `.pocket` file."""
+    units = characters()
+    model = tiny_model("ctc", units, 0, **changes)
+    with torch.no_grad():
+        model.ctc.weight.stored.mul_(6)
+        model.mean.fill_(-9.0)
+        model.inverse_std.fill_(0.2)
+        for name, parameter in model.named_parameters():
+            if name.endswith(".scale"):  # which ones would hide
+                parameter.uniform_(0.5, 1.5)
+    settle(model)
+    save_packed(path, Saved(model, units.to_json(), {"recipe": "none"}))
+    return path

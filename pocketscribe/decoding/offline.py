@@ -14,10 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 from pocketscribe.decoding.search import Hypothesis
 from pocketscribe.decoding.searcher import Searcher
 from pocketscribe.models import Chunking, Recogniser
+from pocketscribe.models.chunks import TAIL
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.features import LOG_FLOOR
-
-TAIL = 40  # feature frames of silence after every utterance, offline and streaming
 
 
 class TorchScorer:

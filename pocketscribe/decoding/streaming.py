@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pocketscribe.decoding.offline import TAIL, head_input, scorer_of
+from pocketscribe.decoding.offline import head_input, scorer_of
 from pocketscribe.decoding.search import Hypothesis, TransducerScorer
 from pocketscribe.decoding.searcher import Searcher
 from pocketscribe.models import Chunking, Recogniser, State
+from pocketscribe.models.chunks import TAIL
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.features import HOP_SECONDS, SAMPLE_RATE, LiveFbank, fbank
 from pocketscribe.speech.units import SPACE, Units

@@ -108,20 +108,61 @@ def choose_chunking(model: Recogniser, chunk: Chunk) -> Chunking:
 
 
 def open_model(
-    path: Path, search: SearchConfig = GREEDY, chunk: Chunk = None, device: str = "cpu"
+    path: Path,
+    search: SearchConfig = GREEDY,
+    chunk: Chunk = None,
+    device: str = "cpu",
+    engine: bool | None = False,
 ) -> Runtime:
     """Opens whatever `path` is: a run's folder, a stage's, a saved file, or an exported folder.
+
+    `engine` asks for the native engine or, if None, takes it where it is installed and can do what
+    is wanted; PyTorch runs saved files else.
 
     Raises:
         UserError: it is none of these, or it is damaged, or an exported model has another chunk.
     """
     if (runtime := _exported(path, search)) is None:
-        return TorchRuntime(model_file(path), search, chunk, device)
+        file = model_file(path)
+        if engine or (engine is None and _engine_can(file, search, chunk, device)):
+            with needs_engine():
+                from pocketscribe.export.engine_runtime import EngineRuntime
+            return EngineRuntime(file, search, chunk)
+        return TorchRuntime(file, search, chunk, device)
+    if engine:
+        raise UserError(f"--runtime engine: {path} is an exported folder with a runtime of its own")
     if device == "cuda":
         raise UserError(f"--device cuda: {path} is an exported folder, which runs on the CPU")
     if chunk not in (None, runtime.chunk):
         raise UserError(f"--chunk {chunk}: {path} was exported for chunks of {runtime.chunk}")
     return runtime
+
+
+def _engine_can(file: Path, search: SearchConfig, chunk: Chunk, device: str) -> bool:
+    """Whether the engine is there and does all that is wanted with that file."""
+    if file.suffix != ".pocket" or device != "cpu" or chunk == "full" or search != GREEDY:
+        return False
+    try:
+        import pocketscribe_engine
+    except ImportError:
+        return False
+    try:
+        pocketscribe_engine.Model(file)
+    except pocketscribe_engine.EngineError:  # PyTorch says what ails it, or can run it
+        return False
+    return True
+
+
+@contextmanager
+def needs_engine() -> Iterator[None]:
+    """Around what imports the engine's package."""
+    try:
+        yield
+    except ImportError:
+        raise UserError(
+            "--runtime engine: pocketscribe-engine is not installed; pip install ./engine "
+            "from the repository, or choose --runtime torch"
+        ) from None
 
 
 def is_exported(path: Path) -> bool:

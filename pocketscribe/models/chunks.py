@@ -13,6 +13,7 @@ from torch import Tensor
 from pocketscribe.config import Config
 
 LONGEST = 1024  # encoder frames of a chunk: 41 s
+TAIL = 40  # feature frames of silence after every utterance, offline and streaming
 
 
 class Chunking(NamedTuple):

@@ -2,14 +2,16 @@
 
 One safetensors file, which may be mapped into memory. It holds, each once:
 
-    KEY.values, KEY.patterns, KEY.scale, KEY.low    the parts of a formatted tensor, as
-                                                    `weights.packing` lays them out, to the bit
-    NAME                                            everything else, as float16, but for the few
-                                                    tensors that need float32 (`precise_names`)
+    KEY.packed    a stored tensor, as `weights.panels` lays it out, to the bit
+    NAME          everything else (norms, biases, scales of maps, statistics), as float16, but for
+                  the few tensors that need float32 (`precise_names`)
 
-The metadata of its header: format (with the version), config (the model's, formats included: they
-say what parts each tensor has), vocabulary, units, card, and digest: the SHA-256 of all the rest,
-so that an altered file is refused and not misheard.
+The metadata of its header: format (with the version), plan (what is to be computed from these
+arrays, `models.plan`), config (the model's, from which the plan follows), vocabulary, units, card,
+and digest: the SHA-256 of all the rest, so that an altered file is refused and not misheard.
+
+Version 1 held the parts of a formatted tensor row by row, as `weights.packing` makes them, under
+KEY.values, KEY.patterns, KEY.scale and KEY.low, and had no plan. It is read, no more written.
 """
 
 import hashlib
@@ -21,8 +23,11 @@ import torch
 from pocketscribe.errors import UserError
 from pocketscribe.models.recogniser import Recogniser, precise_names, tensors
 from pocketscribe.weights.packing import layout
+from pocketscribe.weights.panels import from_panels, to_panels
+from pocketscribe.weights.weight import Weight
 
-FORMAT = "pocketscribe-packed-1"
+FORMAT = "pocketscribe-packed-2"
+EARLIER = "pocketscribe-packed-1"
 Arrays = dict[str, np.ndarray]
 Layout = dict[str, tuple[np.dtype, tuple[int, ...]]]  # type and shape of every array by its name
 
@@ -31,45 +36,50 @@ def to_arrays(model: Recogniser) -> Arrays:
     """Everything that ships, by its name in the file."""
     found: Arrays = {}
     for key, weight in model.weights.stored.items():
-        if not weight.format.plain:
-            found |= {f"{key}.{name}": part for name, part in weight.packed().items()}
+        found[f"{key}.packed"] = to_panels(weight.packed(), _shape(weight), weight.format)
     dtypes = float_types(model)
     for name, tensor in _floats(model).items():
         found[name] = tensor.detach().cpu().numpy().astype(dtypes[name])
     return found
 
 
-def expected_layout(model: Recogniser) -> Layout:
+def expected_layout(model: Recogniser, format: str = FORMAT) -> Layout:
     """Type and shape of every array, from shapes and formats alone."""
     found: Layout = {}
     for key, weight in model.weights.stored.items():
-        if not weight.format.plain:
-            out, fan_in = weight.stored.shape
-            for name, (dtype, shape) in layout((out, fan_in), weight.format).items():
+        if format == FORMAT:
+            found[f"{key}.packed"] = np.dtype(np.uint8), (weight.packed_bytes,)
+        elif not weight.format.plain:
+            for name, (dtype, shape) in layout(_shape(weight), weight.format).items():
                 found[f"{key}.{name}"] = np.dtype(dtype), shape
     dtypes = float_types(model)
-    for name, tensor in _floats(model).items():
+    for name, tensor in _floats(model, format).items():
         found[name] = dtypes[name], tuple(tensor.shape)
     return found
 
 
 @torch.no_grad()
-def from_arrays(model: Recogniser, found: Arrays, source: str) -> None:
+def from_arrays(model: Recogniser, found: Arrays, source: str, format: str = FORMAT) -> None:
     """Fills the model with what a file held, in the model's own layout.
 
     Raises:
-        UserError: a pattern is none.
+        UserError: a pattern is none, or a weight no number.
     """
     for key, weight in model.weights.stored.items():
-        if weight.format.plain:
+        if format == FORMAT:
+            parts = from_panels(found[f"{key}.packed"], _shape(weight), weight.format)
+        elif not weight.format.plain:
+            names = layout(_shape(weight), weight.format)
+            parts = {name: found[f"{key}.{name}"] for name in names}
+        else:
             continue
-        out, fan_in = weight.stored.shape
-        names = layout((out, fan_in), weight.format)
         try:
-            weight.read({name: found[f"{key}.{name}"] for name in names})
+            weight.read(parts)
         except ValueError as error:
             raise UserError(f"{source}: {key}: {error}") from None
-    for name, tensor in _floats(model).items():
+        if not weight.stored.isfinite().all():
+            raise UserError(f"{source}: {key} holds what is no number; get the model again")
+    for name, tensor in _floats(model, format).items():
         tensor.copy_(torch.from_numpy(found[name]))
 
 
@@ -91,11 +101,17 @@ def digest(arrays: Arrays, header: Mapping[str, str]) -> str:
     return found.hexdigest()
 
 
-def _floats(model: Recogniser) -> dict[str, torch.Tensor]:
-    """What ships without a format, each tensor once: norms, biases, statistics, plain matrices."""
-    formatted = {id(w.stored) for w in model.weights.stored.values() if not w.format.plain}
+def _shape(weight: Weight) -> tuple[int, int]:
+    out, fan_in = weight.stored.shape
+    return out, fan_in
+
+
+def _floats(model: Recogniser, format: str = FORMAT) -> dict[str, torch.Tensor]:
+    """What is not packed, each tensor once: norms, biases, scales, statistics."""
+    weights = model.weights.stored.values()
+    packed = {id(w.stored) for w in weights if format == FORMAT or not w.format.plain}
     return {
         name: tensor
         for name, tensor in tensors(model).items()
-        if id(tensor) not in formatted and not name.startswith("auxiliary.")
+        if id(tensor) not in packed and not name.startswith("auxiliary.")
     }

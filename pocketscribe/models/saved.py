@@ -5,8 +5,11 @@ claims is compared with what lies in it before anything of that size is made.
 """
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,10 +24,13 @@ from pocketscribe.errors import UserError
 from pocketscribe.files import parse_json, replacing
 from pocketscribe.models import packed
 from pocketscribe.models.packed import Arrays, Layout
+from pocketscribe.models.plan import plan_text
 from pocketscribe.models.recogniser import ModelConfig, Recogniser, precise_names, tensors
 
 FORMAT = "pocketscribe-model-2"
 LARGEST_HEADER = 4 * 2**20  # bytes; a thousand layers and 65,536 text units fit
+PACKED = (packed.FORMAT, packed.EARLIER)
+EMPTY: Mapping[str, str] = MappingProxyType({})
 TYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "U8": np.dtype(np.uint8)}
 
 
@@ -70,16 +76,20 @@ def save_model(path: Path, saved: Saved, *, half: bool = False) -> None:
 
 def save_packed(path: Path, saved: Saved) -> None:
     """Writes a recogniser under formats as a `.pocket` file (`models.packed`)."""
-    _save(path, packed.to_arrays(saved.model), saved, packed.FORMAT)
+    own = {"plan": plan_text(saved.model)}
+    _save(path, packed.to_arrays(saved.model), saved, packed.FORMAT, own)
 
 
-def _save(path: Path, arrays: Arrays, saved: Saved, format: str) -> None:
+def _save(
+    path: Path, arrays: Arrays, saved: Saved, format: str, own: Mapping[str, str] = EMPTY
+) -> None:
     header = {
         "format": format,
         "config": saved.model.config.model_dump_json(),
         "vocabulary": str(saved.model.vocabulary),
         "units": saved.units,
         "card": json.dumps(saved.card),
+        **own,
     }
     header["digest"] = packed.digest(arrays, header)
     with replacing(path) as beside:
@@ -106,6 +116,42 @@ def load_model(path: Path) -> Saved:
         UserError: the file is missing, truncated, altered, not ours, of another version, does not
             fit its own config, or holds weights that are no numbers.
     """
+    with _opened(path) as file:
+        written = file.metadata() or {}
+        header = _header(written, path)
+        model = _planned(header, written["format"], file, path)
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if written.get("digest") != packed.digest(found, written):
+        raise UserError(f"{path}: altered since it was written (digest); get or export it again")
+    for name, array in found.items():
+        if array.dtype != np.uint8 and not np.isfinite(array).all():
+            raise UserError(f"{path}: {name} holds what is no number; train or get the model again")
+    model.to_empty(device="cpu")
+    if written["format"] in PACKED:
+        if written["format"] == packed.FORMAT and written.get("plan") != plan_text(model):
+            raise UserError(f"{path}: its plan is not that of its config; export the model again")
+        packed.from_arrays(model, found, str(path), written["format"])
+    else:
+        fill(model, {n: torch.from_numpy(a).float() for n, a in found.items()}, str(path))
+    return Saved(model.eval(), header.units, header.card)
+
+
+def sketch(path: Path) -> Saved:
+    """A saved recogniser without its weights, which stay in the file: their shapes and its rest.
+
+    Raises:
+        UserError: as `load_model`, but for what only the weights themselves can show.
+    """
+    with _opened(path) as file:
+        written = file.metadata() or {}
+        header = _header(written, path)
+        model = _planned(header, written["format"], file, path)
+    return Saved(model, header.units, header.card)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, whose reading raises nothing but UserError."""
     if not path.is_file():
         raise UserError(f"{path}: no such model file")
     try:
@@ -113,30 +159,14 @@ def load_model(path: Path) -> Saved:
             if int.from_bytes(raw.read(8), "little") > LARGEST_HEADER:
                 raise UserError(f"{path}: not a readable model file (its header is too large)")
         with safe_open(path, "np") as file:
-            written = file.metadata() or {}
-            header = _header(written, path)
-            laid = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            found_layout = {n: (s.get_dtype(), tuple(s.get_shape())) for n, s in laid.items()}
-            model = _planned(header, written["format"], found_layout, path)
-            found = {name: file.get_tensor(name) for name in found_layout}
+            yield file
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a readable model file ({error})") from None
-    if written.get("digest") != packed.digest(found, written):
-        raise UserError(f"{path}: altered since it was written (digest); get or export it again")
-    for name, array in found.items():
-        if array.dtype != np.uint8 and not np.isfinite(array).all():
-            raise UserError(f"{path}: {name} holds what is no number; train or get the model again")
-    model.to_empty(device="cpu")
-    if written["format"] == packed.FORMAT:
-        packed.from_arrays(model, found, str(path))
-    else:
-        fill(model, {n: torch.from_numpy(a).float() for n, a in found.items()}, str(path))
-    return Saved(model.eval(), header.units, header.card)
 
 
 def _header(written: dict[str, str], path: Path) -> Header:
     """Raises UserError where the metadata is another version's, or damaged."""
-    if written.get("format") not in (FORMAT, packed.FORMAT):
+    if written.get("format") not in (FORMAT, *PACKED):
         raise UserError(
             f"{path}: format {written.get('format')!r}; this version reads {FORMAT!r} and "
             f"{packed.FORMAT!r}: train or export the model again"
@@ -149,14 +179,14 @@ def _header(written: dict[str, str], path: Path) -> Header:
     return Header.read(plain, source)
 
 
-def _planned(
-    header: Header, format: str, found: dict[str, tuple[str, tuple[int, ...]]], path: Path
-) -> Recogniser:
+def _planned(header: Header, format: str, file: Any, path: Path) -> Recogniser:
     """The model of a header, without memory of its own, which the tensors of the file fit.
 
     Raises:
         UserError: they do not.
     """
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    found = {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
     layers = header.config.encoder.layers
     if layers > len(found):  # each has tensors of its own
         raise UserError(f"{path}: {len(found)} tensors, its config wants {layers} layers")
@@ -164,8 +194,8 @@ def _planned(
         model = Recogniser(header.config, header.vocabulary)
     if not any(name.startswith("auxiliary.") for name in found):
         model.auxiliary = nn.ModuleDict()
-    if format == packed.FORMAT:
-        expected = packed.expected_layout(model)
+    if format in PACKED:
+        expected = packed.expected_layout(model, format)
     else:
         precise = precise_names(model)
         half = all(dtype == "F16" for name, (dtype, _) in found.items() if name not in precise)

@@ -1,4 +1,4 @@
-"""A formatted tensor in its true bits, laid out to be multiplied from.
+"""A formatted tensor in its true bits, row by row; `panels` puts them in the order of a file.
 
 Each row is an output channel and starts at a whole byte. In it lie, in order of fan-in:
 
@@ -41,14 +41,14 @@ def pack(weight: Float[Tensor, "O I"], format: Format) -> Parts:
     if format.pattern is not None:
         kept = group_mask(weight, *format.pattern)
         numbers = _numbers(*format.pattern)[_as_mask_word(kept.numpy())]
-        parts["patterns"] = _to_bits(numbers, pattern_bits(*format.pattern))
+        parts["patterns"] = to_bits(numbers, pattern_bits(*format.pattern))
         weight = weight * kept.flatten(1)[:, : weight.shape[1]]
     if format.grid is None:
         parts["values"] = _chosen(weight.numpy(), kept).astype(np.float16)
         return parts
     found = quantise(weight, format.grid)
     codes = found.codes.numpy() - format.grid.levels[0]
-    parts["values"] = _to_bits(_chosen(codes, kept), format.grid.bits)
+    parts["values"] = to_bits(_chosen(codes, kept), format.grid.bits)
     parts["scale"] = found.scale.numpy()
     if found.low is not None:
         parts["low"] = found.low.numpy()
@@ -79,7 +79,7 @@ def integers(parts: Parts, shape: Shape, format: Format) -> Quantised:
     assert format.grid is not None
     kept = _kept(parts, shape, format)
     count = shape[1] if kept is None else kept.shape[1] * format.pattern[0]  # type: ignore[index]
-    found = _from_bits(parts["values"], format.grid.bits, count) + format.grid.levels[0]
+    found = from_bits(parts["values"], format.grid.bits, count) + format.grid.levels[0]
     spread = torch.from_numpy(_spread(found.astype(np.int16), kept, shape))
     low = None if format.grid.symmetric else torch.from_numpy(parts["low"])
     block = format.grid.block or shape[1]
@@ -95,7 +95,7 @@ def _kept(parts: Parts, shape: Shape, format: Format) -> Bool[Tensor, "O G M"] |
     if format.pattern is None:
         return None
     n, m = format.pattern
-    numbers = _from_bits(parts["patterns"], pattern_bits(n, m), -(-shape[1] // m))
+    numbers = from_bits(parts["patterns"], pattern_bits(n, m), -(-shape[1] // m))
     table = _choices(n, m)
     if numbers.max(initial=0) >= len(table):
         raise ValueError("patterns holds a number that no choice has")
@@ -174,12 +174,13 @@ def _spread(values: np.ndarray, kept: Bool[Tensor, "O G M"] | None, shape: Shape
     return full[:, : shape[1]]
 
 
-def _to_bits(numbers: Int[np.ndarray, "O N"], width: int) -> np.ndarray:
+def to_bits(numbers: Int[np.ndarray, "O N"], width: int) -> np.ndarray:
     """Rows of unsigned numbers, `width` bits each, lowest bit first, rows at whole bytes."""
     bits = (numbers[..., None] >> np.arange(width)) & 1
     return np.packbits(bits.reshape(len(numbers), -1).astype(np.uint8), axis=1, bitorder="little")
 
 
-def _from_bits(packed: np.ndarray, width: int, count: int) -> Int[np.ndarray, "O N"]:
+def from_bits(packed: np.ndarray, width: int, count: int) -> Int[np.ndarray, "O N"]:
+    """The first `count` numbers of each row that `to_bits` wrote."""
     bits = np.unpackbits(packed, axis=1, count=count * width, bitorder="little")
     return (bits.reshape(len(packed), count, width).astype(np.int64) << np.arange(width)).sum(-1)

@@ -7,16 +7,15 @@ A slice will stand before the mask; each step is optional and one small module.
 
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from math import prod
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pocketscribe.weights.format import Format
-from pocketscribe.weights.packing import Parts, layout, pack, unpack
+from pocketscribe.weights.packing import Parts, pack, unpack
+from pocketscribe.weights.panels import panels_bytes
 from pocketscribe.weights.quantise import fake_quantise
 from pocketscribe.weights.sparsity import mask
 
@@ -90,7 +89,7 @@ class Pipeline(nn.Module):
         """
         out, fan_in = self.stored.shape
         self.stored.copy_(unpack(parts, (out, fan_in), self.format))
-        self.parts = parts
+        self.parts = None if self.format.plain else parts
 
     def packed(self) -> Parts:
         """The matrix in its true bits, as a file holds it."""
@@ -100,8 +99,7 @@ class Pipeline(nn.Module):
     def packed_bytes(self) -> int:
         """How many bytes those are: a function of shape and format alone."""
         out, fan_in = self.stored.shape
-        parts = layout((out, fan_in), self.format).values()
-        return sum(np.dtype(dtype).itemsize * prod(size) for dtype, size in parts)
+        return panels_bytes((out, fan_in), self.format)
 
     def mask(self) -> Bool[Tensor, "out fan_in"] | None:
         """What is kept, or None where everything is."""

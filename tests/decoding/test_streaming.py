@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pocketscribe.decoding import streaming
-from pocketscribe.decoding.offline import TAIL, decode
+from pocketscribe.decoding.offline import decode
 from pocketscribe.decoding.search import Hypothesis
 from pocketscribe.decoding.searcher import Searcher
 from pocketscribe.decoding.streaming import (
@@ -26,6 +26,7 @@ from pocketscribe.decoding.streaming import (
     whole_features,
 )
 from pocketscribe.models import Chunking, ConformerConfig, ModelConfig, Recogniser
+from pocketscribe.models.chunks import TAIL
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.features import SAMPLE_RATE, LiveFbank, read_audio
 from pocketscribe.speech.units import Units, UnitsConfig

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from pocketscribe.errors import UserError
 from pocketscribe.export.size import size_of_file, size_of_model
 from pocketscribe.models import ModelConfig, Recogniser, tensors
-from pocketscribe.models.packed import FORMAT, digest
+from pocketscribe.models.packed import EARLIER, FORMAT, digest
 from pocketscribe.models.saved import Saved, load_model, save_packed
 from pocketscribe.training.masks import settle
 
@@ -104,12 +104,12 @@ def test_every_byte_is_accounted_for(tmp_path: Path, formats: str) -> None:
 
 
 def test_bits_are_those_that_were_asked_for() -> None:
-    """By hand: 64 x 16 weights in int4 2:4; a row's patterns fill 12 bits, so 2 bytes."""
+    """By hand: 64 x 16 weights in int4 2:4 are four panels; each has 64 patterns of 3 bits."""
     made = model("int4 2:4")
     rows = {row["tensor"]: row for row in size_of_model(made)["tensors"]}
     up = rows["encoder.blocks.0.ffn1.up"]
-    assert up["shape"] == [64, 16] and up["bytes"] == 64 * (8 * 4 // 8 + 2 + 2)
-    assert up["bits_per_weight"] == 4.0
+    assert up["shape"] == [64, 16] and up["bytes"] == 64 * 2 + 4 * (16 * 8 * 4 // 8 + 64 * 3 // 8)
+    assert up["bits_per_weight"] == 3.75
     depthwise = rows["encoder.blocks.0.convolution.depthwise"]
     assert depthwise["bytes"] == 16 * 4 + 16 * 2
 
@@ -133,6 +133,7 @@ def rewrite(path: Path, change: Callable[[dict, dict], None]) -> None:
 
 
 UP = "encoder.blocks.0.ffn1.up"
+PACKED = f"{UP}.packed"
 
 
 @pytest.mark.parametrize(
@@ -141,16 +142,43 @@ UP = "encoder.blocks.0.ffn1.up"
         (lambda h, a: h.update(format="pocketscribe-packed-9"), "format 'pocketscribe-packed-9'"),
         (lambda h, a: h.pop("vocabulary"), "its header is damaged: key 'voc"),
         (lambda h, a: h.update(config="{"), "its header is damaged"),
-        (lambda h, a: a.pop(f"{UP}.scale"), f"misses {UP}.scale"),
-        (lambda h, a: a.update(x=a[f"{UP}.scale"]), "holds the unknown x"),
-        (lambda h, a: a.update({f"{UP}.scale": a[f"{UP}.scale"][1:]}), f"{UP}.scale is float16"),
-        (lambda h, a: a.update({f"{UP}.values": a[f"{UP}.scale"]}), f"{UP}.values is float16"),
-        (lambda h, a: a[f"{UP}.patterns"].fill(255), f"{UP}: patterns holds a number"),
+        (lambda h, a: h.update(plan="{}"), "its plan is not that of its config"),
+        (lambda h, a: h.pop("plan"), "its plan is not that of its config"),
+        (lambda h, a: a.pop(PACKED), f"misses {PACKED}"),
+        (lambda h, a: a.update(x=a[PACKED]), "holds the unknown x"),
+        (lambda h, a: a.update({PACKED: a[PACKED][1:]}), f"{PACKED} is uint8 (479,)"),
+        (lambda h, a: a.update({PACKED: a["mean"]}), f"{PACKED} is float16"),
+        (lambda h, a: a[PACKED].fill(255), f"{UP}: patterns holds a number"),
+        (lambda h, a: a[PACKED][:128].fill(0x7E), f"{UP} holds what is no number"),
     ],
 )
 def test_refused(path: Path, change: Callable[[dict, dict], None], line: str) -> None:
     rewrite(path, change)
     assert refusal(path).startswith(line)
+
+
+@pytest.mark.parametrize("formats", FORMATS)
+def test_version_1_is_read(tmp_path: Path, formats: str) -> None:
+    """As it was written: the parts of each formatted tensor row by row, the rest as float16."""
+    made = model(formats)
+    save_packed(tmp_path / "m.pocket", Saved(made, "dW5pdHM=", {"wer": 0.25}))
+
+    def as_then(header: dict, arrays: dict) -> None:
+        header["format"] = EARLIER
+        header.pop("plan")
+        plain = {id(w.stored): k for k, w in made.weights.stored.items() if w.format.plain}
+        names = {id(t): name for name, t in tensors(made).items()}
+        for key, weight in made.weights.stored.items():
+            arrays.pop(f"{key}.packed")
+            if id(weight.stored) in plain:
+                arrays[names[id(weight.stored)]] = weight.stored.detach().half().numpy()
+            else:
+                arrays |= {f"{key}.{name}": part for name, part in weight.packed().items()}
+
+    save_packed(tmp_path / "old.pocket", Saved(made, "dW5pdHM=", {"wer": 0.25}))
+    rewrite(tmp_path / "old.pocket", as_then)
+    save_packed(tmp_path / "again.pocket", load_model(tmp_path / "old.pocket"))
+    assert (tmp_path / "again.pocket").read_bytes() == (tmp_path / "m.pocket").read_bytes()
 
 
 def test_another_config_does_not_fit(path: Path) -> None:

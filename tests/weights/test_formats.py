@@ -11,6 +11,7 @@ from torch import nn
 from pocketscribe.weights import FormatRule, Sharing, Weights, compress
 from pocketscribe.weights.format import Format
 from pocketscribe.weights.packing import layout, pack, pattern_bits, unpack
+from pocketscribe.weights.panels import from_panels, panels_bytes, to_panels
 from pocketscribe.weights.quantise import Grid, fake_quantise, fake_quantise_rows, quantise
 from pocketscribe.weights.sparsity import mask
 from pocketscribe.weights.weight import Weight
@@ -262,3 +263,34 @@ def test_rows_shorter_than_a_group_stay_whole() -> None:
         nn.ModuleDict({"conv": nn.Conv1d(8, 8, 3, groups=8)}),
         [FormatRule(match="*", sparsity="1:4")],
     )
+
+
+@pytest.mark.parametrize("grid", [None, Grid(8), Grid(4), Grid(2, False, 8)], ids=str)
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize(("out", "fan_in"), [(6, 64), (40, 61), (16, 3)])
+def test_panels_hold_the_same_numbers(
+    grid: Grid | None, pattern: str | None, out: int, fan_in: int
+) -> None:
+    bits, symmetric, block = (None, True, None) if grid is None else grid[:3]
+    format = Format(bits=bits, symmetric=symmetric, block=block, sparsity=pattern)
+    format = format.for_rows_of(fan_in)
+    parts = pack(drawn(out, fan_in), format)
+    data = to_panels(parts, (out, fan_in), format)
+    assert data.dtype == np.uint8 and data.shape == (panels_bytes((out, fan_in), format),)
+    again = from_panels(data, (out, fan_in), format)
+    assert again.keys() == parts.keys()
+    for name, part in parts.items():
+        assert again[name].dtype == part.dtype and (again[name] == part).all(), name
+
+
+def test_a_panel_to_the_bit() -> None:
+    """Two channels, int4 2:4: scales, then of each group the two values of each channel."""
+    weight = torch.tensor([[7.0, 0, -7, 0, 0, 1, 2, 0], [0, 0, 3, 7, -1, -7, 0, 0]])
+    format = Format(bits=4, sparsity="2:4")
+    data = to_panels(pack(weight, format), (2, 8), format)
+    one = np.float16(1).tobytes()
+    values = [7 + 7, -7 + 7, 3 + 7, 7 + 7, 1 + 7, 2 + 7, -1 + 7, -7 + 7]
+    numbers = [1, 5, 3, 0]  # {0, 2} and {2, 3}, then {1, 2} and {0, 1}
+    expected = bytes(a | b << 4 for a, b in zip(values[::2], values[1::2], strict=True))
+    bits = sum(number << 3 * i for i, number in enumerate(numbers))
+    assert data.tobytes() == one + one + expected + bits.to_bytes(2, "little")

@@ -1,0 +1,122 @@
+// An engine: streams, and the working memory to take them through the network together.
+#pragma once
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "../include/pocket.h"
+#include "features.h"
+#include "kernels/kernels.h"
+#include "model.h"
+
+namespace pocket {
+
+// One run of memory, handed out in pieces; asked for once, when all pieces are known.
+class Arena {
+  public:
+    ~Arena() { std::free(start_); }
+    // Called twice for each piece: to add up what is needed, then, after `reserve`, to place it.
+    template <typename T>
+    void place(T *&piece, size_t count) {
+        size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
+        if (base_) piece = reinterpret_cast<T *>(base_ + used_);
+        used_ += bytes;
+    }
+    bool reserve() {
+        bytes_ = used_;
+        start_ = std::calloc(1, bytes_ + 64);
+        if (start_) base_ = static_cast<char *>(start_) + (64 - size_t(start_) % 64) % 64;
+        used_ = 0;
+        return start_;
+    }
+    size_t bytes() const { return bytes_; }
+
+  private:
+    void *start_ = nullptr;
+    char *base_ = nullptr;
+    size_t used_ = 0, bytes_ = 0;
+};
+
+struct Stream {
+    bool open, finished, taken;
+    int held;         // samples in `audio`
+    int64_t samples;  // accepted
+    int64_t chunks;   // decoded
+    int64_t last_chunk;  // how many there will be, once finished
+    int frames, silence, count;  // as pocket_result has them
+    int context[2];              // the last labels; -1 is nothing
+    int last;                    // label of the last frame, for CTC
+
+    float *audio;   // from `before` samples before the next frame's hop on
+    float *past;    // [3][mels]: normalised features before the chunk
+    float *keys;    // [layer][width][key_stride]: a ring, rotated by their slots
+    float *values;  // [layer][slot][width]
+    float *frames_past;  // [layer][kernel - 1][width]: what the convolutions saw last
+    float *prediction;   // [joined]: the predictor's part, after `context`
+    pocket_token *tokens;
+};
+
+class Engine {
+  public:
+    Engine(const Model &model, const Kernels &kernels, Chunk chunk, int streams);
+    bool allocate(int streams);
+
+    int open_stream();
+    void reset(Stream &stream);
+    int accept(Stream &stream, const float *samples, int count);
+    void finish(Stream &stream);
+    int step();
+    pocket_stats stats() const;
+    bool done(const Stream &s) const { return s.finished && s.chunks >= s.last_chunk; }
+
+    std::vector<Stream> streams;
+
+  private:
+    struct Tile;
+
+    void place(Stream &stream);
+    void place_work();
+    bool ready(const Stream &stream) const;
+    Rows rows(float *data, int width) const { return {data, padded(width)}; }
+
+    void tile(Stream **several, int count);
+    void hear(Stream **several, int count);
+    void features(Stream &stream, Rows into);
+    void feed_forward(const ConformerBlock::FeedForward &f, int count);
+    void attend(const ConformerBlock &block, int layer, Stream **several, int count);
+    void convolve(const ConformerBlock &block, int layer, Stream **several, int count);
+    void norm(Rows x, int count, const Norm &n, Rows y);
+    // y = map(x), or y += by * map(x). `same`: x is what the map before this one took.
+    void linear(const Map &map, Rows x, int count, Rows y, float by = 0, bool same = false);
+    void multiply(const Tensor &t, bool transposed, Rows x, int count, const float *scale,
+                  const float *bias, Rows y, float by, bool same);
+
+    void greedy(Stream **several, int count);
+    void ctc(Stream **several, int count);
+    void emit(Stream &stream, int label, int frame, const float *logits);
+    void predict(Stream **several, int count);
+
+    const Model &model_;
+    const Kernels &kernels_;
+    const Chunk chunk_;
+    const int size_, slots_, key_stride_;  // frames of a chunk and of the ring; of a key's row
+    int most_;                             // streams of a tile
+    int capacity_;                         // samples of a stream's buffer
+    Features features_;
+    std::vector<float> cos_, sin_;         // [position][head_width / 2]
+    std::vector<float> start_;             // the prediction before the first label
+    std::vector<Stream *> waiting_;
+    uint64_t hash_ = 0;
+    Arena work_memory_, stream_memory_;
+
+    float *feature_work_, *heard_, *stacked_, *middle_;
+    float *x_, *n_, *h_, *q_, *k_, *v_, *seen_, *attention_work_;
+    float *head_, *joined_, *logits_, *embedded_, *predicted_;
+    float *widened_, *ranked_;
+    const float *rounded_ = nullptr;  // what `integers_` was made from
+    Integers integers_;
+    Scratch scratch_;
+};
+
+}  // namespace pocket

@@ -1,0 +1,71 @@
+// A recogniser as its file's plan writes it out: every map with the tensors that it reads.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "file.h"
+#include "tensor.h"
+
+namespace pocket {
+
+// A linear map: y = scale * (W x) + bias, with W one tensor, or two multiplied by in turn, either
+// read transposed. Also a table (rows are looked up) or a kernel (channels by taps).
+struct Map {
+    int out = 0, fan_in = 0;
+    const Tensor *weight = nullptr, *factor = nullptr;
+    bool transposed = false;
+    std::vector<float> scale, bias;  // padded with zeros; empty where there is none
+
+    int rank() const { return !factor ? 0 : factor->out; }
+};
+
+struct Norm {
+    std::vector<float> weight, bias;  // padded with zeros
+};
+
+struct Chunk {
+    int size, left;  // encoder frames
+};
+
+struct ConformerBlock {
+    struct FeedForward {
+        Norm norm;
+        Map up, down;
+    } ffn1, ffn2;
+    Norm attention_norm, convolution_norm, inner_norm, norm;
+    Map query, key, value, out, conv_value, conv_gate, conv_out;
+    std::vector<float> depthwise, depthwise_bias;  // [tap][width], padded
+};
+
+struct Model {
+    File file;
+    int vocabulary = 0, mels = 0, low = 0, high = 0, tail = 0;
+    int width = 0, layers = 0, heads = 0, kernel = 0, inner = 0;  // of the Conformer
+    int channels = 0;                                             // between the subsampling's two
+    int predicted = 0, joined = 0;                                // widths; 0 with a CTC head
+    bool transducer = true;
+    std::vector<Chunk> chunks;
+    std::vector<int32_t> chunk_sizes;
+    std::vector<std::string> units;
+
+    std::vector<float> mean, inverse_std;  // padded
+    Map conv1, conv2;
+    Norm subsampled;
+    std::vector<ConformerBlock> blocks;
+    Map ctc;
+    Map embedding, join_encoder, join_predictor, join_out;
+    std::vector<float> mix;  // [tap][predicted], padded
+
+    int head() const { return transducer ? joined : vocabulary; }  // width of what a search takes
+    size_t unpacked_bytes() const { return unpacked; }
+
+    // Fills everything from `file`, which has been read.
+    bool build(Why &why);
+
+    std::map<std::string, Tensor> tensors;
+    size_t unpacked = 0;
+};
+
+}  // namespace pocket

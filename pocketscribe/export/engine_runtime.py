@@ -1,0 +1,100 @@
+"""Running a `.pocket` file on the native engine, which multiplies from the file as it lies."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pocketscribe_engine as native
+
+from pocketscribe.decoding.search import Hypothesis
+from pocketscribe.decoding.searcher import GREEDY, SearchConfig
+from pocketscribe.decoding.streaming import Transcript, transcript
+from pocketscribe.errors import UserError
+from pocketscribe.export.open import Chunk, choose_chunking
+from pocketscribe.models import stored_parameters, virtual_parameters
+from pocketscribe.models.saved import sketch
+from pocketscribe.speech.units import Units
+
+STREAMS = 8  # utterances at a time: a tile of weights is unpacked once for all of them
+
+
+class EngineRuntime:
+    """A packed model on the engine; greedy search."""
+
+    always_streams = True
+
+    def __init__(
+        self,
+        path: Path,
+        search: SearchConfig = GREEDY,
+        chunk: Chunk = None,
+        kernels: str | None = None,
+    ) -> None:
+        """`kernels` are those of an instruction set; the best that run here if not given.
+
+        Raises:
+            UserError: the engine refuses the file, or cannot do what is wanted.
+        """
+        if search != GREEDY:
+            raise UserError("--runtime engine: it searches greedily; choose --runtime torch")
+        try:
+            self.model = native.Model(path)
+        except native.EngineError as error:
+            raise UserError(str(error)) from None
+        saved = sketch(path)
+        chunking = choose_chunking(saved.model, chunk)
+        if chunking.size is None:
+            raise UserError("--runtime engine: full context cannot stream; choose another --chunk")
+        self.chunk: int | None = chunking.size
+        self.card = json.loads(self.model.card)
+        self.units = Units.from_json(self.model.sentencepiece, str(path), len(self.model.units))
+        self.bytes = path.stat().st_size
+        self.parameters_stored = stored_parameters(saved.model)
+        self.parameters_virtual = virtual_parameters(saved.model)
+        self.kernels = kernels or native.kernels()[0]
+
+    def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:
+        engine = self._engine(min(STREAMS, len(audio)) or 1)
+        return [transcript(hypothesis(said), self.units) for said in engine.transcribe(audio)]
+
+    def stream(self) -> "EngineStream":
+        return EngineStream(self._engine(1), self.units)
+
+    def _engine(self, streams: int) -> native.Engine:
+        return native.Engine(self.model, self.chunk or 0, streams, self.kernels)
+
+
+class EngineStream:
+    """A `LiveStream` on an engine of its own."""
+
+    def __init__(self, engine: native.Engine, units: Units) -> None:
+        self.engine, self.units = engine, units
+        self.number = engine.open()
+        self.said: list[native.Token] = []
+
+    def reset(self) -> None:
+        self.engine.reset(self.number)
+        self.said = []
+
+    def accept(self, samples: np.ndarray) -> None:
+        while len(samples):
+            samples = samples[self.engine.accept(self.number, samples) :]
+            self._decode()
+
+    def transcript(self) -> Transcript:
+        return transcript(hypothesis(self.said), self.units)
+
+    def finish(self) -> Transcript:
+        self.engine.finish(self.number)
+        self._decode()
+        return self.transcript()
+
+    def _decode(self) -> None:
+        while self.engine.step():
+            self.said += self.engine.take(self.number).tokens
+
+
+def hypothesis(said: Sequence[native.Token]) -> Hypothesis:
+    """An engine's tokens as our searches write them."""
+    return Hypothesis([t.unit for t in said], [t.frame for t in said], [t.score for t in said])
