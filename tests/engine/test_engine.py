@@ -48,6 +48,19 @@ SHAPES = {
             "tie": [["ffn1", "ffn2"], ["attention.query", "attention.key^T"]],
         },
     },
+    "state spaces": {
+        "encoder": {"family": "mhssm", "width": 24, "layers": 2, "heads": 2, "modes": 5},
+    },
+    "narrow heads": {
+        "encoder": {
+            "width": 24,
+            "layers": 2,
+            "heads": 3,
+            "head_width": 6,
+            "kernel": 4,
+            "inner": [20, 70],
+        },
+    },
     "low rank": {
         "encoder": {"width": 24, "layers": 2, "heads": 2, "kernel": 4},
         "ranks": [
