@@ -18,6 +18,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LINES = {  # the least that each says
     "distillation": 16,
     "encoders": 4,
+    "engine": 4,
     "features": 7,
     "joined": 1,
     "streaming": 8,
@@ -53,12 +54,13 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
                 soundfile.write(corpus / "test" / f"{i}.wav", 0.01 * noise, 16000)
                 (corpus / "test" / f"{i}.txt").write_text("one")
             return {"corpus": str(corpus), "split": "test", "out": tmp_path / "out"}
-        case "streaming":
+        case "streaming" | "engine":
             model = tmp_path / "model.pocket"
             units = characters()
             tiny = tiny_model("transducer", units, 0, formats=[{"match": "*", "bits": 8}])
             save_packed(model, Saved(tiny, units.to_json()))
-            return {"model": model, "streams": "1,2", "seconds": 1}
+            chunks = {"chunks": "4"} if request.param == "engine" else {}
+            return {"model": model, "streams": "1,2", "seconds": 1, **chunks}
         case "training_step":
             return {"width": 16, "layers": 1, "utterances": 1}
         case "transducer_loss":
