@@ -111,6 +111,8 @@ void Engine::attend(const Block &block, int layer, Stream **several, int count) 
         kernels_.attend({size_, m.heads, head_width, slots_, int(filled), first, cos_.data(),
                          sin_.data(), {q[i * size_], q.stride}, keys, key_stride_, values, v.stride,
                          attention_work_, {y[i * size_], y.stride}});
+        for (int row = i * size_; row < (i + 1) * size_; ++row)  // where the norm was wider
+            std::fill(y[row] + m.mixed(), y[row] + y.stride, 0.0f);
     }
     linear(block.out, y, count * size_, x, 1);
 }
@@ -173,8 +175,9 @@ void Engine::multiply(const Tensor &t, bool transposed, Rows x, int count, const
                       const float *bias, Rows y, float by, bool same) {
     int width = transposed ? t.out : t.fan_in;
     Product p = {&t, transposed, x, nullptr, count, scale, bias, y, by};
+    if (!same) rounded_ = nullptr;
     if (t.activations) {
-        if (!same || rounded_ != x.data) kernels_.round(x, count, width, integers_);
+        if (rounded_ != x.data) kernels_.round(x, count, width, integers_);
         rounded_ = x.data;
         if (t.integers() && !transposed) {
             p.integers = &integers_;

@@ -21,6 +21,7 @@ LINES = {  # the least that each says
     "engine": 4,
     "features": 7,
     "joined": 1,
+    "soak": 1,
     "streaming": 8,
     "training_step": 14,
     "transducer_loss": 5,
@@ -54,11 +55,13 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
                 soundfile.write(corpus / "test" / f"{i}.wav", 0.01 * noise, 16000)
                 (corpus / "test" / f"{i}.txt").write_text("one")
             return {"corpus": str(corpus), "split": "test", "out": tmp_path / "out"}
-        case "streaming" | "engine":
+        case "streaming" | "engine" | "soak":
             model = tmp_path / "model.pocket"
             units = characters()
             tiny = tiny_model("transducer", units, 0, formats=[{"match": "*", "bits": 8}])
             save_packed(model, Saved(tiny, units.to_json()))
+            if request.param == "soak":
+                return {"model": model, "streams": 3, "hours": 0.05}
             chunks = {"chunks": "4"} if request.param == "engine" else {}
             return {"model": model, "streams": "1,2", "seconds": 1, **chunks}
         case "training_step":
@@ -80,7 +83,10 @@ def test_it_runs(
     module = import_module(name)
     monkeypatch.setattr(module, "ROUNDS", 1, raising=False)
     module.main(**options)
-    assert len(capsys.readouterr().out.splitlines()) >= LINES[name]
+    said = capsys.readouterr().out
+    assert len(said.splitlines()) >= LINES[name]
+    if name == "soak":
+        assert " 0 different" in said
     if name == "joined":
         made = CorpusConfig(corpus=str(options["out"]), split="test")
         assert [x.text for x in items(made, locate(made, None))] == ["one one one"]
