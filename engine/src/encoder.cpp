@@ -68,32 +68,32 @@ void Engine::norm(Rows x, int count, const Norm &n, Rows y) {
     kernels_.norm(x, count, model_.width, n.weight.data(), n.bias.data(), y);
 }
 
-void Engine::feed_forward(const ConformerBlock::FeedForward &f, int count) {
-    Rows x = rows(x_, model_.width), n = rows(n_, model_.width), h = rows(h_, model_.inner);
+void Engine::feed_forward(const Block::FeedForward &f, int count) {
+    Rows x = rows(x_, model_.width), n = rows(n_, model_.width), h = rows(h_, f.up.out);
     norm(x, count * size_, f.norm, n);
     linear(f.up, n, count * size_, h);
-    kernels_.silu(h, count * size_, model_.inner);
+    kernels_.silu(h, count * size_, f.up.out);
     linear(f.down, h, count * size_, x, 0.5f);
 }
 
-void Engine::attend(const ConformerBlock &block, int layer, Stream **several, int count) {
+void Engine::attend(const Block &block, int layer, Stream **several, int count) {
     const Model &m = model_;
-    Rows x = rows(x_, m.width), n = rows(n_, m.width), q = rows(q_, m.width);
-    Rows k = rows(k_, m.width), v = rows(v_, m.width);
-    norm(x, count * size_, block.attention_norm, n);
+    Rows x = rows(x_, m.width), n = rows(n_, m.width), q = rows(q_, m.mixed());
+    Rows k = rows(k_, m.mixed()), v = rows(v_, m.mixed()), y = rows(n_, m.mixed());
+    norm(x, count * size_, block.mixer_norm, n);
     linear(block.query, n, count * size_, q);
     linear(block.key, n, count * size_, k, 0, true);
     linear(block.value, n, count * size_, v, 0, true);
-    int head_width = m.width / m.heads, half = head_width / 2;
+    int head_width = m.head_width, half = head_width / 2;
     float scale = 1.0f / std::sqrt(float(head_width));
     for (int i = 0; i < count; ++i) {
         Stream &s = *several[i];
         int first = int(s.chunks % (slots_ / size_)) * size_;
-        float *keys = s.keys + size_t(layer) * size_t(m.width) * size_t(key_stride_);
+        float *keys = s.keys + size_t(layer) * size_t(m.mixed()) * size_t(key_stride_);
         float *values = s.values + size_t(layer) * size_t(slots_) * size_t(v.stride);
         for (int f = 0; f < size_; ++f) {
             int row = i * size_ + f, slot = first + f;
-            for (int e = 0; e < m.width; ++e) q[row][e] *= scale;
+            for (int e = 0; e < m.mixed(); ++e) q[row][e] *= scale;
             const float *cos = &cos_[size_t(slot) * size_t(half)];
             const float *sin = &sin_[size_t(slot) * size_t(half)];
             for (int h = 0; h < m.heads; ++h) {
@@ -110,12 +110,34 @@ void Engine::attend(const ConformerBlock &block, int layer, Stream **several, in
         int64_t filled = std::min<int64_t>((s.chunks + 1) * size_, slots_);
         kernels_.attend({size_, m.heads, head_width, slots_, int(filled), first, cos_.data(),
                          sin_.data(), {q[i * size_], q.stride}, keys, key_stride_, values, v.stride,
-                         attention_work_, {n[i * size_], n.stride}});
+                         attention_work_, {y[i * size_], y.stride}});
+        for (int row = i * size_; row < (i + 1) * size_; ++row)  // where the norm was wider
+            std::fill(y[row] + m.mixed(), y[row] + y.stride, 0.0f);
     }
-    linear(block.out, n, count * size_, x, 1);
+    linear(block.out, y, count * size_, x, 1);
 }
 
-void Engine::convolve(const ConformerBlock &block, int layer, Stream **several, int count) {
+void Engine::scan(const Block &block, int layer, Stream **several, int count) {
+    const Model &m = model_;
+    int width = m.mixed(), stride = padded(width);
+    Rows x = rows(x_, m.width), n = rows(n_, m.width), u = rows(q_, width), gate = rows(k_, width);
+    Rows y = rows(v_, width);
+    norm(x, count * size_, block.mixer_norm, n);
+    linear(block.value, n, count * size_, u);
+    linear(block.gate, n, count * size_, gate, 0, true);
+    const StateSpace &s = block.space;
+    for (int i = 0; i < count; ++i)
+        kernels_.scan({size_, width, m.modes, stride, s.real.data(), s.imaginary.data(),
+                       s.read_real.data(), s.read_imaginary.data(), s.skip.data(),
+                       {u[i * size_], u.stride}, {y[i * size_], y.stride},
+                       several[i]->modes + size_t(layer) * size_t(m.modes) * 2 * size_t(stride)});
+    kernels_.silu(gate, count * size_, width);
+    for (int i = 0; i < count * size_; ++i)
+        for (int e = 0; e < width; ++e) y[i][e] *= gate[i][e];
+    linear(block.out, y, count * size_, x, 1);
+}
+
+void Engine::convolve(const Block &block, int layer, Stream **several, int count) {
     const Model &m = model_;
     Rows x = rows(x_, m.width), n = rows(n_, m.width), value = rows(q_, m.width);
     Rows gate = rows(k_, m.width), y = rows(v_, m.width), seen = rows(seen_, m.width);
@@ -153,8 +175,9 @@ void Engine::multiply(const Tensor &t, bool transposed, Rows x, int count, const
                       const float *bias, Rows y, float by, bool same) {
     int width = transposed ? t.out : t.fan_in;
     Product p = {&t, transposed, x, nullptr, count, scale, bias, y, by};
+    if (!same) rounded_ = nullptr;
     if (t.activations) {
-        if (!same || rounded_ != x.data) kernels_.round(x, count, width, integers_);
+        if (rounded_ != x.data) kernels_.round(x, count, width, integers_);
         rounded_ = x.data;
         if (t.integers() && !transposed) {
             p.integers = &integers_;

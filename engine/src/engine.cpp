@@ -24,7 +24,7 @@ Engine::Engine(const Model &model, const Kernels &kernels, Chunk chunk, int coun
       features_(model.mels, model.low, model.high) {
     most_ = std::max(1, std::min(count, tile_rows / size_));
     capacity_ = window + 4 * hop * size_ + spare_samples;
-    int half = model.width / model.heads / 2;
+    int half = model.modes ? 0 : model.head_width / 2;
     for (int position = 0; position < 2 * slots_; ++position)
         for (int e = 0; e < half; ++e) {
             double angle = position * std::pow(10000.0, -double(e) / half);
@@ -57,12 +57,24 @@ void Engine::place(Stream &s) {
     Arena &memory = stream_memory_;
     memory.place(s.audio, size_t(capacity_));
     memory.place(s.past, size_t(3 * padded(m.mels)));
-    memory.place(s.keys, layers * size_t(m.width) * size_t(key_stride_));
-    // A head's last vector may reach beyond the last row.
-    memory.place(s.values, layers * size_t(slots_) * width + lanes);
+    if (m.modes) {
+        memory.place(s.modes, modes());
+    } else {
+        memory.place(s.keys, keys());
+        // A head's last vector may reach beyond the last row.
+        memory.place(s.values, layers * size_t(slots_) * size_t(padded(m.mixed())) + lanes);
+    }
     memory.place(s.frames_past, layers * size_t(m.kernel - 1) * width);
     if (m.transducer) memory.place(s.prediction, size_t(padded(m.joined)));
     memory.place(s.tokens, size_t(waiting_chunks * size_));
+}
+
+size_t Engine::keys() const {
+    return size_t(model_.layers) * size_t(model_.mixed()) * size_t(key_stride_);
+}
+
+size_t Engine::modes() const {
+    return size_t(model_.layers) * size_t(model_.modes) * 2 * size_t(padded(model_.mixed()));
 }
 
 void Engine::place_work() {
@@ -82,10 +94,11 @@ void Engine::place_work() {
     memory.place(heard_, several * size_t(4 * size_ + 3) * size_t(padded(m.mels)));
     memory.place(stacked_, middle * size_t(padded(3 * std::max(m.mels, m.channels))));
     memory.place(middle_, middle * size_t(padded(m.channels)));
-    for (float **piece : {&x_, &n_, &q_, &k_, &v_}) memory.place(*piece, rows * width);
+    size_t mixed = std::max(width, size_t(padded(m.mixed())));
+    for (float **piece : {&x_, &n_, &q_, &k_, &v_}) memory.place(*piece, rows * mixed);
     memory.place(h_, rows * size_t(padded(m.inner)));
     memory.place(seen_, size_t(m.kernel - 1 + size_) * width);
-    memory.place(attention_work_, 4 * size_t(2 * m.width / m.heads + key_stride_));
+    memory.place(attention_work_, 4 * size_t(2 * m.head_width + key_stride_));
     memory.place(head_, rows * size_t(padded(m.head())));
     memory.place(joined_, rows * size_t(padded(m.joined)));
     memory.place(logits_, rows * size_t(padded(m.vocabulary)));
@@ -124,7 +137,10 @@ void Engine::reset(Stream &s) {
     size_t frames = size_t(m.layers) * size_t(m.kernel - 1) * size_t(padded(m.width));
     std::fill(s.frames_past, s.frames_past + frames, 0.0f);
     // Slots that are not filled yet get no weight; but what is there must be a number.
-    std::fill(s.keys, s.keys + size_t(m.layers) * size_t(m.width) * size_t(key_stride_), 0.0f);
+    if (m.modes)
+        std::fill(s.modes, s.modes + modes(), 0.0f);
+    else
+        std::fill(s.keys, s.keys + keys(), 0.0f);
     if (m.transducer) std::copy(start_.begin(), start_.end(), s.prediction);
 }
 
@@ -163,9 +179,12 @@ void Engine::tile(Stream **several, int count) {
     hear(several, count);
     Rows x = rows(x_, model_.width);
     for (int layer = 0; layer < model_.layers; ++layer) {
-        const ConformerBlock &block = model_.blocks[size_t(layer)];
+        const Block &block = model_.blocks[size_t(layer)];
         feed_forward(block.ffn1, count);
-        attend(block, layer, several, count);
+        if (model_.modes)
+            scan(block, layer, several, count);
+        else
+            attend(block, layer, several, count);
         convolve(block, layer, several, count);
         feed_forward(block.ffn2, count);
         norm(x, count * size_, block.norm, x);

@@ -50,8 +50,9 @@ struct Stream {
 
     float *audio;   // from `before` samples before the next frame's hop on
     float *past;    // [3][mels]: normalised features before the chunk
-    float *keys;    // [layer][width][key_stride]: a ring, rotated by their slots
-    float *values;  // [layer][slot][width]
+    float *keys;    // [layer][mixed][key_stride]: a ring, rotated by their slots
+    float *values;  // [layer][slot][mixed]
+    float *modes;   // [layer][mode][real, imaginary][mixed]: of state spaces
     float *frames_past;  // [layer][kernel - 1][width]: what the convolutions saw last
     float *prediction;   // [joined]: the predictor's part, after `context`
     pocket_token *tokens;
@@ -77,15 +78,18 @@ class Engine {
 
     void place(Stream &stream);
     void place_work();
+    size_t keys() const;   // numbers of a stream
+    size_t modes() const;  // the same of state spaces
     bool ready(const Stream &stream) const;
     Rows rows(float *data, int width) const { return {data, padded(width)}; }
 
     void tile(Stream **several, int count);
     void hear(Stream **several, int count);
     void features(Stream &stream, Rows into);
-    void feed_forward(const ConformerBlock::FeedForward &f, int count);
-    void attend(const ConformerBlock &block, int layer, Stream **several, int count);
-    void convolve(const ConformerBlock &block, int layer, Stream **several, int count);
+    void feed_forward(const Block::FeedForward &f, int count);
+    void attend(const Block &block, int layer, Stream **several, int count);
+    void scan(const Block &block, int layer, Stream **several, int count);
+    void convolve(const Block &block, int layer, Stream **several, int count);
     void norm(Rows x, int count, const Norm &n, Rows y);
     // y = map(x), or y += by * map(x). `same`: x is what the map before this one took.
     void linear(const Map &map, Rows x, int count, Rows y, float by = 0, bool same = false);

@@ -29,20 +29,32 @@ struct Chunk {
     int size, left;  // encoder frames
 };
 
-struct ConformerBlock {
+// For each mode and channel, padded: λ, by which a mode goes on, and 2 C (λ - 1)/A, by which it is
+// read; for each channel how much of the input goes through.
+struct StateSpace {
+    std::vector<float> real, imaginary, read_real, read_imaginary, skip;
+};
+
+// ½ feed-forward, a mixer of frames (attention, or state spaces), convolution, ½ feed-forward, norm.
+struct Block {
     struct FeedForward {
         Norm norm;
         Map up, down;
     } ffn1, ffn2;
-    Norm attention_norm, convolution_norm, inner_norm, norm;
-    Map query, key, value, out, conv_value, conv_gate, conv_out;
+    Norm mixer_norm, convolution_norm, inner_norm, norm;
+    Map query, key, value, out;  // of attention
+    StateSpace space;
+    Map gate;  // of state spaces, which have `value` and `out` too
+    Map conv_value, conv_gate, conv_out;
     std::vector<float> depthwise, depthwise_bias;  // [tap][width], padded
 };
 
 struct Model {
     File file;
     int vocabulary = 0, mels = 0, low = 0, high = 0, tail = 0;
-    int width = 0, layers = 0, heads = 0, kernel = 0, inner = 0;  // of the Conformer
+    int width = 0, layers = 0, heads = 0, head_width = 0, kernel = 0;
+    int modes = 0;  // of state spaces; 0 where attention mixes frames
+    int inner = 0;  // the widest inside of a feed-forward
     int channels = 0;                                             // between the subsampling's two
     int predicted = 0, joined = 0;                                // widths; 0 with a CTC head
     bool transducer = true;
@@ -53,11 +65,12 @@ struct Model {
     std::vector<float> mean, inverse_std;  // padded
     Map conv1, conv2;
     Norm subsampled;
-    std::vector<ConformerBlock> blocks;
+    std::vector<Block> blocks;
     Map ctc;
     Map embedding, join_encoder, join_predictor, join_out;
     std::vector<float> mix;  // [tap][predicted], padded
 
+    int mixed() const { return heads * head_width; }  // width of what a mixer mixes
     int head() const { return transducer ? joined : vocabulary; }  // width of what a search takes
     size_t unpacked_bytes() const { return unpacked; }
 

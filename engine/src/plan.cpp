@@ -1,5 +1,7 @@
 // From a plan and arrays to a model. Every number is checked before it is used.
 #include <algorithm>
+#include <cmath>
+#include <complex>
 #include <cstring>
 
 #include "model.h"
@@ -7,6 +9,7 @@
 namespace pocket {
 namespace {
 
+constexpr double pi = 3.14159265358979323846;
 constexpr int widest = 1 << 16;
 constexpr int64_t largest_state = 1 << 24;  // numbers that a stream remembers, as recogniser.py has it
 
@@ -23,7 +26,6 @@ class Builder {
         m.conv1 = map("subsampling.conv1", 3 * m.mels, m.channels);
         m.conv2 = map("subsampling.conv2", 3 * m.channels, m.width);
         m.subsampled = norm("subsampling.norm");
-        m.inner = out_of("encoder.blocks.0.ffn1.up");
         for (int i = 0; i < m.layers && !why_.refused(); ++i)
             m.blocks.push_back(block("encoder.blocks." + std::to_string(i)));
         head();
@@ -50,14 +52,17 @@ class Builder {
         m.high = whole(features["high"], "features.high", m.low + 1, 8000);
         m.tail = whole(plan_["tail"], "tail", 0, 1000);
         if (plan_["subsampling"].whole(1, 100) != 4) return why_.refuse("another subsampling than 4");
-        if (encoder["family"].text != "conformer")
-            return why_.refuse("encoder family '%.40s': this engine runs 'conformer'",
+        bool spaces = encoder["family"].text == "mhssm";
+        if (!spaces && encoder["family"].text != "conformer")
+            return why_.refuse("encoder family '%.40s': this engine runs conformer and mhssm",
                                encoder["family"].text.c_str());
         m.width = whole(encoder["width"], "encoder.width", 2, 4096);
         m.layers = whole(encoder["layers"], "encoder.layers", 1, 256);
         m.heads = whole(encoder["heads"], "encoder.heads", 1, 256);
         m.kernel = whole(encoder["kernel"], "encoder.kernel", 2, 256);
-        if (m.width % (2 * m.heads)) return why_.refuse("its plan is damaged: encoder.heads");
+        m.head_width = whole(encoder["head_width"], "encoder.head_width", 1, 4096);
+        if (spaces) m.modes = whole(encoder["modes"], "encoder.modes", 1, 256);
+        if (!spaces && m.head_width % 2) return why_.refuse("its plan is damaged: encoder.head_width");
         m.transducer = plan_["head"].text == "transducer";
         if (!m.transducer && plan_["head"].text != "ctc")
             return why_.refuse("its plan is damaged: head");
@@ -65,7 +70,8 @@ class Builder {
             if (row.items.size() != 2) return why_.refuse("its plan is damaged: chunks");
             Chunk chunk{whole(row.items[0], "chunks", 1, 1024), whole(row.items[1], "chunks", 0, 4096)};
             if (chunk.left % chunk.size) return why_.refuse("its plan is damaged: chunks");
-            int64_t state = int64_t(m.layers) * m.width * (2 * chunk.left + m.kernel);
+            int64_t mixed = int64_t(m.mixed()) * 2 * (spaces ? m.modes : chunk.left);
+            int64_t state = m.layers * (mixed + int64_t(m.width) * m.kernel);
             if (state > largest_state) return why_.refuse("a stream of it would be too large");
             m.chunks.push_back(chunk);
             m.chunk_sizes.push_back(chunk.size);
@@ -209,15 +215,22 @@ class Builder {
         return map;
     }
 
-    std::vector<float> vector(const std::string &name, int count) {
+    // An array of float16, or of float32 where those need it.
+    std::vector<float> vector(const std::string &name, int count, int width = 2) {
         std::vector<float> found(size_t(padded(count)));
         auto array = model_.file.arrays.find(name);
-        if (array == model_.file.arrays.end() || array->second.width != 2 ||
-            array->second.bytes != size_t(count) * 2) {
+        if (array == model_.file.arrays.end() || array->second.width != width ||
+            array->second.bytes != size_t(count) * size_t(width)) {
             why_.refuse("misses %.80s, or has it in another size", name.c_str());
             return found;
         }
-        for (int i = 0; i < count; ++i) found[size_t(i)] = half(array->second.data + 2 * i, name);
+        const uint8_t *data = array->second.data;
+        if (width == 4) std::memcpy(found.data(), data, array->second.bytes);
+        for (int i = 0; i < count; ++i) {
+            if (width == 2) found[size_t(i)] = half(data + 2 * i, name);
+            if (!std::isfinite(found[size_t(i)]))
+                why_.refuse("%.80s holds what is no number", name.c_str());
+        }
         model_.unpacked += 4 * found.size();
         return found;
     }
@@ -244,30 +257,68 @@ class Builder {
         return turned;
     }
 
-    ConformerBlock block(const std::string &name) {
-        ConformerBlock b;
-        int width = model_.width, inner = model_.inner;
-        auto square = [&](const char *inside) { return map(name + inside, width, width); };
-        auto feed = [&](const std::string &which) -> ConformerBlock::FeedForward {
+    Block block(const std::string &name) {
+        Block b;
+        int width = model_.width, mixed = model_.mixed();
+        auto feed = [&](const std::string &which) -> Block::FeedForward {
+            int inner = out_of(which + ".up");
+            model_.inner = std::max(model_.inner, inner);
             return {norm(which + ".norm"), map(which + ".up", width, inner),
                     map(which + ".down", inner, width)};
         };
         b.ffn1 = feed(name + ".ffn1");
-        b.attention_norm = norm(name + ".attention.norm");
-        b.query = square(".attention.query");
-        b.key = square(".attention.key");
-        b.value = square(".attention.value");
-        b.out = square(".attention.out");
-        b.convolution_norm = norm(name + ".convolution.norm");
-        b.conv_value = square(".convolution.value");
-        b.conv_gate = square(".convolution.gate");
-        b.depthwise = kernel(name + ".convolution.depthwise", width, model_.kernel);
-        b.depthwise_bias = vector(name + ".convolution.depthwise.bias", width);
-        b.inner_norm = norm(name + ".convolution.inner_norm");
-        b.conv_out = square(".convolution.out");
+        std::string mixer = name + (model_.modes ? ".ssm" : ".attention");
+        b.mixer_norm = norm(mixer + ".norm");
+        b.value = map(mixer + ".value", width, mixed);
+        b.out = map(mixer + ".out", mixed, width);
+        if (model_.modes) {
+            b.gate = map(mixer + ".gate", width, mixed);
+            b.space = space(mixer + ".state_space.");
+        } else {
+            b.query = map(mixer + ".query", width, mixed);
+            b.key = map(mixer + ".key", width, mixed);
+        }
+        std::string convolution = name + ".convolution.";
+        b.convolution_norm = norm(convolution + "norm");
+        b.conv_value = map(convolution + "value", width, width);
+        b.conv_gate = map(convolution + "gate", width, width);
+        b.depthwise = kernel(convolution + "depthwise", width, model_.kernel);
+        b.depthwise_bias = vector(convolution + "depthwise.bias", width);
+        b.inner_norm = norm(convolution + "inner_norm");
+        b.conv_out = map(convolution + "out", width, width);
         b.ffn2 = feed(name + ".ffn2");
         b.norm = norm(name + ".norm");
         return b;
+    }
+
+    StateSpace space(const std::string &name) {
+        const auto &m = model_;
+        int mixed = m.mixed(), stride = padded(mixed);
+        auto step = vector(name + "log_step", m.heads, 4);
+        auto decay = vector(name + "log_decay", m.heads * m.modes, 4);
+        auto read = vector(name + "read", 2 * mixed * m.modes);
+        StateSpace s;
+        s.skip = vector(name + "skip", mixed);
+        for (auto *piece : {&s.real, &s.imaginary, &s.read_real, &s.read_imaginary})
+            piece->resize(size_t(m.modes) * size_t(stride));
+        for (int c = 0; c < mixed; ++c)
+            for (int n = 0; n < m.modes; ++n) {
+                using Number = std::complex<double>;
+                size_t head = size_t(c / m.head_width), at = size_t(n * stride + c);
+                Number a(-std::exp(double(decay[head * size_t(m.modes) + size_t(n)])), n * pi);
+                Number power = std::exp(0.01 * std::exp(double(step[head])) * a);
+                const float *own = &read[2 * (size_t(c) * size_t(m.modes) + size_t(n))];
+                Number out = 2.0 * Number(own[0], own[1]) * (power - 1.0) / a;
+                s.real[at] = float(power.real());
+                s.imaginary[at] = float(power.imag());
+                s.read_real[at] = float(out.real());
+                s.read_imaginary[at] = float(out.imag());
+                for (float made : {s.real[at], s.imaginary[at], s.read_real[at], s.read_imaginary[at]})
+                    if (!std::isfinite(made))
+                        why_.refuse("%.80s: a state space beyond all bounds", name.c_str());
+            }
+        model_.unpacked += 16 * s.real.size();
+        return s;
     }
 
     void head() {

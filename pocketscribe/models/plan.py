@@ -24,6 +24,8 @@ FEATURES = {
     "high": 7600,
 }
 
+INDIRECT = {"ffn", "inner", "dropout"}  # what maps say, or no reader needs
+
 
 def plan(model: Recogniser) -> dict[str, Any]:
     """The plan as plain data, in an order that depends on the model alone."""
@@ -40,7 +42,7 @@ def plan(model: Recogniser) -> dict[str, Any]:
         "subsampling": FACTOR,
         "tail": TAIL,
         "chunks": [list(c) for c in config.chunks.chunkings if c.size is not None],
-        "encoder": encoder.model_dump(exclude={"ffn", "dropout"}),
+        "encoder": {**encoder.model_dump(exclude=INDIRECT), "head_width": encoder.channels},
         "head": config.head,
         "formats": formats,
         "tensors": stored,

@@ -128,8 +128,6 @@ def load_model(path: Path) -> Saved:
             raise UserError(f"{path}: {name} holds what is no number; train or get the model again")
     model.to_empty(device="cpu")
     if written["format"] in PACKED:
-        if written["format"] == packed.FORMAT and written.get("plan") != plan_text(model):
-            raise UserError(f"{path}: its plan is not that of its config; export the model again")
         packed.from_arrays(model, found, str(path), written["format"])
     else:
         fill(model, {n: torch.from_numpy(a).float() for n, a in found.items()}, str(path))

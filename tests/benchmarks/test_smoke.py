@@ -18,8 +18,10 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LINES = {  # the least that each says
     "distillation": 16,
     "encoders": 4,
+    "engine": 4,
     "features": 7,
     "joined": 1,
+    "soak": 1,
     "streaming": 8,
     "training_step": 14,
     "transducer_loss": 5,
@@ -53,12 +55,15 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
                 soundfile.write(corpus / "test" / f"{i}.wav", 0.01 * noise, 16000)
                 (corpus / "test" / f"{i}.txt").write_text("one")
             return {"corpus": str(corpus), "split": "test", "out": tmp_path / "out"}
-        case "streaming":
+        case "streaming" | "engine" | "soak":
             model = tmp_path / "model.pocket"
             units = characters()
             tiny = tiny_model("transducer", units, 0, formats=[{"match": "*", "bits": 8}])
             save_packed(model, Saved(tiny, units.to_json()))
-            return {"model": model, "streams": "1,2", "seconds": 1}
+            if request.param == "soak":
+                return {"model": model, "streams": 3, "hours": 0.05}
+            chunks = {"chunks": "4"} if request.param == "engine" else {}
+            return {"model": model, "streams": "1,2", "seconds": 1, **chunks}
         case "training_step":
             return {"width": 16, "layers": 1, "utterances": 1}
         case "transducer_loss":
@@ -78,7 +83,10 @@ def test_it_runs(
     module = import_module(name)
     monkeypatch.setattr(module, "ROUNDS", 1, raising=False)
     module.main(**options)
-    assert len(capsys.readouterr().out.splitlines()) >= LINES[name]
+    said = capsys.readouterr().out
+    assert len(said.splitlines()) >= LINES[name]
+    if name == "soak":
+        assert " 0 different" in said
     if name == "joined":
         made = CorpusConfig(corpus=str(options["out"]), split="test")
         assert [x.text for x in items(made, locate(made, None))] == ["one one one"]

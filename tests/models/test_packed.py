@@ -142,8 +142,6 @@ PACKED = f"{UP}.packed"
         (lambda h, a: h.update(format="pocketscribe-packed-9"), "format 'pocketscribe-packed-9'"),
         (lambda h, a: h.pop("vocabulary"), "its header is damaged: key 'voc"),
         (lambda h, a: h.update(config="{"), "its header is damaged"),
-        (lambda h, a: h.update(plan="{}"), "its plan is not that of its config"),
-        (lambda h, a: h.pop("plan"), "its plan is not that of its config"),
         (lambda h, a: a.pop(PACKED), f"misses {PACKED}"),
         (lambda h, a: a.update(x=a[PACKED]), "holds the unknown x"),
         (lambda h, a: a.update({PACKED: a[PACKED][1:]}), f"{PACKED} is uint8 (479,)"),

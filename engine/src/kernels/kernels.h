@@ -55,6 +55,14 @@ struct Attention {
     Rows out;
 };
 
+// y = skip u + Re(sum over modes of read * s), s = power * s + u; numbers of a mode lie `stride` apart.
+struct Scan {
+    int rows, width, modes, stride;
+    const float *real, *imaginary, *read_real, *read_imaginary, *skip;
+    Rows u, y;
+    float *state;  // [mode][real, imaginary][stride]
+};
+
 struct FeatureTables {
     float window[400];
     float fft_cos[256], fft_sin[256];      // of angles 2 pi k / 512
@@ -79,6 +87,7 @@ struct Kernels {
     void (*depthwise)(Rows x, int rows, int width, const float *kernel, int taps,
                       const float *bias, Rows y);
     void (*attend)(const Attention &);
+    void (*scan)(const Scan &);
     // The largest of a row, the first one of equals, and its log-probability.
     int (*largest)(const float *row, int width, float *log_probability);
     // Up to 16 frames of samples, each 160 after the one before -> [frame][mels].

@@ -444,6 +444,30 @@ void attend(const Attention &a) {
         by_rows<POCKET_QUERIES>(a.queries, [&]<int Q>(int query) { attend_rows<Q>(a, h, query); });
 }
 
+// ---- State spaces ------------------------------------------------------------------------------
+
+void scan(const Scan &a) {
+    for (int i = 0; i < a.width; i += lanes) {
+        F16 skip = load<F16>(a.skip + i);
+        for (int t = 0; t < a.rows; ++t) store(a.y[t] + i, load<F16>(a.u[t] + i) * skip);
+        for (int n = 0; n < a.modes; ++n) {
+            size_t at = size_t(n) * a.stride + i;
+            F16 real = load<F16>(a.real + at), imaginary = load<F16>(a.imaginary + at);
+            F16 read = load<F16>(a.read_real + at), turned = load<F16>(a.read_imaginary + at);
+            float *own = a.state + 2 * size_t(n) * a.stride + i;
+            F16 x = load<F16>(own), y = load<F16>(own + a.stride);
+            for (int t = 0; t < a.rows; ++t) {
+                F16 next = real * x - imaginary * y + load<F16>(a.u[t] + i);
+                y = real * y + imaginary * x;
+                x = next;
+                store(a.y[t] + i, load<F16>(a.y[t] + i) + (read * x - turned * y));
+            }
+            store(own, x);
+            store(own + a.stride, y);
+        }
+    }
+}
+
 // ---- Features ----------------------------------------------------------------------------------
 
 // Kaldi's: mean removed, pre-emphasis, Povey's window, power spectrum, triangles over mel, log.
@@ -506,7 +530,7 @@ void features(const FeatureTables &t, const float *samples, int frames, float *w
 }
 
 constexpr Kernels table(const char *name) {
-    return {name, norm, round_rows, widen, product, silu, gate, tanh_sum, depthwise, attend,
+    return {name, norm, round_rows, widen, product, silu, gate, tanh_sum, depthwise, attend, scan,
             largest, features};
 }
 
