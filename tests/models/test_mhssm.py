@@ -273,7 +273,10 @@ def test_the_gradient_reaches_every_deployed_parameter(head: str) -> None:
         ),
         ({"family": "mhssm", "modes": 0}, "encoder.modes = 0: input should be greater than 0"),
         ({"family": "mhssm", "mode": 1}, "unknown key 'encoder.mode'; did you mean 'modes'?"),
-        ({"modes": 3}, "unknown key 'encoder.modes' (allowed here: dropout, family, ffn, head_width, heads,"),
+        (
+            {"modes": 3},
+            "unknown key 'encoder.modes' (allowed here: dropout, family, ffn, head_width, heads,",
+        ),
         (
             {"family": "mhssm", "layers": 256, "width": 4096, "modes": 256},
             "a stream would remember 551,550,976 numbers",
