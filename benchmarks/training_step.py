@@ -37,7 +37,7 @@ from pocketscribe.models.conformer import ConformerConfig
 from pocketscribe.models.dropout import Dropout
 from pocketscribe.models.rotary import rotation
 from pocketscribe.speech.batches import Batch
-from pocketscribe.training.objectives import LossConfig, Plain, StepContext
+from pocketscribe.training.objectives import LossConfig, Outputs, Plain, StepContext
 from pocketscribe.training.optimisers import OptimiserConfig, build_optimiser
 
 UNITS = 256
@@ -261,7 +261,8 @@ def compare_parts(config: ModelConfig, batch: Batch) -> None:
     drop, plain_drop = Dropout(shape.dropout), nn.Dropout(shape.dropout)
 
     def pruned() -> list[Tensor]:
-        return [objective._transducer(x, frames, batch, CONTEXT.step)[0]["loss"]]
+        said = Outputs({}, x, frames, None, None, None)
+        return [objective._transducer(said, batch, CONTEXT.step).losses["loss"]]
 
     def full() -> list[Tensor]:
         logits = plain.joiner(x, predicted)
