@@ -240,9 +240,10 @@ def test_a_student_sure_of_the_label_where_the_teacher_is_sure_of_another() -> N
     teacher, student = torch.full((2, 1, 1, 1, 5), -100.0)
     teacher[..., 3] = student[..., 2] = 100.0
     student.requires_grad_()
-    one = torch.tensor([1])
-    places = torch.zeros(1, 1, 1, dtype=torch.long)
-    found = lattice_distillation(teacher, student, places, torch.tensor([[2]]), one, one)
+    targets, one = torch.tensor([[2]]), torch.tensor([1])
+    nodes = window_nodes(torch.zeros(1, 1, 1, dtype=torch.long), one, one)
+    said = (node_log_probs(x, nodes, targets, one) for x in (teacher, student))
+    found = lattice_distillation(*said, nodes)
     assert found.item() == pytest.approx(math.log(1e6), rel=1e-3)
     found.sum().backward()
     assert student.grad is not None and student.grad.isfinite().all()

@@ -281,7 +281,7 @@ def test_dropout_is_off_in_evaluation_and_on_in_training() -> None:
         (
             ConformerConfig,
             {"width": 20, "heads": 4},
-            "encoder.width / heads = 5 must be even",
+            "encoder.width / heads = 5 must be even: pairs are rotated",
         ),
         (ConformerConfig, {"kernel": 1}, "kernel = 1: input should be greater than or equal to 2"),
         (ConformerConfig, {"dropout": 0.95}, "dropout = 0.95: input should be less than 0.9"),
