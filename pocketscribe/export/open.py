@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,10 +125,14 @@ def open_model(
     """
     if (runtime := _exported(path, search)) is None:
         file = model_file(path)
-        if engine or (engine is None and _engine_can(file, search, chunk, device)):
-            with needs_engine():
-                from pocketscribe.export.engine_runtime import EngineRuntime
-            return EngineRuntime(file, search, chunk)
+        if engine or (engine is None and _engine_might(file, search, chunk, device)):
+            try:
+                with needs_engine():
+                    from pocketscribe.export.engine_runtime import EngineRuntime
+                return EngineRuntime(file, search, chunk)
+            except UserError:
+                if engine:
+                    raise  # else PyTorch says what ails it, or can run it
         return TorchRuntime(file, search, chunk, device)
     if engine:
         raise UserError(f"--runtime engine: {path} is an exported folder with a runtime of its own")
@@ -138,19 +143,10 @@ def open_model(
     return runtime
 
 
-def _engine_can(file: Path, search: SearchConfig, chunk: Chunk, device: str) -> bool:
-    """Whether the engine is there and does all that is wanted with that file."""
-    if file.suffix != ".pocket" or device != "cpu" or chunk == "full" or search != GREEDY:
-        return False
-    try:
-        import pocketscribe_engine
-    except ImportError:
-        return False
-    try:
-        pocketscribe_engine.Model(file)
-    except pocketscribe_engine.EngineError:  # PyTorch says what ails it, or can run it
-        return False
-    return True
+def _engine_might(file: Path, search: SearchConfig, chunk: Chunk, device: str) -> bool:
+    """Whether the engine is installed, and does what is wanted with files of that kind."""
+    wanted = file.suffix == ".pocket" and device == "cpu" and chunk != "full" and search == GREEDY
+    return wanted and find_spec("pocketscribe_engine") is not None
 
 
 @contextmanager

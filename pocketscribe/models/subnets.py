@@ -70,8 +70,8 @@ class Space:
             key: tuple(sorted({*getattr(config, key), largest})) for key, largest in own.items()
         }
         # Layers that share a tensor have one width inside.
-        names = {i: Dim(f"encoder.blocks.{i}.ffn1", 0) for i in range(encoder.layers)}
-        groups = [model.weights.dims.name(dim) for dim in names.values()]
+        insides = [Dim(f"encoder.blocks.{i}.ffn1", 0) for i in range(encoder.layers)]
+        groups = [model.weights.dims.name(dim) for dim in insides]
         self.groups = [groups.index(name) for name in groups]
         self._check(own)
 

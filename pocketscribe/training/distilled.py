@@ -39,8 +39,7 @@ class Distilled(Wrapper):
         return outputs
 
     def measures(self) -> dict[str, float]:
-        found = self.teacher.measures() if isinstance(self.teacher, Kept) else {}
-        return {**super().measures(), **found}
+        return {**super().measures(), **self.teacher.measures()}
 
     def _divergence(self, said: Said, outputs: Outputs, batch: Batch) -> Tensor:
         """Weighted divergences in nats, summed over the batch."""

@@ -105,6 +105,10 @@ class Teacher(nn.Module):
     def train(self, mode: bool = True) -> "Teacher":
         return super().train(False)
 
+    def measures(self) -> dict[str, float]:
+        """More for the log: nothing."""
+        return {}
+
     @torch.no_grad()
     def forward(
         self, batch: Batch, chunking: Chunking, contexts: Int[Tensor, "B T S"] | None
@@ -128,31 +132,33 @@ class Teacher(nn.Module):
         predicted = self.model.predictor(batch.targets)
         joined = joiner.encoder(encoded), joiner.predictor(predicted)
         lengths = frames, batch.labels
-        own = self._alignments(encoded, predicted, joined, batch, frames)
+        own = self._windows(encoded, predicted, joined, batch, frames)
+        logits = None
         if config.nodes == "all":
             nodes = all_nodes(*lengths)
         elif own is not None and config.nodes == "path":
-            nodes = path_nodes(best_path(own.blank, own.label, *lengths))
+            nodes = path_nodes(best_path(*own.moves(batch), *lengths))
         elif own is not None and config.nodes == "teacher":
-            nodes = window_nodes(own.contexts, *lengths)
+            nodes, logits = window_nodes(own.contexts, *lengths), own.logits
         else:
             assert contexts is not None  # a recipe without the pruned loss is refused
             others = own.contexts if own is not None and config.nodes == "union" else None
             nodes = window_nodes(contexts, *lengths, others)
         if own is not None and config.occupancy:
-            _, blanks, labels = lattice_posterior(own.blank, own.label, *lengths)
+            _, blanks, labels = lattice_posterior(*own.moves(batch), *lengths)
             nodes = by_occupancy(nodes, blanks + nn.functional.pad(labels, (0, 1)))
-        logits = node_logits(joiner, *joined, nodes)
+        if logits is None:
+            logits = node_logits(joiner, *joined, nodes)
         return nodes, node_log_probs(logits, nodes, batch.targets, batch.labels, config.classes)
 
-    def _alignments(
+    def _windows(
         self,
         encoded: Tensor,
         predicted: Tensor,
         joined: tuple[Tensor, Tensor],
         batch: Batch,
         frames: Tensor,
-    ) -> "_Alignments | None":
+    ) -> "_Windows | None":
         """The teacher's own windows and what it says in them, where that is asked for."""
         if not self.config.own_windows:
             return None
@@ -165,13 +171,19 @@ class Teacher(nn.Module):
         )
         contexts = window_contexts(windows, min(self.pruned.width, predicted.shape[1]))
         logits = joiner_logits(self.model.joiner, *joined, contexts)
-        return _Alignments(contexts, *window_lattice(logits, windows, batch.targets))
+        return _Windows(windows, contexts, logits)
 
 
-class _Alignments(NamedTuple):
+class _Windows(NamedTuple):
+    """The teacher's windows, the places in them, and its joiner's logits there."""
+
+    windows: Int[Tensor, "B T"]
     contexts: Int[Tensor, "B T S"]
-    blank: Float[Tensor, "B T U1"]
-    label: Float[Tensor, "B T U"]
+    logits: Float[Tensor, "B T S V"]
+
+    def moves(self, batch: Batch) -> tuple[Float[Tensor, "B T U1"], Float[Tensor, "B T U"]]:
+        """Log-probabilities of blank and label, on alignments that stay in the windows."""
+        return window_lattice(self.logits, self.windows, batch.targets)
 
 
 def check_teacher(teacher: Recogniser, student: Recogniser, config: DistilConfig, who: str) -> None:

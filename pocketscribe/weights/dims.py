@@ -5,7 +5,7 @@ scales and every matrix that reads or writes them keep the same ones. Layers ask
 between dimensions, not between numbers, so that choosing channels happens in one place.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -67,9 +67,14 @@ class Dims:
     """What is known of a model's tensors: which axis of which is which dimension."""
 
     def __init__(self) -> None:
-        self.sized: list[Sized] = []
+        self._sized: dict[tuple[int, str], Sized] = {}  # by module and attribute
         self._one: dict[str, str] = {}  # name -> the name that it goes by
         self._fixed: set[str] = set()
+
+    @property
+    def sized(self) -> Collection[Sized]:
+        """Every tensor, once."""
+        return self._sized.values()
 
     def add(self, module: nn.Module, **axes: tuple[Size, ...]) -> None:
         """Says what the axes of some of a module's tensors are; again where it is shared.
@@ -81,11 +86,11 @@ class Dims:
             if getattr(module, attribute) is None:
                 continue
             dims = tuple(map(dim, sizes))
-            found = [s for s in self.sized if s.module is module and s.attribute == attribute]
-            if not found:
-                self.sized.append(Sized(module, attribute, dims))
+            made = Sized(module, attribute, dims)
+            known = self._sized.setdefault((id(module), attribute), made)
+            if known is made:
                 continue
-            for first, other in zip(found[0].dims, dims, strict=True):
+            for first, other in zip(known.dims, dims, strict=True):
                 if replace(first, name="") == replace(other, name="") and first.name and other.name:
                     self._one[self.name(other)] = self.name(first)
                 else:

@@ -2,7 +2,8 @@
 
     stored tensor -> masked N:M -> quantised -> what a layer multiplies by
 
-A slice will stand before the mask; each step is optional and one small module.
+Each step is optional and one small module. A sub-network's slice (`models/subnets.py`) takes the
+place of the stored tensor.
 """
 
 from collections.abc import Hashable, Iterable, Iterator
