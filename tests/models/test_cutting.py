@@ -5,45 +5,24 @@ from typing import Any
 
 import pytest
 import torch
+from large import UNITS, large
 from torch import Tensor
 
 from pocketscribe.errors import UserError
-from pocketscribe.models import Chunking, ModelConfig, Recogniser
+from pocketscribe.models import Chunking, Recogniser
 from pocketscribe.models.cutting import check_cut, cut, plain
 from pocketscribe.models.recogniser import stored_parameters
 from pocketscribe.speech.batches import Batch
 from pocketscribe.training.cutting import CutConfig, by_gradient, by_norm, cut_from
 from pocketscribe.training.objectives import LossConfig, Plain, StepContext
 
-UNITS = 12
 CHUNKING = Chunking(4, 8)
-LARGE: dict[str, Any] = {
-    "encoder": {"width": 24, "layers": 4, "heads": 4, "kernel": 4, "dropout": 0.0},
-    "chunks": {"sizes": [4, "full"], "left": 8},
-    "predictor": 20,
-    "joiner": 20,
-    "subsampling": 16,
-}
 SMALL = {
     "encoder": {"width": 16, "layers": 2, "heads": 2, "head_width": 6, "ffn": 2},
     "predictor": 12,
     "joiner": 8,
     "subsampling": 8,
 }
-
-
-def model(*changes: dict[str, Any], seed: int = 0) -> Recogniser:
-    """LARGE with changes on top, its weights drawn."""
-    data = dict(LARGE)
-    for change in changes:
-        for key, value in change.items():
-            data[key] = {**data.get(key, {}), **value} if isinstance(value, dict) else value
-    torch.manual_seed(seed)
-    found = Recogniser(ModelConfig.read(data, "test"), UNITS)
-    with torch.no_grad():
-        for p in found.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-    return found.eval()
 
 
 def encoded(found: Recogniser) -> Tensor:
@@ -65,7 +44,7 @@ FAMILIES = [{}, {"encoder": {"family": "mhssm", "modes": 4}}]
 
 @pytest.mark.parametrize("family", FAMILIES, ids=["conformer", "mhssm"])
 def test_all_of_a_model_is_the_model(family: dict[str, Any]) -> None:
-    source, target = model(family), model(family, seed=5)
+    source, target = large(family), large(family, seed=5)
     cut_from(target, source, CutConfig(), None)
     for name, tensor in source.state_dict().items():
         assert torch.equal(tensor, target.state_dict()[name]), name
@@ -75,7 +54,7 @@ def test_all_of_a_model_is_the_model(family: dict[str, Any]) -> None:
 def test_units_that_do_nothing_can_go(family: dict[str, Any]) -> None:
     """Insides whose maps out are zero: without them, chosen by either measure, nothing changes."""
     sizes = {"encoder": {"heads": 2, "head_width": 6}, "joiner": 8}
-    source, target = model(family), model(family, sizes, seed=5)
+    source, target = large(family), large(family, sizes, seed=5)
     gone = {"joiner": [0, *range(3, 14)]}
     for i in range(4):
         name = "ssm" if family else "attention"
@@ -100,7 +79,7 @@ def test_units_that_do_nothing_can_go(family: dict[str, Any]) -> None:
 @pytest.mark.parametrize("family", FAMILIES, ids=["conformer", "mhssm"])
 def test_every_number_of_a_cut_is_one_of_its_source(family: dict[str, Any]) -> None:
     """Looked up one by one, by hand, in the layers and channels that were asked for."""
-    source, target = model(family), model(family, SMALL, seed=5)
+    source, target = large(family), large(family, SMALL, seed=5)
     width = torch.tensor([0, 2, 3, 5, 7, 8, 9, 11, 12, 13, 15, 16, 18, 20, 21, 23])
     sizes = {"predictor": 12, "joiner": 8, "subsampling": 8}
     kept = {name: torch.arange(size) + 1 for name, size in sizes.items()} | {"width": width}
@@ -110,13 +89,13 @@ def test_every_number_of_a_cut_is_one_of_its_source(family: dict[str, Any]) -> N
         kept |= {f"{block}.ffn1": torch.arange(32) * 2, f"{block}.ffn2": torch.arange(32) * 3}
         kept |= {f"{block}.{mixer}": torch.tensor([0, 3]), f"{block}.convolution": width + 0}
     cut(source, target, [1, 3], kept)
-    small, large = target.encoder.blocks[1], source.encoder.blocks[3]
+    student, teacher = target.encoder.blocks[1], source.encoder.blocks[3]
     three = torch.arange(32) * 3
-    assert torch.equal(small.ffn2.up.weight(), large.ffn2.up.weight()[three][:, width])
-    assert torch.equal(small.ffn2.up.bias, large.ffn2.up.bias[three])
-    assert torch.equal(small.norm.weight, large.norm.weight[width])
+    assert torch.equal(student.ffn2.up.weight(), teacher.ffn2.up.weight()[three][:, width])
+    assert torch.equal(student.ffn2.up.bias, teacher.ffn2.up.bias[three])
+    assert torch.equal(student.norm.weight, teacher.norm.weight[width])
     heads = torch.tensor([*range(6), *range(18, 24)])  # the first and the last of four, six each
-    here, there = getattr(small, mixer), getattr(large, mixer)
+    here, there = getattr(student, mixer), getattr(teacher, mixer)
     assert torch.equal(here.value.weight(), there.value.weight()[heads][:, width])
     assert torch.equal(here.out.weight(), there.out.weight()[width][:, heads])
     if family:
@@ -130,9 +109,9 @@ def test_every_number_of_a_cut_is_one_of_its_source(family: dict[str, Any]) -> N
 
 def test_a_cut_can_be_shared_and_factored() -> None:
     """As ever, out of whole matrices: the mean of a block's layers."""
-    source, whole = model(), model(SMALL, seed=5)
-    shared = model(SMALL, {"sharing": {"blocks": 1}}, seed=5)
-    factored = model(SMALL, {"ranks": [{"match": "encoder.*.ffn?.*", "rank": 16}]}, seed=5)
+    source, whole = large(), large(SMALL, seed=5)
+    shared = large(SMALL, {"sharing": {"blocks": 1}}, seed=5)
+    factored = large(SMALL, {"ranks": [{"match": "encoder.*.ffn?.*", "rank": 16}]}, seed=5)
     for target in (whole, shared, factored):
         cut_from(target, source, CutConfig(layers="last"), None)
     layers = [block.ffn1.up.weight() for block in whole.encoder.blocks]
@@ -144,7 +123,7 @@ def test_a_cut_can_be_shared_and_factored() -> None:
 
 
 def test_the_largest_norms_stay() -> None:
-    source, target = model(), model({"joiner": 8}, seed=5)
+    source, target = large(), large({"joiner": 8}, seed=5)
     loud = torch.tensor([1, 4, 5, 9, 10, 12, 17, 19])
     with torch.no_grad():
         source.joiner.out.weight.stored[:, loud] *= 100
@@ -162,12 +141,12 @@ def dev_loss(found: Recogniser) -> float:
 
 def test_a_gradient_says_what_the_loss_would_lose() -> None:
     """Against the loss of models in which one unit is a little smaller, in all of its tensors."""
-    source = model().double()
+    source = large().double()
     found = by_gradient(source, [replace(dev()[0], features=dev()[0].features.double())])
     for name, unit in (("joiner", 3), ("encoder.blocks.2.attention", 1), ("subsampling", 7)):
         losses = []
         for change in (1e-3, -1e-3):  # the encoder adds up in float32
-            moved = model().double()
+            moved = large().double()
             with torch.no_grad():
                 for sized in moved.weights.dims.sized:
                     for axis, dim in enumerate(sized.dims):
@@ -188,13 +167,13 @@ def test_a_gradient_says_what_the_loss_would_lose() -> None:
 )
 def test_layers_that_are_kept(layers: str, kept: list[int] | None) -> None:
     """Dropped are those without which the loss is least, one after the other."""
-    source, target = model(), model({"encoder": {"layers": 2}}, seed=5)
+    source, target = large(), large({"encoder": {"layers": 2}}, seed=5)
     if kept is None:
         kept = [0, 1, 2, 3]
         for count in (3, 2):
             losses = {}
             for out in kept:
-                thinner = model({"encoder": {"layers": count}})
+                thinner = large({"encoder": {"layers": count}})
                 cut(source, thinner, [i for i in kept if i != out], {})
                 losses[out] = dev_loss(thinner)
             kept.remove(min(losses, key=lambda out: losses[out]))
@@ -217,5 +196,5 @@ def test_layers_that_are_kept(layers: str, kept: list[int] | None) -> None:
 )
 def test_what_cannot_be_cut(change: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError) as refused:
-        check_cut(model(change).config, model().config)
+        check_cut(large(change).config, large().config)
     assert line in str(refused.value)

@@ -4,21 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from large import UNITS, large
 
 from pocketscribe.errors import UserError
-from pocketscribe.models import Chunking, ModelConfig, Recogniser, stored_parameters
+from pocketscribe.models import Chunking, Recogniser, stored_parameters
 from pocketscribe.models.saved import Saved, load_model, save_packed
 from pocketscribe.models.subnets import Space, SpaceConfig, extract, sliced
 from pocketscribe.training.masks import settle
 
-UNITS = 12
-LARGE: dict[str, Any] = {
-    "encoder": {"width": 24, "layers": 4, "heads": 4, "kernel": 4, "dropout": 0.0},
-    "chunks": {"sizes": [4, "full"], "left": 8},
-    "predictor": 20,
-    "joiner": 20,
-    "subsampling": 16,
-}
 SPACE = SpaceConfig(
     layers=(2, 4), width=(16, 20), heads=(2,), inner=(32, 64), predictor=(8,), joiner=(12,)
 )
@@ -30,16 +23,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "factored": {"ranks": [{"match": "encoder.*.ffn?.*", "rank": 10, "share_factor": "u"}]},
     "formatted": {"formats": FORMATS},
 }
-
-
-def model(change: dict[str, Any], seed: int = 0) -> Recogniser:
-    data = {**LARGE, **change, "encoder": {**LARGE["encoder"], **change.get("encoder", {})}}
-    torch.manual_seed(seed)
-    found = Recogniser(ModelConfig.read(data, "test"), UNITS)
-    with torch.no_grad():
-        for p in found.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-    return found.eval()
 
 
 def said(found: Recogniser, tensors: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
@@ -66,22 +49,22 @@ def said(found: Recogniser, tensors: dict[str, torch.Tensor] | None = None) -> t
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_largest_is_the_model_and_each_is_its_own_copy(name: str) -> None:
-    large = model(MODELS[name])
-    space = Space(large, SPACE)
-    assert space.sub_config(space.largest) == large.config
+    whole = large(MODELS[name])
+    space = Space(whole, SPACE)
+    assert space.sub_config(space.largest) == whole.config
     drawn = [space.draw(torch.Generator().manual_seed(seed)) for seed in range(6)]
     for sizes in (space.largest, space.smallest, *drawn):
         config = space.sub_config(sizes)
-        copy = extract(large, config)
+        copy = extract(whole, config)
         with torch.device("meta"):
             small = Recogniser(config, UNITS).eval()
-        found = said(small, sliced(large, small))
+        found = said(small, sliced(whole, small))
         assert torch.equal(found, said(copy))
         if sizes == space.largest:
-            assert torch.equal(found, said(large))
-            assert copy.state_dict().keys() == large.state_dict().keys()
+            assert torch.equal(found, said(whole))
+            assert copy.state_dict().keys() == whole.state_dict().keys()
         else:
-            assert stored_parameters(copy) < stored_parameters(large)
+            assert stored_parameters(copy) < stored_parameters(whole)
         assert copy.config.encoder.layers == sizes.layers == len(copy.encoder.blocks)
         for block, inner in zip(copy.encoder.blocks, sizes.inner, strict=True):
             assert block.ffn1.up.bias.shape == (inner,)
@@ -90,44 +73,44 @@ def test_the_largest_is_the_model_and_each_is_its_own_copy(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_reach_the_slices_and_nothing_else(name: str) -> None:
-    large = model(MODELS[name])
-    space = Space(large, SPACE)
+    whole = large(MODELS[name])
+    space = Space(whole, SPACE)
     config = space.sub_config(space.smallest)
     with torch.device("meta"):
         small = Recogniser(config, UNITS).train()
-    copy = extract(large, config)
-    said(small, sliced(large, small)).square().sum().backward()
+    copy = extract(whole, config)
+    said(small, sliced(whole, small)).square().sum().backward()
     said(copy).square().sum().backward()
     slopes = dict(copy.named_parameters())
     # Where a copy's gradient goes, sliced likewise, and zero everywhere else.
-    whole = {name: p.grad for name, p in large.named_parameters() if p.grad is not None}
-    total = sum(g.abs().sum().item() for g in whole.values())
+    grads = {name: p.grad for name, p in whole.named_parameters() if p.grad is not None}
+    total = sum(g.abs().sum().item() for g in grads.values())
     assert total == pytest.approx(
         sum(p.grad.abs().sum().item() for p in slopes.values() if p.grad is not None), rel=1e-4
     )
-    bias = large.encoder.blocks[0].ffn1.up.bias.grad
+    bias = whole.encoder.blocks[0].ffn1.up.bias.grad
     assert torch.equal(bias[:32], copy.encoder.blocks[0].ffn1.up.bias.grad)
     assert bias[32:].abs().sum() == 0
 
 
 def test_by_hand() -> None:
     """Which numbers of which tensors: the first units, of each stacked frame and each head."""
-    large = model({})
-    space = Space(large, SPACE)
-    small = extract(large, space.sub_config(space.smallest))
-    conv2 = large.subsampling.conv2.weight()
+    whole = large({})
+    space = Space(whole, SPACE)
+    small = extract(whole, space.sub_config(space.smallest))
+    conv2 = whole.subsampling.conv2.weight()
     assert torch.equal(small.subsampling.conv2.weight(), conv2[:16])  # as stacked as ever
-    here, there = small.encoder.blocks[1].attention, large.encoder.blocks[1].attention
+    here, there = small.encoder.blocks[1].attention, whole.encoder.blocks[1].attention
     assert torch.equal(here.query.weight(), there.query.weight()[:12, :16])  # two heads of six
     assert torch.equal(here.out.weight(), there.out.weight()[:16, :12])
-    assert torch.equal(small.joiner.predictor.weight(), large.joiner.predictor.weight()[:12, :8])
-    assert torch.equal(small.auxiliary["ctc"].weight, large.auxiliary["ctc"].weight[:, :16])
+    assert torch.equal(small.joiner.predictor.weight(), whole.joiner.predictor.weight()[:12, :8])
+    assert torch.equal(small.auxiliary["ctc"].weight, whole.auxiliary["ctc"].weight[:, :16])
 
 
 def test_a_sub_network_is_an_ordinary_model(tmp_path: Any) -> None:
-    large = model(MODELS["formatted"])
-    space = Space(large, SPACE)
-    small = extract(large, space.sub_config(space.smallest))
+    whole = large(MODELS["formatted"])
+    space = Space(whole, SPACE)
+    small = extract(whole, space.sub_config(space.smallest))
     settle(small)
     path = tmp_path / "small.pocket"
     save_packed(path, Saved(small, "{}"))
@@ -158,5 +141,5 @@ def extract_shipped(path: Any, small: Recogniser) -> Recogniser:
 )
 def test_sizes_that_do_not_fit(change: dict[str, Any], space: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError) as refused:
-        Space(model(change), SpaceConfig(**space))
+        Space(large(change), SpaceConfig(**space))
     assert line in str(refused.value)

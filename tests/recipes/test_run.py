@@ -16,25 +16,14 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 from tiny import TINY_RECIPE, command, environment, run_here
-from torch import Tensor
 
 from pocketscribe.errors import UserError
 from pocketscribe.export.open import model_file, open_model
 from pocketscribe.files import read_json
 from pocketscribe.models.saved import load_model, save_model
-from pocketscribe.models.subnets import extract
 from pocketscribe.recipes import reading
 from pocketscribe.recipes.run import Run
-from pocketscribe.training.loop import Training
-
-MODEL = Path("float") / "model.safetensors"
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.toml"
-    path.write_text(TINY_RECIPE, encoding="utf-8")
-    return path
+from runs import MODEL, assert_equal, run_in_two_processes, step_of
 
 
 def test_a_finished_run(tiny_run: Path) -> None:
@@ -332,15 +321,7 @@ def test_kill_minus_9_and_again(recipe: Path, tiny_run: Path, prepared_beside: C
 def test_two_processes_learn_what_one_learns(recipe: Path, tiny_run: Path) -> None:
     """By torchrun, from nothing: process 0 prepares, writes and scores, the other one waits."""
     folder = recipe.parent / "run"
-    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    done = subprocess.run(
-        command(*launch, "pocketscribe", "run", recipe, "--out", folder),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_in_two_processes(recipe, folder)
     assert done.stdout.count("WER [95% CI]") == 1, "one table, not one a process"
     names = {p.name for p in folder.iterdir()} | {p.name for p in (folder / "float").iterdir()}
     assert not [name for name in names if name.startswith(".")]
@@ -356,131 +337,6 @@ def test_two_processes_learn_what_one_learns(recipe: Path, tiny_run: Path) -> No
         assert stages[0][key] == stages[1][key]
 
 
-CHAIN = """
-[[stage]]
-name = "first"
-like = "float"
-from = "float"
-teacher = "float"
-cut = { units = "gradient" }
-distil = { encoder = 1.0 }
-audio_hours = 0.02
-model = { encoder = { width = 12, heads = 1, head_width = 8 } }
-
-[[stage]]
-name = "second"
-like = "first"
-from = "first"
-teacher = "first"
-cut = { units = "norm" }
-distil = { nodes = "teacher", keep = true }
-augment = { versions = 2 }
-model = { encoder = { width = 8 }, joiner = 12 }
-"""
-
-
-@pytest.fixture
-def chain(recipe: Path, tiny_run: Path, prepared_beside: Callable) -> Callable[[str], Path]:
-    """Folders of runs of a chain of two students, whose first teacher is trained already."""
-    recipe.write_text(TINY_RECIPE + CHAIN, encoding="utf-8")
-    runs = prepared_beside(recipe)
-
-    def start(name: str) -> Path:
-        (runs / name).mkdir()
-        shutil.copytree(tiny_run / "float", runs / name / "float")
-        shutil.copyfile(tiny_run / "units.json", runs / name / "units.json")
-        return runs / name
-
-    return start
-
-
-def test_a_chain_killed_in_its_second_stage_ends_as_one_that_was_not(
-    recipe: Path, chain: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, broken = chain("whole"), chain("broken")
-    results = run_here(recipe, whole)
-    sizes = [
-        load_model(whole / n / "model.safetensors").model for n in ("float", "first", "second")
-    ]
-    assert [m.config.encoder.width for m in sizes] == [16, 12, 8]
-    step = Training._step
-
-    def dies(training: Training, *given: object) -> object:
-        if training.folder.parent.name == "second" and training.progress.step == 4:
-            raise KeyboardInterrupt
-        return step(training, *given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", dies)
-        with pytest.raises(KeyboardInterrupt):
-            run_here(recipe, broken)
-    assert step_of(broken / "second" / "checkpoint" / "state.json") == 4
-    assert run_here(recipe, broken)["models"].keys() == results["models"].keys()
-    for name in ("first", "second"):
-        file = Path(name) / "model.safetensors"
-        assert_equal(load_file(broken / file), load_file(whole / file))
-
-
-def test_two_processes_distil_as_one_does(recipe: Path, chain: Callable[[str], Path]) -> None:
-    one, two = chain("one"), chain("two")
-    run_here(recipe, one)
-    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    done = subprocess.run(
-        command(*launch, "pocketscribe", "run", recipe, "--out", two),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    for name in ("first", "second"):
-        file = Path(name) / "model.safetensors"
-        here, there = load_file(one / file), load_file(two / file)
-        for key, value in here.items():
-            # What the teacher said is rounded to float16, which may fall either way.
-            torch.testing.assert_close(there[key], value, rtol=1e-3, atol=1e-3, msg=key)
-
-
-SUPERNET = """
-[[stage]]
-name = "supernet"
-like = "float"
-from = "float"
-audio_hours = 0.01
-supernet = { width = [8], inner = [32], joiner = [12] }
-
-[[stage]]
-name = "small"
-from = "supernet"
-audio_hours = 0
-cut = { layers = "first", units = "first" }
-model = { encoder = { width = 8, head_width = 8, inner = [32] }, joiner = 12 }
-"""
-
-
-def test_a_size_is_taken_out_of_a_supernet(recipe: Path, chain: Callable[[str], Path]) -> None:
-    recipe.write_text(TINY_RECIPE + SUPERNET, encoding="utf-8")
-    folder = chain("supernet")
-    run_here(recipe, folder)
-    large, small = (
-        load_model(folder / name / "model.safetensors").model for name in ("supernet", "small")
-    )
-    start = load_model(folder / MODEL).model
-    assert not torch.equal(large.joiner.out.bias, start.joiner.out.bias), "it has learnt"
-    assert_equal(small.state_dict(), extract(large, small.config).state_dict())
-
-
-@pytest.fixture
-def prepared_beside(tiny_run: Path) -> Callable[[Path], Path]:
-    """Shares the finished run's prepared speech with a recipe's folder."""
-
-    def share(recipe: Path) -> Path:
-        (recipe.parent / "prepared").symlink_to(tiny_run.with_name("prepared"))
-        return recipe.parent
-
-    return share
-
-
 def copied(run: Path, to: Path) -> Path:
     """A copy of a run that another test may change."""
     folder = to / "run"
@@ -489,15 +345,3 @@ def copied(run: Path, to: Path) -> Path:
         target = folder / path.relative_to(run)
         target.mkdir() if path.is_dir() else target.write_bytes(path.read_bytes())
     return folder
-
-
-def step_of(state: Path) -> int:
-    """The last checkpoint's step; 0 before there is one."""
-    try:
-        return read_json(state)["progress"]["step"]
-    except UserError:
-        return 0
-
-
-def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -1,0 +1,39 @@
+"""What tests of runs have in common."""
+
+import subprocess
+from pathlib import Path
+
+import torch
+from tiny import command, environment
+from torch import Tensor
+
+from pocketscribe.errors import UserError
+from pocketscribe.files import read_json
+
+MODEL = Path("float") / "model.safetensors"
+
+
+def run_in_two_processes(recipe: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """By torchrun, to its end."""
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    done = subprocess.run(
+        command(*launch, "pocketscribe", "run", recipe, "--out", folder),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def step_of(state: Path) -> int:
+    """The last checkpoint's step; 0 before there is one."""
+    try:
+        return read_json(state)["progress"]["step"]
+    except UserError:
+        return 0
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
