@@ -9,10 +9,10 @@ import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
-from talkative import talkative as talkative_model
-from tiny import TINY_RECIPE, run_here
 
 from pocketscribe.models.saved import save_model
+from talkative import talkative as talkative_model
+from tiny import TINY_RECIPE, run_here
 
 torch.set_num_threads(2)
 # A busy machine is no failure; thirty examples of lattices are seconds.

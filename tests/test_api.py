@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from talkative import digits
-from tiny import environment
 
 import pocketscribe
 from pocketscribe.api import Model
 from pocketscribe.decoding.streaming import LiveStream
 from pocketscribe.errors import UserError
 from pocketscribe.speech.features import resampled
+from talkative import digits
+from tiny import environment
 
 MEMORY = """
 import sys, pocketscribe, soundfile

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 from rich.console import Console
-from talkative import digits
 
 import pocketscribe
 from pocketscribe.api import Model
 from pocketscribe.batch import transcribe_all
 from pocketscribe.decoding import streaming
 from pocketscribe.errors import UserError
+from talkative import digits
 
 PIPE = Console(file=io.StringIO())
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from talkative import digits
-from tiny import TINY_RECIPE, command, environment
 
 from pocketscribe import cli
 from pocketscribe.models import ChunkConfig, ConformerConfig, ModelConfig, Recogniser
 from pocketscribe.models.saved import Saved, save_model
 from pocketscribe.speech.units import Units, UnitsConfig
+from talkative import digits
+from tiny import TINY_RECIPE, command, environment
 
 EVALUATE_KEYS = {
     "wer",

@@ -9,6 +9,7 @@ import venv
 from pathlib import Path
 
 import soundfile
+
 from talkative import digits
 
 ROOT = Path(__file__).parents[1]

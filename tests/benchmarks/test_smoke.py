@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from talkative import characters, tiny_model
 
 from pocketscribe.models.saved import Saved, save_packed
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
+from talkative import characters, tiny_model
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LINES = {  # the least that each says

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from talkative import characters, digits
 
 from pocketscribe.decoding.beam import BeamSearch
 from pocketscribe.decoding.lm import make_lm
@@ -15,6 +14,7 @@ from pocketscribe.export.open import TorchRuntime
 from pocketscribe.models.saved import load_model
 from pocketscribe.speech.held_out import HeldOut
 from pocketscribe.speech.units import Units, UnitsConfig
+from talkative import characters, digits
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from talkative import digits
 
 from pocketscribe.models.saved import load_model, save_packed
+from talkative import digits
 
 MadeOnce = Callable[..., Path]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pocketscribe_engine as native
 import pytest
-from talkative import babbling
 
 from pocketscribe.decoding.streaming import Transcript
 from pocketscribe.export.engine_runtime import EngineRuntime, hypothesis
 from pocketscribe.export.open import TorchRuntime
+from talkative import babbling
 
 EXACT = {  # with float activations the two differ in last bits alone
     "float16": [],

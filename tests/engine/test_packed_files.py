@@ -10,9 +10,9 @@ import pocketscribe_engine as native
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from talkative import babbling
 
 from pocketscribe.models.packed import digest
+from talkative import babbling
 
 FORMATS = [
     {"match": "*ffn*", "bits": 4, "sparsity": "2:4", "activations": 8},

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from talkative import characters
 
 from pocketscribe import cli, load
 from pocketscribe.decoding.searcher import SearchConfig
@@ -14,6 +13,7 @@ from pocketscribe.errors import UserError
 from pocketscribe.evaluation.runtime import Runtime
 from pocketscribe.export.engine_runtime import EngineRuntime
 from pocketscribe.export.open import TorchRuntime, open_model
+from talkative import characters
 
 
 def test_it_is_taken_where_it_can_do_what_is_wanted(packed: Path, talkative: Path) -> None:

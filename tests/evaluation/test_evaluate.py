@@ -13,7 +13,6 @@ import soundfile
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from tiny import environment
 
 from pocketscribe.decoding.streaming import LiveStream, Transcript
 from pocketscribe.errors import UserError
@@ -26,6 +25,7 @@ from pocketscribe.models.saved import Saved, save_model
 from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.speech.prepare import prepare
 from pocketscribe.speech.units import Units, UnitsConfig
+from tiny import environment
 
 RATE = 16000
 DOCUMENTED = (

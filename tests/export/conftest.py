@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from talkative import characters, digits, tiny_model
 
 from pocketscribe.decoding.searcher import SearchConfig
 from pocketscribe.decoding.streaming import Transcript
@@ -14,6 +13,7 @@ from pocketscribe.export.export import export
 from pocketscribe.export.open import TorchRuntime
 from pocketscribe.models.saved import Saved, load_model, save_model
 from pocketscribe.speech.features import SAMPLE_RATE, read_audio
+from talkative import characters, digits, tiny_model
 
 MadeOnce = Callable[..., Path]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import kaldialign
 import numpy as np
 import pytest
-import talkative
 import torch
 from torchao.quantization import IntxUnpackedToInt8Tensor
 
+import talkative
 from pocketscribe.errors import UserError
 from pocketscribe.export import executorch
 from pocketscribe.export.executorch_runtime import FORMAT, ExecutorchRuntime

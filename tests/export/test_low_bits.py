@@ -7,10 +7,10 @@ import kaldialign
 import numpy as np
 import onnx
 import pytest
-import talkative
 import torch
 from onnx import numpy_helper
 
+import talkative
 from pocketscribe.errors import UserError
 from pocketscribe.export.export import export
 from pocketscribe.export.onnx_runtime import OnnxRuntime

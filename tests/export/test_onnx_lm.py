@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from talkative import characters
 
 from pocketscribe.decoding.kneser_ney import FIRST, START
 from pocketscribe.decoding.ngram import Ngram, learn, save
 from pocketscribe.decoding.searcher import SearchConfig
 from pocketscribe.export.onnx_lm import export_lm
 from pocketscribe.export.sherpa_runtime import SherpaRuntime
+from talkative import characters
 
 WORDS = ["ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import talkative
 
+import talkative
 from pocketscribe.export.export import export
 from pocketscribe.export.open import TorchRuntime
 from pocketscribe.export.sherpa_runtime import SherpaRuntime

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sherpa_onnx
-import talkative
 
+import talkative
 from pocketscribe.decoding.searcher import SearchConfig
 from pocketscribe.decoding.streaming import stream_one
 from pocketscribe.errors import UserError

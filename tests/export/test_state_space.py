@@ -8,10 +8,10 @@ import kaldialign
 import numpy as np
 import onnx
 import pytest
-import talkative
 import torch
 from safetensors import safe_open
 
+import talkative
 from pocketscribe.export.export import export
 from pocketscribe.export.open import TorchRuntime, open_model
 from pocketscribe.export.size import size_of_file, size_of_model

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from harm import NASTY, cases, flipped, harmed, refused, to_json
-from talkative import characters, tiny_model
 
+from harm import NASTY, cases, flipped, harmed, refused, to_json
 from pocketscribe.export.export import export
 from pocketscribe.export.open import open_model
 from pocketscribe.export.seal import BLANK_SEAL, SEAL, check_seal, seal
 from pocketscribe.models.saved import Saved, save_model
+from talkative import characters, tiny_model
 
 NAMES = ("encoder", "decoder", "joiner")
 AUDIO = 0.1 * np.random.default_rng(0).standard_normal(8000, np.float32)

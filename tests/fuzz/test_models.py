@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harm import cases, flipped, harmed, refused, to_json
 from safetensors.numpy import load_file, save_file
-from talkative import characters
 
+from harm import cases, flipped, harmed, refused, to_json
 from pocketscribe.export.open import TorchRuntime
 from pocketscribe.models import ModelConfig, Recogniser
 from pocketscribe.models.packed import digest
 from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
+from talkative import characters
 
 TIE = [["ffn1.up", "ffn1.down^T"]]
 SHAPE = {

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from harm import NASTY, cases, flipped, harmed, places, refused
-
 from pocketscribe.recipes.reading import read_recipe, shipped
 from pocketscribe.recipes.size import size
 

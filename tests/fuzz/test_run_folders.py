@@ -5,10 +5,9 @@ import random
 from pathlib import Path
 
 import pytest
-from harm import cases, flipped, harmed, refused, to_json
 from rich.console import Console
-from talkative import characters, tiny_model
 
+from harm import cases, flipped, harmed, refused, to_json
 from pocketscribe.evaluation.report import read_results, results_table, write_report
 from pocketscribe.export.open import model_file
 from pocketscribe.files import read_json
@@ -17,6 +16,7 @@ from pocketscribe.recipes.recipe import Recipe
 from pocketscribe.speech.units import Units
 from pocketscribe.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pocketscribe.training.optimisers import OptimiserConfig, build_optimiser
+from talkative import characters, tiny_model
 
 ERRORS = {"wer": 0.5, "ci_low": 0.4, "ci_high": 0.6, "words": 4, "utterances": 2}
 ERRORS |= {"substitutions": 1, "deletions": 1, "insertions": 0}

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from large import UNITS, large
 from torch import Tensor
 
+from large import UNITS, large
 from pocketscribe.errors import UserError
 from pocketscribe.models import Chunking, Recogniser
 from pocketscribe.models.cutting import check_cut, cut, plain

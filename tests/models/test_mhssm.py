@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from test_conformer import convolution, feed_forward, linear, norm, subsampled, swish
 from torch import Tensor
 
 from pocketscribe.errors import UserError
@@ -22,6 +21,7 @@ from pocketscribe.models import (
     start_from,
 )
 from pocketscribe.models.mhssm import StateSpace
+from test_conformer import convolution, feed_forward, linear, norm, subsampled, swish
 
 HEADS, CHANNELS, MODES = 3, 2, 4
 CHUNKINGS = [Chunking(1, 0), Chunking(3, 0), Chunking(4, 8), Chunking(8, 8)]

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from large import UNITS, large
 
+from large import UNITS, large
 from pocketscribe.errors import UserError
 from pocketscribe.models import Chunking, Recogniser, stored_parameters
 from pocketscribe.models.saved import Saved, load_model, save_packed

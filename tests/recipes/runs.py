@@ -4,11 +4,11 @@ import subprocess
 from pathlib import Path
 
 import torch
-from tiny import command, environment
 from torch import Tensor
 
 from pocketscribe.errors import UserError
 from pocketscribe.files import read_json
+from tiny import command, environment
 
 MODEL = Path("float") / "model.safetensors"
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import TINY_RECIPE, run_here
 
 from pocketscribe.models.saved import load_model
 from pocketscribe.models.subnets import extract
 from pocketscribe.training.loop import Training
 from runs import MODEL, assert_equal, run_in_two_processes, step_of
+from tiny import TINY_RECIPE, run_here
 
 CHAIN = """
 [[stage]]

@@ -15,7 +15,6 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
-from tiny import TINY_RECIPE, command, environment, run_here
 
 from pocketscribe.errors import UserError
 from pocketscribe.export.open import model_file, open_model
@@ -24,6 +23,7 @@ from pocketscribe.models.saved import load_model, save_model
 from pocketscribe.recipes import reading
 from pocketscribe.recipes.run import Run
 from runs import MODEL, assert_equal, run_in_two_processes, step_of
+from tiny import TINY_RECIPE, command, environment, run_here
 
 
 def test_a_finished_run(tiny_run: Path) -> None:

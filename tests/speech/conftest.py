@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_corpora import MakeCorpus, write_corpus
 
 from pocketscribe.speech.synthesis import Voice, synthesise
+from small_corpora import MakeCorpus, write_corpus
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from lhotse import CutSet, MonoCut
-from small_corpora import write_corpus
 from torch import Tensor
 
 from pocketscribe.errors import UserError
@@ -28,6 +27,7 @@ from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.speech.features import MELS
 from pocketscribe.speech.prepare import Prepared, prepare
 from pocketscribe.speech.units import Units, UnitsConfig
+from small_corpora import write_corpus
 
 BATCH_SECONDS = 12.0
 

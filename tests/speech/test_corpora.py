@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from small_corpora import MakeCorpus, sound
 
 from pocketscribe.errors import UserError, UserHint
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
 from pocketscribe.speech.features import read_audio
 from pocketscribe.speech.items import Item, RefusedError, listen
+from small_corpora import MakeCorpus, sound
 
 CLIPS = {"0_ann_0": 0.5, "7_ann_1": 0.25, "9_bob_0": 0.4}
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
-from small_corpora import sound
 
 from pocketscribe.errors import UserError, UserHint
 from pocketscribe.speech.corpora import CorpusConfig, fingerprint, items, locate
 from pocketscribe.speech.held_out import HeldOut
 from pocketscribe.speech.items import EmptyPartError, Item
+from small_corpora import sound
 
 
 def load(corpus: object, split: str = "all", root: Path | None = None) -> list[Item]:

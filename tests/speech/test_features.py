@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from small_corpora import sound
 
 from pocketscribe.errors import UserError
 from pocketscribe.speech.features import (
@@ -19,6 +18,7 @@ from pocketscribe.speech.features import (
     read_audio,
     resampled,
 )
+from small_corpora import sound
 
 
 def live_fbank(samples: np.ndarray, blocks: list[int]) -> np.ndarray:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from small_corpora import MakeCorpus, sound
 
 from pocketscribe.speech.augment import AugmentConfig, augment
 from pocketscribe.speech.batches import TrainingBatches, loader, trainable
@@ -15,6 +14,7 @@ from pocketscribe.speech.features import LOG_FLOOR, MELS
 from pocketscribe.speech.noise import NoiseBank
 from pocketscribe.speech.prepare import Prepared, prepare
 from pocketscribe.speech.units import Units, UnitsConfig
+from small_corpora import MakeCorpus, sound
 
 ONLY_NOISE = AugmentConfig(
     speed=0,

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import soundfile
 from rich.console import Console
-from small_corpora import MakeCorpus, sound
 
 from pocketscribe.errors import UserError
 from pocketscribe.speech import items as listening
@@ -21,6 +20,7 @@ from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.speech.features import MELS, fbank, read_audio
 from pocketscribe.speech.items import Item
 from pocketscribe.speech.prepare import Prepared, prepare, progress_bar
+from small_corpora import MakeCorpus, sound
 
 QUANTISATION = 2**-6  # lilcom keeps multiples of 2^-5
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from small_corpora import MakeCorpus, sound
 
 from pocketscribe.errors import UserError
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
@@ -13,6 +12,7 @@ from pocketscribe.speech.features import read_audio
 from pocketscribe.speech.items import Item
 from pocketscribe.speech.prepare import prepare
 from pocketscribe.speech.reverberation import in_a_room
+from small_corpora import MakeCorpus, sound
 
 ECHO = 800  # samples
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from killed import identical, killed_at, weights
 
+from killed import identical, killed_at, weights
 from pocketscribe.errors import UserError
 from pocketscribe.models import ChunkConfig, Recogniser
 from pocketscribe.speech.augment import AugmentConfig

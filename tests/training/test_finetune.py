@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from killed import identical, killed_at, weights
 
+from killed import identical, killed_at, weights
 from pocketscribe.models import Recogniser, start_from
 from pocketscribe.speech.augment import AugmentConfig
 from pocketscribe.speech.batches import TrainingBatches

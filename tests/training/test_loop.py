@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from killed import identical, killed_at, weights
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from killed import identical, killed_at, weights
 from pocketscribe.errors import UserError
 from pocketscribe.models import Recogniser
 from pocketscribe.speech.augment import AugmentConfig

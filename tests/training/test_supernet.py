@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from killed import identical, killed_at, weights
 
+from killed import identical, killed_at, weights
 from pocketscribe.losses import adaptive_divergence, divergence
 from pocketscribe.models import Recogniser
 from pocketscribe.models.subnets import extract
