@@ -29,6 +29,7 @@ class SpaceConfig(Config):
         width: of the encoder.
         heads: of every layer, each as wide as the model's.
         inner: of each layer's feed-forward modules, each layer for itself.
+        rank: of every factored map; a rule's own where that is less.
         predictor, joiner: widths.
     """
 
@@ -36,17 +37,19 @@ class SpaceConfig(Config):
     width: Choices = Field(default=(), max_length=100)
     heads: Choices = Field(default=(), max_length=100)
     inner: Choices = Field(default=(), max_length=100)
+    rank: Choices = Field(default=(), max_length=100)
     predictor: Choices = Field(default=(), max_length=100)
     joiner: Choices = Field(default=(), max_length=100)
 
 
 class Sizes(Config):
-    """One choice: a sub-network; `inner` for each of its layers."""
+    """One choice: a sub-network; `inner` for each of its layers, rank 0 where nothing is factored."""
 
     layers: int
     width: int
     heads: int
     inner: tuple[int, ...]
+    rank: int
     predictor: int
     joiner: int
 
@@ -63,6 +66,7 @@ class Space:
             "width": encoder.width,
             "heads": encoder.heads,
             "inner": max(encoder.insides),
+            "rank": max((rule.rank or 0 for rule in model.config.ranks), default=0),
             "predictor": model.config.predictor,
             "joiner": model.config.joiner,
         }
@@ -78,8 +82,9 @@ class Space:
     def _check(self, own: Mapping[str, int]) -> None:
         config, encoder = self.config, self.config.encoder
         for key, sizes in self.choices.items():
-            if sizes[0] < 1 or sizes[-1] > own[key]:
-                wrong = sizes[0] if sizes[0] < 1 else sizes[-1]
+            least = min(1, own[key])
+            if sizes[0] < least or sizes[-1] > own[key]:
+                wrong = sizes[0] if sizes[0] < least else sizes[-1]
                 raise UserError(
                     f"supernet.{key}: {wrong} is no size of a model with {key} = {own[key]}"
                 )
@@ -93,7 +98,7 @@ class Space:
         groups = [rule.sparsity for rule in config.formats if rule.sparsity]
         for pattern in groups:
             of = int(pattern.partition(":")[2])
-            for key in ("width", "inner", "predictor", "joiner"):
+            for key in ("width", "inner", "rank", "predictor", "joiner"):
                 for size in self.choices[key]:
                     if size % of:
                         raise UserError(
@@ -109,12 +114,14 @@ class Space:
     @property
     def largest(self) -> Sizes:
         """The model itself."""
-        return self._sizes({k: s[-1] for k, s in self.choices.items()}, self.config.encoder.insides)
+        chosen = {key: sizes[-1] for key, sizes in self.choices.items() if key != "inner"}
+        return Sizes(inner=self.config.encoder.insides, **chosen)
 
     @property
     def smallest(self) -> Sizes:
         chosen = {key: sizes[0] for key, sizes in self.choices.items()}
-        return self._sizes(chosen, (chosen["inner"],) * chosen["layers"])
+        inner = (chosen.pop("inner"),) * chosen["layers"]
+        return Sizes(inner=inner, **chosen)
 
     def draw(self, generator: torch.Generator) -> Sizes:
         """A sub-network at random: every size of every dimension is as likely."""
@@ -123,13 +130,10 @@ class Space:
             sizes = self.choices[key]
             return sizes[int(torch.randint(len(sizes), (), generator=generator))]
 
-        chosen = {key: one(key) for key in self.choices}
+        chosen = {key: one(key) for key in self.choices if key != "inner"}
         drawn = [one("inner") for _ in self.groups]
         inner = [drawn[group] for group in self.groups[: chosen["layers"]]]
-        return self._sizes(chosen, tuple(inner))
-
-    def _sizes(self, chosen: Mapping[str, int], inner: tuple[int, ...]) -> Sizes:
-        return Sizes(inner=inner, **{key: size for key, size in chosen.items() if key != "inner"})
+        return Sizes(inner=tuple(inner), **chosen)
 
     def sub_config(self, sizes: Sizes) -> ModelConfig:
         """The sub-network as a model of its own."""
@@ -144,8 +148,19 @@ class Space:
                 "inner": sizes.inner,
             }
         )
+        ranks = tuple(
+            rule
+            if rule.rank is None
+            else rule.model_copy(update={"rank": min(rule.rank, sizes.rank)})
+            for rule in self.config.ranks
+        )
         return self.config.model_copy(
-            update={"encoder": encoder, "predictor": sizes.predictor, "joiner": sizes.joiner}
+            update={
+                "encoder": encoder,
+                "ranks": ranks,
+                "predictor": sizes.predictor,
+                "joiner": sizes.joiner,
+            }
         )
 
 

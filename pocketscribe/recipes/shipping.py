@@ -43,6 +43,8 @@ def card(
         "wall_minutes": round(progress.wall_seconds / 60, 1),
         "seed": stage.seed,
     }
+    if stage.supernet is not None:  # what can be taken out of it
+        made["space"] = stage.supernet.space.model_dump(mode="json", exclude_defaults=True)
     return {
         "recipe": recipe,
         "parameters": stored_parameters(model),

@@ -46,6 +46,11 @@ class SupernetConfig(SpaceConfig):
     transcripts: float = Field(default=1.0, ge=0)
     scaled_dropout: bool = True
 
+    @property
+    def space(self) -> SpaceConfig:
+        """Which sub-networks, without how."""
+        return SpaceConfig(**{key: getattr(self, key) for key in SpaceConfig.model_fields})
+
 
 class Sandwich(Objective):
     """The passes of one step: the largest, the smallest, then random sub-networks."""

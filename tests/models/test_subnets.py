@@ -15,6 +15,7 @@ from pocketscribe.training.masks import settle
 SPACE = SpaceConfig(
     layers=(2, 4), width=(16, 20), heads=(2,), inner=(32, 64), predictor=(8,), joiner=(12,)
 )
+FACTORED = SPACE.model_copy(update={"rank": (6,)})
 FORMATS = [{"match": "*", "bits": 4, "sparsity": "2:4"}]
 MODELS: dict[str, dict[str, Any]] = {
     "conformer": {},
@@ -23,6 +24,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "factored": {"ranks": [{"match": "encoder.*.ffn?.*", "rank": 10, "share_factor": "u"}]},
     "formatted": {"formats": FORMATS},
 }
+
+
+def space_of(name: str, whole: Recogniser) -> Space:
+    return Space(whole, FACTORED if name == "factored" else SPACE)
 
 
 def said(found: Recogniser, tensors: dict[str, torch.Tensor] | None = None) -> torch.Tensor:
@@ -50,7 +55,7 @@ def said(found: Recogniser, tensors: dict[str, torch.Tensor] | None = None) -> t
 @pytest.mark.parametrize("name", MODELS)
 def test_the_largest_is_the_model_and_each_is_its_own_copy(name: str) -> None:
     whole = large(MODELS[name])
-    space = Space(whole, SPACE)
+    space = space_of(name, whole)
     assert space.sub_config(space.largest) == whole.config
     drawn = [space.draw(torch.Generator().manual_seed(seed)) for seed in range(6)]
     for sizes in (space.largest, space.smallest, *drawn):
@@ -68,13 +73,15 @@ def test_the_largest_is_the_model_and_each_is_its_own_copy(name: str) -> None:
         assert copy.config.encoder.layers == sizes.layers == len(copy.encoder.blocks)
         for block, inner in zip(copy.encoder.blocks, sizes.inner, strict=True):
             assert block.ffn1.up.bias.shape == (inner,)
+            if name == "factored":
+                assert block.ffn1.up.weight.stored.shape[1] == sizes.rank
     assert len({str(s) for s in drawn}) > 3
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_reach_the_slices_and_nothing_else(name: str) -> None:
     whole = large(MODELS[name])
-    space = Space(whole, SPACE)
+    space = space_of(name, whole)
     config = space.sub_config(space.smallest)
     with torch.device("meta"):
         small = Recogniser(config, UNITS).train()
@@ -128,6 +135,7 @@ def extract_shipped(path: Any, small: Recogniser) -> Recogniser:
     ("change", "space", "line"),
     [
         ({}, {"width": (32,)}, "supernet.width: 32 is no size of a model with width = 24"),
+        ({}, {"rank": (6,)}, "supernet.rank: 6 is no size of a model with rank = 0"),
         ({}, {"layers": (0,)}, "supernet.layers: 0 is no size of a model with layers = 4"),
         (
             {"sharing": {"blocks": 2}},
