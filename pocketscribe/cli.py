@@ -256,11 +256,14 @@ def lm(
     root: Root = None,
 ) -> None:
     """Learn a language model for a recogniser's units from text."""
-    from pocketscribe.decoding.lm import held_out, make_lm, read_bytes, read_part
+    from pocketscribe.config import read_bytes
+    from pocketscribe.decoding.lm import held_out, make_lm, read_part
     from pocketscribe.export.open import open_model
 
     scored = held_out([read_part(part) for part in without or ()], root)
-    card = make_lm(open_model(model).units, text, scored, order, read_bytes(budget), out)
+    card = make_lm(
+        open_model(model).units, text, scored, order, read_bytes(budget, "--budget"), out
+    )
     print(
         f"{out}: {out.stat().st_size / 1e6:.2f} MB, {card['ngrams']} n-grams "
         f"from {card['sentences']} sentences; left out: {card['left_out']} that are scored "
@@ -275,12 +278,28 @@ def export(
     to: Annotated[str, typer.Option(help="packed, safetensors, onnx, sherpa-onnx or executorch.")],
     int8: Annotated[bool, typer.Option("--int8", help="Matrices in dynamic int8.")] = False,
     chunk: Chunk = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Bytes, such as 2MB: the best sub-network that a search found for them."),
+    ] = None,
+    milliseconds: Annotated[
+        float | None, typer.Option(help="With --budget: the longest that a chunk may take.")
+    ] = None,
 ) -> None:
     """Write a model for a runtime: all that a device must hold, and nothing more."""
+    from pocketscribe.config import read_bytes
     from pocketscribe.export.export import export
+    from pocketscribe.search.deploy import export_under
 
     with Console(stderr=True).status(f"writing {out} (for ExecuTorch that takes minutes)"):
-        size = export(model, to, out, int8=int8, chunk=chunk)
+        if budget is None:
+            size = export(model, to, out, int8=int8, chunk=chunk)
+        else:
+            limit = read_bytes(budget, "--budget")
+            point, size = export_under(
+                model, limit, to, out, int8=int8, chunk=chunk, milliseconds=milliseconds
+            )
+            print(point.described)
     print(f"{out}: {size / 1e6:.2f} MB")
 
 

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pocketscribe.errors import UserError
 
@@ -42,6 +42,14 @@ class Config(BaseModel):
             raise UserError(f"{source}: {_explain(cls, data, error)}") from None
         except (ValueError, RecursionError) as error:  # a number or a nesting beyond all JSON
             raise UserError(f"{source}: {error}") from None
+
+
+def read_bytes(text: str, asked: str) -> int:
+    """A number of bytes, such as 2MB, that `asked` gave; UserError where it is none."""
+    try:
+        return TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError:
+        raise UserError(f"{asked} {text}: write bytes, such as 2MB or 500kB") from None
 
 
 def _explain(config: type[BaseModel], data: Any, error: ValidationError) -> str:

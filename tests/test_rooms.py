@@ -18,6 +18,7 @@ ROOMS = (  # from the ground up
     ("evaluation",),
     ("training",),
     ("export",),
+    ("search",),
     ("recipes",),
     ("api",),
     ("batch",),

@@ -4,8 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ByteSize, TypeAdapter, ValidationError
-
 from pocketscribe.decoding import ngram
 from pocketscribe.errors import UserError
 from pocketscribe.speech.corpora import (
@@ -111,11 +109,3 @@ def read_part(text: str) -> CorpusConfig:
     if not corpus or not split:
         raise UserError(f"--without {text}: write CORPUS:SPLIT, such as my_folder:test")
     return CorpusConfig(corpus=corpus, split=split)
-
-
-def read_bytes(text: str) -> int:
-    """A number of bytes, such as 2MB; UserError where it is none."""
-    try:
-        return TypeAdapter(ByteSize).validate_python(text)
-    except ValidationError:
-        raise UserError(f"--budget {text}: write bytes, such as 2MB or 500kB") from None

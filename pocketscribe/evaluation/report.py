@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,6 +116,10 @@ def size_table(found: dict[str, Any]) -> Table:
         stored, virtual = model["parameters_stored"] / 1e6, model["parameters_virtual"] / 1e6
         counts = f"{stored:.2f}M stored, {virtual:.2f}M virtual"
         table.add_row(f"stage {name}", f"{model['bytes']:,}", counts)
+    for point in found.get("frontier", ()):
+        sizes, wer = point["candidate"]["sizes"], point["confirmed"]["wer"]
+        name = f"{sizes['layers']} x {sizes['width']}, {point['candidate']['formats']}"
+        table.add_row(f"frontier: {name}", f"{point['bytes']:,}", f"WER {wer:.1%} on dev")
     return table
 
 
@@ -204,6 +209,31 @@ def card_markdown(card: dict[str, Any]) -> str:
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError("this card was not written by a run; --json shows it as it is") from None
     return "\n".join(lines)
+
+
+def pareto_plot(
+    scored: Sequence[tuple[int, float]],
+    best: Sequence[tuple[int, float, float, float]],
+    path: Path,
+) -> None:
+    """All that a search scored (bytes, WER), and its frontier (with the interval's ends)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    sizes, wers = ([100 * x for x in column] for column in zip(*scored, strict=True))
+    axes.plot([x / 1e8 for x in sizes], wers, ".", color="0.7", label="scored on one half of dev")
+    for size, wer, low, high in best:
+        spread = [[100 * max(wer - low, 0)], [100 * max(high - wer, 0)]]
+        axes.errorbar(size / 1e6, 100 * wer, yerr=spread, fmt="o", capsize=3, color="C0")
+    line = [size / 1e6 for size, *_ in best], [100 * wer for _, wer, *_ in best]
+    axes.plot(*line, color="C0", label="frontier, confirmed on the other half")
+    highest = max(100 * wer for _, wer, *_ in best)
+    axes.set(xlabel="MB", ylabel="WER, % (95% interval)", ylim=(0, max(1.5 * highest, 10)))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=120)
 
 
 def _plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:

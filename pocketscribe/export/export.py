@@ -17,9 +17,19 @@ def export(model: Path, to: str, out: Path, *, int8: bool = False, chunk: Chunk 
     Raises:
         UserError: an unknown target, a model that the target cannot run, or a missing package.
     """
+    check_target(to)
+    return export_saved(load_model(model_file(model)), to, out, int8=int8, chunk=chunk)
+
+
+def check_target(to: str) -> None:
     if to not in TARGETS:
         raise UserError(f"export --to {to}: not a target; choose {', '.join(TARGETS)}")
-    saved = load_model(model_file(model))
+
+
+def export_saved(
+    saved: Saved, to: str, out: Path, *, int8: bool = False, chunk: Chunk = None
+) -> int:
+    """The same of a model in memory, for one of `TARGETS`."""
     chunking = choose_chunking(saved.model, chunk)
     if int8 and to not in ("onnx", "sherpa-onnx"):
         raise UserError(f"export --to {to}: --int8 is for onnx targets")

@@ -7,7 +7,7 @@ every axis of every tensor knows its dimension (`weights/dims.py`). So a sub-net
 in training computes what its stand-alone copy computes, to the bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from pydantic import Field
@@ -16,7 +16,7 @@ from torch import Tensor
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
 from pocketscribe.models.recogniser import ModelConfig, Recogniser
-from pocketscribe.weights import Dim
+from pocketscribe.weights import Dim, FormatRule
 
 Choices = tuple[int, ...]
 
@@ -43,7 +43,7 @@ class SpaceConfig(Config):
 
 
 class Sizes(Config):
-    """One choice: a sub-network; `inner` for each of its layers, rank 0 where nothing is factored."""
+    """One choice: a sub-network; `inner` of each layer, `rank` 0 where nothing is factored."""
 
     layers: int
     width: int
@@ -80,7 +80,7 @@ class Space:
         self._check(own)
 
     def _check(self, own: Mapping[str, int]) -> None:
-        config, encoder = self.config, self.config.encoder
+        config = self.config
         for key, sizes in self.choices.items():
             least = min(1, own[key])
             if sizes[0] < least or sizes[-1] > own[key]:
@@ -95,8 +95,11 @@ class Space:
                     f"supernet.layers: {count} layers are no whole repetitions of sharing.blocks ="
                     f" {blocks}, from the first layer on"
                 )
-        groups = [rule.sparsity for rule in config.formats if rule.sparsity]
-        for pattern in groups:
+        self.check_formats(config.formats)
+
+    def check_formats(self, rules: Sequence[FormatRule]) -> None:
+        """Raises UserError where a size does not divide into groups of N:M."""
+        for pattern in [rule.sparsity for rule in rules if rule.sparsity]:
             of = int(pattern.partition(":")[2])
             for key in ("width", "inner", "rank", "predictor", "joiner"):
                 for size in self.choices[key]:
@@ -104,10 +107,11 @@ class Space:
                         raise UserError(
                             f"supernet.{key}: {size} does not divide into groups of {pattern}"
                         )
+            channels = self.config.encoder.channels
             for heads in self.choices["heads"]:
-                if heads * encoder.channels % of:
+                if heads * channels % of:
                     raise UserError(
-                        f"supernet.heads: {heads} x {encoder.channels} channels do not divide into "
+                        f"supernet.heads: {heads} x {channels} channels do not divide into "
                         f"groups of {pattern}"
                     )
 
@@ -119,21 +123,24 @@ class Space:
 
     @property
     def smallest(self) -> Sizes:
-        chosen = {key: sizes[0] for key, sizes in self.choices.items()}
-        inner = (chosen.pop("inner"),) * chosen["layers"]
-        return Sizes(inner=inner, **chosen)
+        return self.sizes({gene: sizes[0] for gene, sizes in self.genes.items()})
+
+    @property
+    def genes(self) -> dict[str, Choices]:
+        """What can be chosen, each for itself, and out of what: see `sizes`."""
+        whole = {key: sizes for key, sizes in self.choices.items() if key != "inner"}
+        insides = {f"inner {group}": self.choices["inner"] for group in sorted(set(self.groups))}
+        return {**whole, **insides}
+
+    def sizes(self, genes: Mapping[str, int]) -> Sizes:
+        """The sub-network of one choice a gene; of layers that it has not, choices say nothing."""
+        chosen = {key: genes[key] for key in self.choices if key != "inner"}
+        inner = [genes[f"inner {group}"] for group in self.groups[: chosen["layers"]]]
+        return Sizes(inner=tuple(inner), **chosen)
 
     def draw(self, generator: torch.Generator) -> Sizes:
         """A sub-network at random: every size of every dimension is as likely."""
-
-        def one(key: str) -> int:
-            sizes = self.choices[key]
-            return sizes[int(torch.randint(len(sizes), (), generator=generator))]
-
-        chosen = {key: one(key) for key in self.choices if key != "inner"}
-        drawn = [one("inner") for _ in self.groups]
-        inner = [drawn[group] for group in self.groups[: chosen["layers"]]]
-        return Sizes(inner=tuple(inner), **chosen)
+        return self.sizes({gene: one_of(sizes, generator) for gene, sizes in self.genes.items()})
 
     def sub_config(self, sizes: Sizes) -> ModelConfig:
         """The sub-network as a model of its own."""
@@ -162,6 +169,10 @@ class Space:
                 "joiner": sizes.joiner,
             }
         )
+
+
+def one_of(sizes: Choices, generator: torch.Generator) -> int:
+    return sizes[int(torch.randint(len(sizes), (), generator=generator))]
 
 
 def sliced(large: Recogniser, small: Recogniser) -> dict[str, Tensor]:

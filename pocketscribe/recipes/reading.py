@@ -49,6 +49,7 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
     read = Recipe.read({"name": path.stem, **data}, path.name)
     outside = Outside(runs)
     models: list[ModelConfig] = []
+    spaces: dict[str | None, Space] = {}
     for stage in read.stage:
         config = read.model_of(stage.name, outside.config, f"{path.name}: ")
         if stage.cut is not None and stage.from_ is not None:
@@ -57,16 +58,19 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
                 check_cut(config, source)
             except UserError as error:
                 raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
-        if config in models and stage.supernet is None:
-            continue
-        models.append(config)
-        if sum(model.encoder.layers for model in models) > MOST_LAYERS:
-            raise UserError(f"{path.name}: its models have more than {MOST_LAYERS} layers in all")
         try:
-            with torch.device("meta"):  # names and shapes, no numbers: sharing must fit the model
-                made = Recogniser(config, vocabulary=30)
-                if stage.supernet is not None:
-                    Space(made, stage.supernet)
+            if config not in models or stage.supernet is not None:
+                models.append(config)
+                if sum(model.encoder.layers for model in models) > MOST_LAYERS:
+                    raise UserError(f"with it the models have more than {MOST_LAYERS} layers")
+                with torch.device("meta"):  # names and shapes, no numbers: sharing must fit
+                    made = Recogniser(config, vocabulary=30)
+                    if stage.supernet is not None:
+                        spaces[stage.name] = Space(made, stage.supernet)
+            space = spaces.get(stage.name) or spaces.get(stage.from_)
+            if stage.search is not None and space is not None:
+                for formats in stage.search.formats:
+                    space.check_formats(formats.rules)
         except UserError as error:
             raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
     return read

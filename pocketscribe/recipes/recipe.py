@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from pocketscribe.config import Config, FileName
 from pocketscribe.errors import UserError
 from pocketscribe.models import ModelConfig
+from pocketscribe.search.search import SearchConfig
 from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.speech.units import UnitsConfig
 from pocketscribe.training.cutting import CutConfig
@@ -66,6 +67,8 @@ class StageConfig(TrainingConfig):
             serves them all: later stages of no hours take them out of it.
         supernet: which smaller sizes learn along (arXiv 2309.01947); a later stage takes one out by
             `cut = { layers = "first", units = "first" }`.
+        search: among the sub-networks of a supernet, this stage's own or that in `from`, for the
+            best of every size; what is found goes with the model, and `export --budget` takes it.
         train: corpora of this stage alone, in place of speech.train.
     """
 
@@ -86,6 +89,7 @@ class StageConfig(TrainingConfig):
     masks: MaskConfig = MaskConfig()
     sampled_bits: tuple[Literal[8, 4], ...] = ()
     supernet: SupernetConfig | None = None
+    search: SearchConfig | None = None
     train: tuple[CorpusConfig, ...] | None = None
 
     @model_validator(mode="after")
@@ -96,6 +100,8 @@ class StageConfig(TrainingConfig):
             raise ValueError("cut needs from: the model of which it keeps a part")
         if self.distil != DistilConfig() and self.teacher is None:
             raise ValueError("distil needs a teacher")
+        if self.search is not None and self.supernet is None and self.from_ is None:
+            raise ValueError("search needs sub-networks: supernet, or from: a supernet's stage")
         if self.teacher is None:
             return self
         if self.supernet is not None:

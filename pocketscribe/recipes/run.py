@@ -22,10 +22,13 @@ from pocketscribe.export.open import choose_device
 from pocketscribe.files import read_json, write_json
 from pocketscribe.models import ModelConfig, Recogniser, start_from, stored_parameters
 from pocketscribe.models.saved import Saved, load_model, save_model
+from pocketscribe.models.subnets import SpaceConfig
 from pocketscribe.recipes.reading import Outside, read_recipe
 from pocketscribe.recipes.recipe import Recipe, StageConfig, is_outside
 from pocketscribe.recipes.shipping import card, score_and_ship
 from pocketscribe.recipes.speech import Speech
+from pocketscribe.search.frontier import Point
+from pocketscribe.search.search import Search
 from pocketscribe.speech.batches import Trainable, TrainingBatches, feature_statistics
 from pocketscribe.speech.corpora import locate
 from pocketscribe.speech.prepare import progress_bar
@@ -200,8 +203,28 @@ class Run:
             settle(model)
         if fabric.is_global_zero:
             about = card(self.recipe.name, stage, model, usable, progress, before)
+            if stage.search is not None:
+                found = self._search(stage, Saved(model.cpu(), units.to_json(), about), speech, bar)
+                about["frontier"] = [point.model_dump(mode="json") for point in found]
             save_model(self._model_file(stage.name), Saved(model, units.to_json(), about))
         fabric.barrier()
+
+    def _search(
+        self, stage: StageConfig, supernet: Saved, speech: Speech, bar: Bar
+    ) -> tuple[Point, ...]:
+        """The frontier of a supernet, which says on its card what can be taken out of it."""
+        spaces = [made["space"] for made in supernet.card["stages"] if "space" in made]
+        if not spaces:
+            raise UserError(
+                f"stage {stage.name!r}: {stage.from_} has no sub-networks to search among; "
+                "give supernet, or from: a stage that had it"
+            )
+        space = SpaceConfig.read(spaces[-1], f"{stage.from_}: its card: space")
+        assert stage.search is not None
+        units = Units.from_json(supernet.units, stage.name)
+        dev = speech.heard(stage.search.utterances)
+        folder = self.folder / stage.name
+        return Search(supernet, space, stage.search, units, dev, folder, stage.seed).run(bar)
 
     def _precision(self, stage: StageConfig) -> str:
         """The stage's precision; what "auto" came to is kept, for a run goes on as it began."""

@@ -6,17 +6,21 @@ from typing import Any
 import torch
 
 from pocketscribe.errors import UserError
+from pocketscribe.export.open import is_exported, model_file
 from pocketscribe.export.size import size_of_file, size_of_model
 from pocketscribe.models import Recogniser
 from pocketscribe.models.saved import load_model
 from pocketscribe.recipes.reading import RUNS, Outside, read_recipe, shipped
 from pocketscribe.recipes.recipe import Recipe, is_outside
+from pocketscribe.search.frontier import frontier_of
 
 ENGLISH = 30  # A–Z, apostrophe, word mark, blank, unknown
 
 
 def size(model: str) -> dict[str, Any]:
     """The documented keys of `size --json`; "note" says what a recipe alone cannot tell.
+
+    Of a supernet that was searched, "frontier" has the best sub-networks, smallest file first.
 
     Raises:
         UserError: it is neither a model nor a recipe.
@@ -28,7 +32,11 @@ def size(model: str) -> dict[str, Any]:
         raise UserError(
             f"{model}: neither a model nor a recipe (shipped recipes: {', '.join(shipped())})"
         )
-    return size_of_file(path)
+    found = size_of_file(path)
+    if not is_exported(path):
+        points = frontier_of(load_model(model_file(path)).card, str(path))
+        found |= {"frontier": [p.model_dump(mode="json") for p in points]} if points else {}
+    return found
 
 
 def _of_recipe(recipe: Recipe) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pocketscribe.files import write_json
 from pocketscribe.models import Recogniser
 from pocketscribe.models.saved import load_model
 from pocketscribe.recipes.recipe import SpeechConfig, StageConfig
+from pocketscribe.search.search import Heard
 from pocketscribe.speech.augment import AugmentConfig
 from pocketscribe.speech.batches import Trainable, TrainingBatches, trainable
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
@@ -133,6 +134,24 @@ class Speech:
         parts = [trainable(self.prepare(part), units, LONGEST_SECONDS) for part in self.config.dev]
         plain = AugmentConfig(strength=0.0)
         return TrainingBatches(parts, units, plain, batch_seconds=DEV_BATCH_SECONDS, seed=0)
+
+    def heard(self, count: int) -> list[Heard]:
+        """The first utterances of each dev part, to be searched by.
+
+        Raises:
+            UserError: the recipe has no dev part.
+        """
+        if not self.config.dev:
+            raise UserError("speech.dev is empty: a search needs speech to choose by")
+        cuts = [c for part in self.config.dev for c in self.prepare(part).cuts.subset(first=count)]
+        return [
+            Heard(
+                with_tail(torch.from_numpy(cut.load_features())),
+                cut.supervisions[0].text,
+                cut.supervisions[0].speaker or "",
+            )
+            for cut in cuts
+        ]
 
     def validation(self, units: Units) -> Callable[[Recogniser], dict[str, float]]:
         """Greedy WER of the first utterances of each dev part, under the streaming chunking."""

@@ -5,6 +5,7 @@ from pocketscribe.weights.convert import convert
 from pocketscribe.weights.dims import Dim, Dims, Size, Sized
 from pocketscribe.weights.format import Format, FormatRule
 from pocketscribe.weights.layers import Conv1d, Embedding, Linear
+from pocketscribe.weights.panels import panels_bytes
 from pocketscribe.weights.rules import resolve
 from pocketscribe.weights.sharing import Share, Sharing
 from pocketscribe.weights.spec import RankRule, WeightSpec
@@ -33,5 +34,6 @@ __all__ = [
     "compress",
     "convert",
     "formatted_once",
+    "panels_bytes",
     "resolve",
 ]

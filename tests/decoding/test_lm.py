@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pocketscribe.config import read_bytes
 from pocketscribe.decoding.kneser_ney import START
-from pocketscribe.decoding.lm import held_out, make_lm, read_bytes, read_part, read_sentences
+from pocketscribe.decoding.lm import held_out, make_lm, read_part, read_sentences
 from pocketscribe.decoding.ngram import Ngram, load
 from pocketscribe.errors import UserError
 from pocketscribe.speech.corpora import CorpusConfig
@@ -97,8 +98,8 @@ def test_bad_input_is_refused(units: Units, tmp_path: Path) -> None:
             read_part(part)
     for size in ("much", "-1MB", ""):
         with pytest.raises(UserError, match="write bytes, such as 2MB"):
-            read_bytes(size)
-    assert (read_bytes("2MB"), read_bytes("500kB"), read_bytes("1234")) == (
+            read_bytes(size, "--budget")
+    assert (read_bytes("2MB", ""), read_bytes("500kB", ""), read_bytes("1234", "")) == (
         2_000_000,
         500_000,
         1234,

@@ -5,29 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from large import UNITS, large
+from large import FORMATS, MODELS, SPACE, UNITS, large, space_of
 from pocketscribe.errors import UserError
 from pocketscribe.models import Chunking, Recogniser, stored_parameters
 from pocketscribe.models.saved import Saved, load_model, save_packed
 from pocketscribe.models.subnets import Space, SpaceConfig, extract, sliced
 from pocketscribe.training.masks import settle
-
-SPACE = SpaceConfig(
-    layers=(2, 4), width=(16, 20), heads=(2,), inner=(32, 64), predictor=(8,), joiner=(12,)
-)
-FACTORED = SPACE.model_copy(update={"rank": (6,)})
-FORMATS = [{"match": "*", "bits": 4, "sparsity": "2:4"}]
-MODELS: dict[str, dict[str, Any]] = {
-    "conformer": {},
-    "mhssm": {"encoder": {"family": "mhssm", "modes": 4}},
-    "shared": {"sharing": {"blocks": 2, "tie": [["ffn1", "ffn2"]]}},
-    "factored": {"ranks": [{"match": "encoder.*.ffn?.*", "rank": 10, "share_factor": "u"}]},
-    "formatted": {"formats": FORMATS},
-}
-
-
-def space_of(name: str, whole: Recogniser) -> Space:
-    return Space(whole, FACTORED if name == "factored" else SPACE)
 
 
 def said(found: Recogniser, tensors: dict[str, torch.Tensor] | None = None) -> torch.Tensor:

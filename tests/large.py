@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from pocketscribe.models import ModelConfig, Recogniser
+from pocketscribe.models.subnets import Space, SpaceConfig
 
 UNITS = 12
 LARGE: dict[str, Any] = {
@@ -14,6 +15,23 @@ LARGE: dict[str, Any] = {
     "joiner": 20,
     "subsampling": 16,
 }
+
+SPACE = SpaceConfig(
+    layers=(2, 4), width=(16, 20), heads=(2,), inner=(32, 64), predictor=(8,), joiner=(12,)
+)
+FACTORED = SPACE.model_copy(update={"rank": (6,)})
+FORMATS = [{"match": "*", "bits": 4, "sparsity": "2:4"}]
+MODELS: dict[str, dict[str, Any]] = {
+    "conformer": {},
+    "mhssm": {"encoder": {"family": "mhssm", "modes": 4}},
+    "shared": {"sharing": {"blocks": 2, "tie": [["ffn1", "ffn2"]]}},
+    "factored": {"ranks": [{"match": "encoder.*.ffn?.*", "rank": 10, "share_factor": "u"}]},
+    "formatted": {"formats": FORMATS},
+}
+
+
+def space_of(name: str, whole: Recogniser) -> Space:
+    return Space(whole, FACTORED if name == "factored" else SPACE)
 
 
 def large(*changes: dict[str, Any], seed: int = 0) -> Recogniser:

@@ -1,0 +1,113 @@
+"""From a supernet to a file: a sub-network in its formats, an ordinary model."""
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pocketscribe.errors import UserError
+from pocketscribe.export.export import check_target, export_saved
+from pocketscribe.export.open import Chunk, model_file
+from pocketscribe.files import replacing
+from pocketscribe.models import ModelConfig, stored_parameters
+from pocketscribe.models.saved import Saved, load_model, save_packed
+from pocketscribe.models.subnets import Space, SpaceConfig, extract
+from pocketscribe.search.frontier import Confirmed, Point, frontier_of
+from pocketscribe.training.masks import settle
+from pocketscribe.weights import FormatRule
+
+OF_THE_WHOLE = ("frontier", "scores")  # what a supernet's card says and a sub-network's does not
+
+
+def take(
+    supernet: Saved,
+    config: ModelConfig,
+    rules: Sequence[FormatRule],
+    confirmed: Confirmed | None = None,
+) -> Saved:
+    """A sub-network in post-training formats, as its file will hold it."""
+    model = extract(supernet.model, config.model_copy(update={"formats": tuple(rules)})).eval()
+    if rules:
+        settle(model)
+    card: dict[str, Any] = {k: v for k, v in supernet.card.items() if k not in OF_THE_WHOLE}
+    card["parameters"] = stored_parameters(model)
+    if confirmed is not None:
+        card["scores"] = {"dev, the half that confirms": confirmed.model_dump(mode="json")}
+    return Saved(model, supernet.units, card)
+
+
+def packed_bytes(saved: Saved) -> int:
+    """Of its packed file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pocket"
+        save_packed(path, saved)
+        return path.stat().st_size
+
+
+def export_under(
+    model: Path,
+    budget: int,
+    to: str,
+    out: Path,
+    *,
+    int8: bool = False,
+    chunk: Chunk = None,
+    milliseconds: float | None = None,
+) -> tuple[Point, int]:
+    """Writes the best sub-network of a searched supernet whose file is within the budget.
+
+    Returns its point of the frontier, and the bytes that a device must hold.
+
+    Raises:
+        UserError: there is no frontier, or nothing on it is that small or that fast.
+    """
+    check_target(to)
+    supernet = load_model(model_file(model))
+    points = frontier_of(supernet.card, str(model))
+    if not points:
+        raise UserError(
+            f"{model}: --budget chooses among what a search has found, and it has no frontier; "
+            "run a recipe whose last stage searches, such as todm"
+        )
+    fitting = _fast(points, milliseconds)
+    least = min(point.bytes for point in fitting)
+    fitting = [point for point in fitting if point.bytes <= budget]
+    if not fitting:
+        raise UserError(f"--budget {budget:,} bytes: the smallest sub-network takes {least:,}")
+    space = Space(supernet.model, SpaceConfig())
+    sizes: list[int] = []
+    for point in sorted(fitting, key=lambda point: (point.confirmed.wer, point.bytes)):
+        taken = take(
+            supernet, space.sub_config(point.candidate.sizes), point.rules, point.confirmed
+        )
+        with suppress(_TooLargeError), replacing(out) as beside:
+            sizes.append(export_saved(taken, to, beside, int8=int8, chunk=chunk))
+            if sizes[-1] > budget:
+                raise _TooLargeError
+            return point, sizes[-1]
+    raise UserError(
+        f"--budget {budget:,} bytes: for {to} the smallest sub-network takes {min(sizes):,}"
+    )
+
+
+class _TooLargeError(Exception):
+    """What was written is over the budget, and is taken back."""
+
+
+def _fast(points: Sequence[Point], milliseconds: float | None) -> list[Point]:
+    """Those that compute on a chunk in that time."""
+    if milliseconds is None:
+        return list(points)
+    measured = {p: p.milliseconds for p in points if p.milliseconds is not None}
+    if not measured:
+        raise UserError(
+            f"--milliseconds {milliseconds}: nothing was measured when this frontier was found; "
+            "search with latency = true"
+        )
+    found = [point for point, taken in measured.items() if taken <= milliseconds]
+    if not found:
+        raise UserError(
+            f"--milliseconds {milliseconds}: the fastest sub-network takes {min(measured.values())}"
+        )
+    return found

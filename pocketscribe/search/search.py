@@ -1,0 +1,282 @@
+"""The search of a stage: proposes, scores by forward passes, remembers, confirms.
+
+What is searched is dev word errors against bytes of the file (and milliseconds on a chunk), over
+sizes and formats together: a 9 MB int8 model and a 9 MB int4 model are two candidates. Formats are
+post-training ones: a candidate is a slice of the supernet, quantised as its file will be.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, field_validator, model_validator
+from rich.progress import Progress as Bar
+from torch import Tensor
+
+from pocketscribe.config import Config, FileName, read_bytes
+from pocketscribe.decoding.offline import decode
+from pocketscribe.errors import UserError, needs_extra
+from pocketscribe.evaluation.report import pareto_plot
+from pocketscribe.evaluation.wer import Scored, WordErrorRate, score, word_error_rate
+from pocketscribe.files import read_json, write_json
+from pocketscribe.models import Recogniser, tensors
+from pocketscribe.models.saved import Saved
+from pocketscribe.models.subnets import Space, SpaceConfig
+from pocketscribe.search.cost import FileBytes, Rules
+from pocketscribe.search.deploy import packed_bytes, take
+from pocketscribe.search.evolution import Evolution
+from pocketscribe.search.frontier import Candidate, Confirmed, Costs, Point, frontier
+from pocketscribe.search.latency import chunk_milliseconds
+from pocketscribe.speech.units import Units
+from pocketscribe.weights import FormatRule
+
+BATCH_FRAMES = 20_000  # of dev features at once, padding included
+WIDEST = Confirmed(wer=0.1111, ci_low=0.1111, ci_high=0.1111, words=999_999)  # on a card
+
+
+class FormatsConfig(Config):
+    """A way to ship: a name, and the rules that it stands for; none is float16."""
+
+    name: FileName
+    rules: tuple[FormatRule, ...] = Field(default=(), max_length=30)
+
+
+class SearchConfig(Config):
+    """What is searched among the sub-networks of a stage's model.
+
+    Attributes:
+        candidates: how many are scored in all.
+        generation: how many between two looks at who is best.
+        mutation: share of its genes that a mutation draws anew.
+        utterances: of each dev part; every other one is scored, the rest confirm.
+        formats: the ways to ship that are tried; if not given, the model's own.
+        latency: whether milliseconds count beside word errors and bytes: takes the engine.
+        budget: bytes that no file may exceed, such as "2MB".
+        milliseconds: on a chunk, that no candidate may exceed.
+    """
+
+    candidates: int = Field(default=400, ge=2)
+    generation: int = Field(default=40, ge=1)
+    mutation: float = Field(default=0.2, gt=0, le=1)
+    utterances: int = Field(default=400, ge=2)
+    formats: tuple[FormatsConfig, ...] = Field(default=(), max_length=30)
+    latency: bool = False
+    budget: str | None = None
+    milliseconds: float | None = Field(default=None, gt=0)
+
+    @field_validator("budget")
+    @classmethod
+    def _check_budget(cls, budget: str | None) -> str | None:
+        if budget is not None:
+            read_bytes(budget, "search.budget =")
+        return budget
+
+    @model_validator(mode="after")
+    def _check(self) -> "SearchConfig":
+        names = [formats.name for formats in self.formats]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two formats are named {name!r}; names must differ")
+        if self.milliseconds is not None and not self.latency:
+            raise ValueError("milliseconds is a limit on what nobody measures: latency = true")
+        return self
+
+
+class Heard(NamedTuple):
+    """An utterance of dev speech."""
+
+    features: Float[Tensor, "T F"]
+    text: str
+    speaker: str
+
+
+class Search:
+    """One search in one folder, which goes on from what was scored before."""
+
+    def __init__(
+        self,
+        supernet: Saved,
+        space: SpaceConfig,
+        config: SearchConfig,
+        units: Units,
+        dev: Sequence[Heard],
+        folder: Path,
+        seed: int,
+    ) -> None:
+        """Every other utterance of `dev` confirms what the rest finds.
+
+        Raises:
+            UserError: a size does not fit the formats, no candidate fits the budget, or the folder
+                holds scores of another model or other speech.
+        """
+        with needs_extra("report", "search"):
+            import matplotlib.figure  # noqa: F401
+        self.supernet, self.config, self.units, self.folder = supernet, config, units, folder
+        self.model = supernet.model
+        self.parts = dev[::2], dev[1::2]
+        own = FormatsConfig(name="its own", rules=self.model.config.formats)
+        self.rules: dict[str, Rules] = {f.name: f.rules for f in config.formats or (own,)}
+        self.space = Space(self.model, space)
+        for rules in self.rules.values():
+            self.space.check_formats(rules)
+        self.array_bytes = FileBytes(self.space, self.model.vocabulary)
+        self._headers: dict[tuple[int, str], int] = {}
+        self.budget = (
+            None if config.budget is None else read_bytes(config.budget, "search.budget =")
+        )
+        self._check_budget()
+        self.evolution = Evolution(
+            self.space, list(self.rules), self._allowed, mutation=config.mutation, seed=seed
+        )
+        self.made_by = {"model": _digest(self.model), "speech": _speech_digest(dev)}
+        self.known = self._read()
+
+    def run(self, bar: Bar) -> tuple[Point, ...]:
+        """Searches to the end; the frontier, smallest file first, and its plot in the folder."""
+        goal, size = self.config.candidates, self.config.generation
+        task = bar.add_task("search", total=goal)
+        costs: dict[Candidate, Costs] = {}
+        proposed = self.evolution.first(min(size, goal))
+        while proposed:
+            for candidate in proposed:
+                found = self._scored(candidate)
+                milliseconds = found.get("milliseconds")
+                if milliseconds is None or milliseconds <= (self.config.milliseconds or 1e9):
+                    measured = () if milliseconds is None else (milliseconds,)
+                    costs[candidate] = (found["wer"], self.bytes(candidate), *measured)
+                bar.advance(task)
+            left = goal - len(self.evolution.proposed)
+            proposed = self.evolution.next(costs, min(size, left)) if costs and left > 0 else []
+        bar.remove_task(task)
+        if not costs:
+            raise UserError(
+                f"search.milliseconds = {self.config.milliseconds}: the fastest of "
+                f"{len(self.evolution.proposed)} candidates took "
+                f"{min(found['milliseconds'] for found in self.known.values())}"
+            )
+        points = self._confirmed(frontier(costs), bar)
+        pareto_plot(
+            [(self.bytes(c), cost[0]) for c, cost in costs.items()],
+            [(p.bytes, p.confirmed.wer, p.confirmed.ci_low, p.confirmed.ci_high) for p in points],
+            self.folder / "frontier.png",
+        )
+        return points
+
+    def bytes(self, candidate: Candidate) -> int:
+        """At most so many has its file: a narrower model's header has shorter numbers."""
+        key = candidate.sizes.layers, candidate.formats
+        if key not in self._headers:
+            largest = self.space.largest
+            sizes = largest.model_copy(update={"layers": key[0], "inner": largest.inner[: key[0]]})
+            whole = Candidate(sizes=sizes, formats=key[1])
+            size = packed_bytes(self._taken(whole, WIDEST))
+            self._headers[key] = size - self._arrays(whole)
+        return self._arrays(candidate) + self._headers[key]
+
+    def _arrays(self, candidate: Candidate) -> int:
+        return self.array_bytes(candidate.sizes, self.rules[candidate.formats])
+
+    def _allowed(self, candidate: Candidate) -> bool:
+        return self.budget is None or self.bytes(candidate) <= self.budget
+
+    def _check_budget(self) -> None:
+        smallest = [Candidate(sizes=self.space.smallest, formats=name) for name in self.rules]
+        least = min(self.bytes(candidate) for candidate in smallest)
+        if self.budget is not None and self.budget < least:
+            raise UserError(
+                f"search.budget = {self.config.budget}: the smallest sub-network takes {least:,} "
+                "bytes; give more, or add smaller sizes or formats of fewer bits"
+            )
+
+    def _scored(self, candidate: Candidate) -> dict[str, float]:
+        """Its word errors on the first part, and how long it takes; from the file if known."""
+        if candidate not in self.known:
+            taken = self._taken(candidate)
+            found = {"wer": self._errors(taken.model, self.parts[0]).wer}
+            if self.config.latency:
+                found["milliseconds"] = chunk_milliseconds(taken)
+            self.known[candidate] = found
+            self._write()
+        return self.known[candidate]
+
+    def _confirmed(self, best: Sequence[Candidate], bar: Bar) -> tuple[Point, ...]:
+        """Scores the best on speech that had no say; what is beaten there, is out."""
+        task = bar.add_task("confirm", total=len(best))
+        points: dict[Candidate, Point] = {}
+        for candidate in best:
+            again = self._errors(self._taken(candidate).model, self.parts[1])
+            confirmed = Confirmed(
+                wer=round(again.wer, 4),
+                ci_low=round(again.ci_low, 4),
+                ci_high=round(again.ci_high, 4),
+                words=again.words,
+            )
+            points[candidate] = Point(
+                candidate=candidate,
+                rules=self.rules[candidate.formats],
+                bytes=packed_bytes(self._taken(candidate, confirmed)),
+                confirmed=confirmed,
+                **self.known[candidate],
+            )
+            bar.advance(task)
+        bar.remove_task(task)
+        again_costs: dict[Candidate, Costs] = {
+            c: (p.confirmed.wer, p.bytes, *(() if p.milliseconds is None else (p.milliseconds,)))
+            for c, p in points.items()
+        }
+        return tuple(sorted((points[c] for c in frontier(again_costs)), key=lambda p: p.bytes))
+
+    @torch.inference_mode()
+    def _errors(self, model: Recogniser, dev: Sequence[Heard]) -> WordErrorRate:
+        """Greedy word errors under the streaming chunking."""
+        scored: list[Scored] = []
+        ordered = sorted(dev, key=lambda heard: len(heard.features))
+        while ordered:
+            count = max(1, BATCH_FRAMES // max(len(ordered[-1].features), 1))
+            batch, ordered = ordered[-count:], ordered[:-count]
+            features = [heard.features for heard in batch]
+            found = decode(model, features, model.config.chunks.streaming)
+            for heard, said in zip(batch, found, strict=True):
+                text = self.units.decode(said.labels)
+                scored.append(score("", heard.speaker, heard.text, text))
+        return word_error_rate(scored)
+
+    def _taken(self, candidate: Candidate, confirmed: Confirmed | None = None) -> Saved:
+        config = self.space.sub_config(candidate.sizes)
+        return take(self.supernet, config, self.rules[candidate.formats], confirmed)
+
+    def _read(self) -> dict[Candidate, dict[str, float]]:
+        path = self.folder / "search.json"
+        if not path.is_file():
+            return {}
+        found = read_json(path)
+        if found["made_by"] != self.made_by:
+            raise UserError(f"{path}: scores of another model or other speech; delete it")
+        return {
+            Candidate.read(row["candidate"], str(path)): row["found"] for row in found["scored"]
+        }
+
+    def _write(self) -> None:
+        rows = [
+            {"candidate": candidate.model_dump(mode="json"), "found": found}
+            for candidate, found in self.known.items()
+        ]
+        write_json(self.folder / "search.json", {"made_by": self.made_by, "scored": rows})
+
+
+def _digest(model: Recogniser) -> str:
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors(model).items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
+def _speech_digest(dev: Sequence[Heard]) -> str:
+    found = hashlib.sha256()
+    for heard in dev:
+        found.update(f"{heard.text}\n{len(heard.features)}\n".encode())
+    return found.hexdigest()
