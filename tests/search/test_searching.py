@@ -47,7 +47,7 @@ def test_the_frontier_goes_with_the_model(searched: Path) -> None:
     points = frontier_of(load_model(file).card, "test")
     assert points
     found = read_json(searched / "searched" / "search.json")["scored"]
-    assert len(found) == 24
+    assert 15 < len(found) <= 24  # where all are known, it ends
     assert {row["candidate"]["formats"] for row in found} == {"int8", "int4"}
     assert [p.bytes for p in points] == sorted(p.bytes for p in points)
     assert [p.confirmed.wer for p in points] == sorted(p.confirmed.wer for p in points)[::-1]
