@@ -171,6 +171,12 @@ class Space:
         )
 
 
+def taken(config: ModelConfig, sizes: Sizes) -> ModelConfig:
+    """A model's sub-network as a model of its own, asked by its config alone."""
+    with torch.device("meta"):
+        return Space(Recogniser(config, vocabulary=30), SpaceConfig()).sub_config(sizes)
+
+
 def one_of(sizes: Choices, generator: torch.Generator) -> int:
     return sizes[int(torch.randint(len(sizes), (), generator=generator))]
 

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 from pocketscribe.config import Config, FileName
 from pocketscribe.errors import UserError
 from pocketscribe.models import ModelConfig
+from pocketscribe.models.subnets import taken
+from pocketscribe.search.frontier import Point, TakeConfig
 from pocketscribe.search.search import SearchConfig
 from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.speech.units import UnitsConfig
@@ -69,6 +71,8 @@ class StageConfig(TrainingConfig):
             `cut = { layers = "first", units = "first" }`.
         search: among the sub-networks of a supernet, this stage's own or that in `from`, for the
             best of every size; what is found goes with the model, and `export --budget` takes it.
+        take: what that search found under a budget: this stage's model, where `from` is larger with
+            `cut = { layers = "first", units = "first" }`.
         train: corpora of this stage alone, in place of speech.train.
     """
 
@@ -90,6 +94,7 @@ class StageConfig(TrainingConfig):
     sampled_bits: tuple[Literal[8, 4], ...] = ()
     supernet: SupernetConfig | None = None
     search: SearchConfig | None = None
+    take: TakeConfig | None = None
     train: tuple[CorpusConfig, ...] | None = None
 
     @model_validator(mode="after")
@@ -100,6 +105,8 @@ class StageConfig(TrainingConfig):
             raise ValueError("cut needs from: the model of which it keeps a part")
         if self.distil != DistilConfig() and self.teacher is None:
             raise ValueError("distil needs a teacher")
+        if self.take is not None and self.from_ is None:
+            raise ValueError("take needs from: the supernet whose part it takes, or that part")
         if self.search is not None and self.supernet is None and self.from_ is None:
             raise ValueError("search needs sub-networks: supernet, or from: a supernet's stage")
         if self.teacher is None:
@@ -154,6 +161,8 @@ class Recipe(Config):
             if stage.name in seen:
                 raise ValueError(f"two stages are named {stage.name!r}; names must differ")
             named = {"from": stage.from_, "teacher": stage.taught_by}
+            if stage.take is not None:
+                named["take.search"] = stage.take.search
             for key, name in named.items():
                 if name is not None and name not in seen and not is_outside(name):
                     raise ValueError(
@@ -167,9 +176,16 @@ class Recipe(Config):
         return self
 
     def model_of(
-        self, name: str, outside: Callable[[str], ModelConfig], source: str = ""
+        self,
+        name: str,
+        outside: Callable[[str], ModelConfig],
+        source: str = "",
+        found: Callable[[TakeConfig], Point] | None = None,
     ) -> ModelConfig:
         """The model that a stage leaves; `outside` tells that of what `from` takes from elsewhere.
+
+        `found` tells what a search found; before it has, a stage that takes it has the model of its
+        `from`, than which it will be no larger.
 
         Raises:
             UserError: the stage's changes make no model; names `source`.
@@ -180,7 +196,14 @@ class Recipe(Config):
             except UserError as error:
                 raise UserError(f"{source}{error}") from None
         stage = next(stage for stage in self.stage if stage.name == name)
-        model = self.model if stage.from_ is None else self.model_of(stage.from_, outside, source)
+        model = self.model
+        if stage.from_ is not None:
+            model = self.model_of(stage.from_, outside, source, found)
+        if stage.take is not None and found is not None:
+            point = found(stage.take)
+            model = taken(model, point.candidate.sizes)
+            if stage.take.formats:
+                model = model.model_copy(update={"formats": point.rules})
         if stage.model:
             changed = merged(model.model_dump(mode="json"), stage.model)
             model = ModelConfig.read(changed, f"{source}stage {name!r}: model")

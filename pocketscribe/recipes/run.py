@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress as Bar
 
+from pocketscribe.config import read_bytes
 from pocketscribe.errors import UserError
 from pocketscribe.evaluation.report import results_table
 from pocketscribe.export.open import choose_device
@@ -27,7 +28,7 @@ from pocketscribe.recipes.reading import Outside, read_recipe
 from pocketscribe.recipes.recipe import Recipe, StageConfig, is_outside
 from pocketscribe.recipes.shipping import card, score_and_ship
 from pocketscribe.recipes.speech import Speech
-from pocketscribe.search.frontier import Point
+from pocketscribe.search.frontier import Point, TakeConfig, frontier_of, within
 from pocketscribe.search.search import Search
 from pocketscribe.speech.batches import Trainable, TrainingBatches, feature_statistics
 from pocketscribe.speech.corpora import locate
@@ -157,7 +158,15 @@ class Run:
         return self.folder / stage / "model.safetensors"
 
     def _model_of(self, stage: str) -> ModelConfig:
-        return self.recipe.model_of(stage, self.outside.config)
+        return self.recipe.model_of(stage, self.outside.config, found=self._found)
+
+    def _found(self, take: TakeConfig) -> Point:
+        """What an earlier stage's search found under a budget."""
+        card = load_model(self._model_file(take.search)).card
+        points = frontier_of(card, take.search)
+        if not points:
+            raise UserError(f"take.search = {take.search!r}: that stage did not search")
+        return within(points, read_bytes(take.budget, "take.budget ="))[0]
 
     def _train(self, stage: StageConfig, speech: Speech, bar: Bar) -> None:
         folder = self.folder / stage.name

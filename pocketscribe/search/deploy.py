@@ -13,7 +13,7 @@ from pocketscribe.files import replacing
 from pocketscribe.models import ModelConfig, stored_parameters
 from pocketscribe.models.saved import Saved, load_model, save_packed
 from pocketscribe.models.subnets import Space, SpaceConfig, extract
-from pocketscribe.search.frontier import Confirmed, Point, frontier_of
+from pocketscribe.search.frontier import Confirmed, Point, frontier_of, within
 from pocketscribe.training.masks import settle
 from pocketscribe.weights import FormatRule
 
@@ -70,14 +70,9 @@ def export_under(
             f"{model}: --budget chooses among what a search has found, and it has no frontier; "
             "run a recipe whose last stage searches, such as todm"
         )
-    fitting = _fast(points, milliseconds)
-    least = min(point.bytes for point in fitting)
-    fitting = [point for point in fitting if point.bytes <= budget]
-    if not fitting:
-        raise UserError(f"--budget {budget:,} bytes: the smallest sub-network takes {least:,}")
     space = Space(supernet.model, SpaceConfig())
     sizes: list[int] = []
-    for point in sorted(fitting, key=lambda point: (point.confirmed.wer, point.bytes)):
+    for point in within(points, budget, milliseconds):
         taken = take(
             supernet, space.sub_config(point.candidate.sizes), point.rules, point.confirmed
         )
@@ -87,27 +82,9 @@ def export_under(
                 raise _TooLargeError
             return point, sizes[-1]
     raise UserError(
-        f"--budget {budget:,} bytes: for {to} the smallest sub-network takes {min(sizes):,}"
+        f"a budget of {budget:,} bytes: for {to} the smallest sub-network takes {min(sizes):,}"
     )
 
 
 class _TooLargeError(Exception):
     """What was written is over the budget, and is taken back."""
-
-
-def _fast(points: Sequence[Point], milliseconds: float | None) -> list[Point]:
-    """Those that compute on a chunk in that time."""
-    if milliseconds is None:
-        return list(points)
-    measured = {p: p.milliseconds for p in points if p.milliseconds is not None}
-    if not measured:
-        raise UserError(
-            f"--milliseconds {milliseconds}: nothing was measured when this frontier was found; "
-            "search with latency = true"
-        )
-    found = [point for point, taken in measured.items() if taken <= milliseconds]
-    if not found:
-        raise UserError(
-            f"--milliseconds {milliseconds}: the fastest sub-network takes {min(measured.values())}"
-        )
-    return found

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from pocketscribe.config import Config
+from pocketscribe.config import Config, read_bytes
+from pocketscribe.errors import UserError
 from pocketscribe.models.subnets import Sizes
 from pocketscribe.weights import FormatRule
 
@@ -61,6 +62,26 @@ class Point(Config):
         )
 
 
+class TakeConfig(Config):
+    """What a stage takes of what a search found: the best sub-network's sizes.
+
+    Attributes:
+        search: the stage that searched.
+        budget: bytes that its file may have, such as "2MB".
+        formats: take the formats too, which else are the stage's own.
+    """
+
+    search: str
+    budget: str
+    formats: bool = False
+
+    @field_validator("budget")
+    @classmethod
+    def _check_budget(cls, budget: str) -> str:
+        read_bytes(budget, "take.budget =")
+        return budget
+
+
 class _Card(Config, extra="ignore"):
     frontier: tuple[Point, ...] = ()
 
@@ -72,6 +93,36 @@ def frontier_of(card: Mapping[str, Any], source: str) -> tuple[Point, ...]:
         UserError: it was not written by a search.
     """
     return _Card.read({k: v for k, v in card.items() if k == "frontier"}, source).frontier
+
+
+def within(points: Sequence[Point], budget: int, milliseconds: float | None = None) -> list[Point]:
+    """Those whose file, and whose time on a chunk, are within limits: fewest word errors first.
+
+    Raises:
+        UserError: there are none; names the smallest, or the fastest.
+    """
+    fast = _fast(points, milliseconds)
+    found = [point for point in fast if point.bytes <= budget]
+    if not found:
+        least = min(point.bytes for point in fast)
+        raise UserError(f"a budget of {budget:,} bytes: the smallest sub-network takes {least:,}")
+    return sorted(found, key=lambda point: (point.confirmed.wer, point.bytes))
+
+
+def _fast(points: Sequence[Point], milliseconds: float | None) -> list[Point]:
+    if milliseconds is None:
+        return list(points)
+    measured = [(p, p.milliseconds) for p in points if p.milliseconds is not None]
+    if not measured:
+        raise UserError(
+            f"--milliseconds {milliseconds}: nothing was measured when this frontier was found; "
+            "search with latency = true"
+        )
+    found = [point for point, taken in measured if taken <= milliseconds]
+    if not found:
+        least = min(taken for _, taken in measured)
+        raise UserError(f"--milliseconds {milliseconds}: the fastest sub-network takes {least}")
+    return found
 
 
 def frontier(costs: Mapping[Candidate, Costs]) -> list[Candidate]:

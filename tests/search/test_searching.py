@@ -124,3 +124,55 @@ def test_a_model_without_sub_networks(searched: Path, tmp_path: Path) -> None:
         run_here(plain, tmp_path / "run")
     with pytest.raises(UserError, match="it has no frontier"):
         export_under(tmp_path / "run" / "float", 10**6, "packed", tmp_path / "x.pocket")
+
+
+TAKEN = """
+[[stage]]
+name = "student"
+from = "searched"
+take = { search = "searched", budget = "1MB" }
+cut = { layers = "first", units = "first" }
+teacher = "searched"
+audio_hours = 0.005
+batch_seconds = 10
+
+[[stage]]
+name = "bits"
+like = "student"
+from = "student"
+take = { formats = true }
+"""
+
+
+def begun(searched: Path, folder: Path) -> Path:
+    """A run that has everything of `searched` but its last stages, and its recipe."""
+    recipe = folder / "taken.toml"
+    recipe.write_text(TINY_RECIPE + SUPERNET + TAKEN)
+    for name in ("units.json", "float/model.safetensors", "searched/model.safetensors"):
+        (folder / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "run" / name).write_bytes((searched / name).read_bytes())
+    return recipe
+
+
+def test_a_stage_takes_what_was_found(searched: Path, tmp_path: Path) -> None:
+    run_here(begun(searched, tmp_path), tmp_path / "run")
+    best = frontier_of(load_model(searched / "sizes.safetensors").card, "test")[-1]
+    student = load_model(tmp_path / "run" / "student" / "model.safetensors").model.config
+    shipped = load_model(tmp_path / "run" / "taken.pocket").model.config
+    for config in (student, shipped):
+        assert config.encoder.width == best.candidate.sizes.width
+        assert config.encoder.insides == best.candidate.sizes.inner
+    assert student.formats == () and shipped.formats == best.rules
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("stage.2.take.budget=9kB", "a budget of 9,000 bytes: the smallest sub-network takes"),
+        ("stage.2.take.search=float", "that stage did not search"),
+        ("stage.2.take.search=other", r"take\.search = 'other' is no earlier stage"),
+    ],
+)
+def test_nothing_to_take(searched: Path, tmp_path: Path, change: str, line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        run_here(begun(searched, tmp_path), tmp_path / "run", change)
