@@ -84,6 +84,45 @@ def run(
 
 
 @app.command()
+def fit(
+    folder: Annotated[str, typer.Argument(help="A folder of speech, or a corpus' name.")],
+    budget: Annotated[str, typer.Option(help="Bytes of the recogniser, such as 1.5MB.")],
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Train about so long; else by the speech.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; runs/fit-FOLDER if not given.")
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="A trained model to start from; models/english.safetensors if there."),
+    ] = None,
+    set: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE of recipe fit to fix; may be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look and plan, no more.")] = False,
+    device: Device = "auto",
+    root: Root = None,
+) -> None:
+    """From a folder of speech and a number of bytes to a recogniser that fits."""
+    from pocketscribe.fit.fit import fit
+    from pocketscribe.recipes.reading import RUNS
+
+    fit(
+        folder,
+        budget,
+        out or RUNS / f"fit-{Path(folder).absolute().name}",
+        root,
+        Console(),
+        minutes=minutes,
+        start=start,
+        changes=set or (),
+        dry_run=dry_run,
+        device=device,
+    )
+
+
+@app.command()
 def prepare(
     corpus: Annotated[str, typer.Argument(help="A corpus' name, or a folder of your own.")],
     out: Annotated[Path, typer.Option(help="Where cuts and features go.")] = Path("runs/prepared"),
@@ -378,7 +417,7 @@ def main() -> None:
             raise
         code, said = 2, f"too much for this machine ({one_line(str(error))})"
     if code == INTERRUPTED:
-        goes_on = sys.argv[1:2] == ["run"]  # a run alone has checkpoints
+        goes_on = sys.argv[1:2] in (["run"], ["fit"])  # a run alone has checkpoints
         said = "stopped; the same command goes on from here" if goes_on else "stopped"
     if said:
         print(f"pocketscribe: {said}", file=sys.stderr)

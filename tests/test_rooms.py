@@ -20,6 +20,7 @@ ROOMS = (  # from the ground up
     ("export",),
     ("search",),
     ("recipes",),
+    ("fit",),
     ("api",),
     ("batch",),
     ("cli",),

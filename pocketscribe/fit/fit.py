@@ -1,0 +1,100 @@
+"""`pocketscribe fit`: speech and a number of bytes in, a recogniser out."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pocketscribe.config import read_bytes
+from pocketscribe.errors import UserError, UserHint
+from pocketscribe.evaluation.report import card_markdown, write_report
+from pocketscribe.export.export import export
+from pocketscribe.files import write_text
+from pocketscribe.fit.look import Look, look
+from pocketscribe.fit.plan import Plan, plan
+from pocketscribe.models.saved import load_model
+from pocketscribe.recipes.reading import read_recipe
+from pocketscribe.recipes.run import Run
+from pocketscribe.speech.prepare import progress_bar
+
+ALSO = ("sherpa-onnx", "executorch")  # runtimes that it is exported for
+START = Path("models/english.safetensors")  # where a checkout of this project has it
+
+
+def fit(
+    folder: str,
+    budget: str,
+    out: Path,
+    root: Path | None,
+    console: Console,
+    *,
+    minutes: float | None = None,
+    start: Path | None = None,
+    changes: Sequence[str] = (),
+    dry_run: bool = False,
+    device: str = "auto",
+) -> dict[str, Any] | None:
+    """Looks, plans, prints the plan and, unless it is a `dry_run`, goes; returns the results.
+
+    The run goes on from where it was stopped. It leaves OUT/fit.pocket, which is within the budget,
+    the same for sherpa-onnx and ExecuTorch where those are installed, a README.md (the model's
+    card) and a report.
+
+    Raises:
+        UserError: nothing to train on, or a budget that no sub-network fits.
+    """
+    limit = read_bytes(budget, "--budget")
+    with progress_bar(console) as bar:
+        seen = look(folder, root, out.parent / "prepared", bar)
+    for line in seen.lines():
+        console.print(line, highlight=False, markup=False)
+    if start is None and START.is_file():
+        start = START
+    model = read_recipe("fit", [c for c in changes if c.startswith("model.")]).model
+    planned = plan(seen, budget, minutes, start, model)
+    _show(planned, seen, changes, console)
+    recipe = read_recipe("fit", [*planned.changes, *changes], out.parent)
+    if dry_run:
+        return None
+    results = Run(recipe, out, root, console, device).go()
+    shipped = out / "fit.pocket"
+    if (size := shipped.stat().st_size) > limit:
+        raise UserError(
+            f"{shipped}: {size:,} bytes, over the budget by its card; give a little more"
+        )
+    _export(shipped, out)
+    write_text(out / "README.md", card_markdown(load_model(shipped).card) + "\n")
+    write_report([out], out / "report")
+    console.print(f"{shipped}: {size:,} bytes of {limit:,}", highlight=False)
+    for line in planned.words:
+        console.print(line, highlight=False, markup=False)
+    return results
+
+
+def _show(planned: Plan, seen: Look, changes: Sequence[str], console: Console) -> None:
+    table = Table("recipe key", "value", "because", title=f"the plan for {seen.folder.name}")
+    fixed = {change.partition("=")[0] for change in changes}
+    for choice in planned.choices:
+        if choice.key not in fixed:
+            table.add_row(choice.key, choice.value, choice.reason)
+    for change in changes:
+        key, _, value = change.partition("=")
+        table.add_row(key, value, "--set")
+    console.print(table)
+    console.print(
+        f"training: about {planned.minutes:.0f} minutes on this machine, searching besides"
+    )
+    for line in planned.words:
+        console.print(line, highlight=False, markup=False)
+
+
+def _export(shipped: Path, out: Path) -> None:
+    """The same model for other runtimes; one that is not installed is told, and left out."""
+    for target in ALSO:
+        try:
+            export(shipped, target, out / target)
+        except UserError as error:
+            warnings.warn(f"not exported to {target}: {error}", UserHint, stacklevel=2)

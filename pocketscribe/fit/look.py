@@ -1,0 +1,133 @@
+"""What a folder of speech holds: what a plan goes by, and what its owner should know."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from rich.progress import Progress as Bar
+
+from pocketscribe.errors import UserError
+from pocketscribe.speech.corpora import CorpusConfig, items, locate
+from pocketscribe.speech.items import EmptyPartError, RefusedError, listen
+from pocketscribe.speech.prepare import Prepared, prepare
+
+SPLITS = ("train", "dev", "test")
+SAMPLED = 50  # recordings whose level and rate are looked at
+
+
+@dataclass
+class Part:
+    """One split: what of it can be used."""
+
+    hours: float = 0.0
+    utterances: int = 0
+    speakers: set[str] = field(default_factory=set)
+    words: Counter[str] = field(default_factory=Counter)
+    bad: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class Look:
+    """A folder.
+
+    Attributes:
+        parts: by split; a folder of a handful of recordings has no dev and test.
+        split_by: how the parts were made where the folder says nothing of them, for people.
+        levels: of some recordings, in dB below full scale.
+        rates: samples a second of some recordings, and how many have them.
+    """
+
+    folder: Path
+    parts: dict[str, Part]
+    split_by: str
+    levels: list[float]
+    rates: Counter[int]
+
+    @property
+    def train(self) -> Part:
+        return self.parts["train"]
+
+    @property
+    def letters(self) -> set[str]:
+        """What its words are spelt with."""
+        return {c for part in self.parts.values() for word in part.words for c in word}
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        for split, part in self.parts.items():
+            speakers = f"{len(part.speakers)} speakers" if part.speakers else "speakers not named"
+            bad = f", {len(part.bad)} unusable" if part.bad else ""
+            yield (
+                f"{split}: {part.utterances} utterances, {_duration(part.hours)}, {speakers}, "
+                f"{sum(part.words.values())} words ({len(part.words)} different){bad}"
+            )
+            for name, reason in part.bad[:3]:
+                yield f"  unusable: {name}: {reason}"
+        if self.split_by:
+            yield self.split_by
+        rates = ", ".join(f"{rate / 1000:g} kHz: {n}" for rate, n in self.rates.most_common())
+        low, high = np.percentile(self.levels, [5, 95]) if self.levels else (0.0, 0.0)
+        count = len(self.levels)
+        yield f"of {count} recordings: {rates or 'made'}; level {low:.0f} to {high:.0f} dB"
+        heard = self.parts.get("test", Part()).speakers & self.train.speakers
+        if heard:
+            yield f"{len(heard)} speakers are in train and in test: strangers will be misheard more"
+
+
+def look(folder: str, root: Path | None, prepared: Path, bar: Bar) -> Look:
+    """Prepares the parts of a folder below `prepared`, and looks at them.
+
+    Raises:
+        UserError: there is no speech, or nothing to train on.
+    """
+    parts: dict[str, Part] = {}
+    split_by = ""
+    for split in SPLITS:
+        config = CorpusConfig(corpus=folder, split=split)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                found = prepare(config, root, prepared, 1.0, bar)
+            except EmptyPartError:
+                if split == "train":
+                    raise
+                split_by = f"no part of it is {split}: name the split of each utterance to have one"
+                continue
+        split_by = next((str(w.message) for w in said), split_by)
+        parts[split] = _part(found)
+    if not parts["train"].utterances:
+        first = ": ".join(parts["train"].bad[0]) if parts["train"].bad else "no utterances"
+        raise UserError(f"{folder}: nothing to train on; the first: {first}")
+    config = CorpusConfig(corpus=folder, split="train")
+    every = list(items(config, locate(config, root)))
+    some = every[:: max(1, len(every) // SAMPLED)][:SAMPLED]
+    levels, rates = [], Counter[int]()
+    for item in some:
+        try:
+            samples = listen(item)
+        except RefusedError:
+            continue
+        levels.append(10 * float(np.log10((samples**2).mean() + 1e-10)))
+        if item.audio is not None:
+            rates[soundfile.info(item.audio).samplerate] += 1
+    return Look(locate(config, root).path or Path(folder), parts, split_by, levels, rates)
+
+
+def _part(prepared: Prepared) -> Part:
+    part = Part(hours=prepared.summary["seconds"] / 3600)
+    for cut in prepared.cuts:
+        said = cut.supervisions[0]
+        part.utterances += 1
+        part.words.update(said.text.split())
+        part.speakers |= {said.speaker} - {"", None}
+    rows = (prepared.folder / "bad.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    part.bad = [tuple(row.split("\t", 1)) for row in rows]  # type: ignore[misc]
+    return part
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"

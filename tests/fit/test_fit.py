@@ -1,0 +1,120 @@
+"""A folder and a number of bytes in, a recogniser out: the whole way in a minute; refusals."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from rich.console import Console
+
+from pocketscribe.errors import UserError
+from pocketscribe.fit import fit as fitting
+from pocketscribe.fit.fit import fit
+from pocketscribe.fit.look import look
+from pocketscribe.models.saved import load_model
+from pocketscribe.speech.features import SAMPLE_RATE
+from pocketscribe.speech.prepare import progress_bar
+from pocketscribe.speech.synthetic import SyntheticSpeech
+
+SMALL = (
+    "model.encoder.width=16",
+    "model.encoder.layers=2",
+    "model.encoder.heads=2",
+    "model.encoder.kernel=4",
+    "model.predictor=16",
+    "model.joiner=16",
+    "model.subsampling=8",
+    "model.chunks={sizes=[4], left=8}",
+    "stage.2.search.candidates=6",
+    *(f"stage.{index}.batch_seconds=10" for index in (0, 1, 3, 4, 5)),
+    *(f"stage.{index}.audio_hours=0.004" for index in (0, 1, 3, 4, 5)),
+)
+MadeOnce = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def folder(made_once: MadeOnce) -> Path:
+    """Twenty recordings of spoken digits, each beside its words."""
+
+    def make(path: Path) -> None:
+        path.mkdir()
+        speech = SyntheticSpeech(kind="digits", texts=None, count=20, split="train", seed=0)
+        for number, u in enumerate(speech.utterances()):
+            soundfile.write(path / f"{number}.wav", u.samples, SAMPLE_RATE)
+            (path / f"{number}.txt").write_text(u.text)
+        (path / "silent.wav").write_bytes(b"no audio")
+        (path / "silent.txt").write_text("nothing to hear")
+
+    return made_once("spoken", make)
+
+
+def quietly(folder: Path, budget: str, out: Path, **options: object) -> object:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return fit(str(folder), budget, out, None, Console(quiet=True), **options)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_from_a_folder_to_a_file_under_the_budget(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "ALSO", ("sherpa-onnx",))  # ExecuTorch takes a minute
+    monkeypatch.setattr(fitting, "START", tmp_path / "none")
+    out = tmp_path / "runs" / "fit-spoken"
+    results = quietly(folder, "30kB", out, changes=SMALL)
+    assert set(results["models"]) == {"student", "low_bits"}
+    shipped = out / "fit.pocket"
+    assert shipped.stat().st_size <= 30_000
+    model = load_model(shipped).model
+    assert model.config.formats and model.config.encoder.width <= 16
+    assert "low_bits" in (out / "README.md").read_text()
+    assert (out / "sherpa-onnx" / "encoder.onnx").is_file()
+    assert (out / "report" / "report.md").is_file()
+    before = shipped.read_bytes()
+    quietly(folder, "30kB", out, changes=SMALL)  # there is nothing left to do
+    assert shipped.read_bytes() == before
+
+
+def test_a_dry_run_looks_and_plans(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "runs" / "fit"
+    console = Console(width=200)
+    fit(str(folder), "1MB", out, None, console, minutes=60.0, dry_run=True, start=None)
+    said = capsys.readouterr().out
+    assert "1 unusable" in said and "silent.wav" in said
+    assert "60 minutes at" in said and "about 60 minutes" in said
+    assert "cannot teach it what it has never heard" in said
+    assert "words of dev tell no sizes apart" in said
+    assert not out.exists()
+
+
+def test_what_is_looked_at(folder: Path, tmp_path: Path) -> None:
+    with progress_bar(Console(quiet=True)) as bar:
+        seen = look(str(folder), None, tmp_path, bar)
+    assert {split: part.utterances for split, part in seen.parts.items()} == {
+        "train": 16,
+        "dev": 2,
+        "test": 2,
+    }
+    assert seen.rates == {SAMPLE_RATE: len(seen.levels)}
+    assert sum(len(part.bad) for part in seen.parts.values()) == 1
+    assert seen.letters <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    assert "are dev" in seen.split_by
+
+
+def test_refusals(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--budget 20kB: the smallest sub-network takes"):
+        quietly(folder, "20kB", tmp_path / "runs" / "fit")
+    with pytest.raises(UserError, match="write bytes, such as 2MB"):
+        quietly(folder, "small", tmp_path / "runs" / "fit")
+    with pytest.raises(UserError, match="neither a folder nor a corpus"):
+        quietly(tmp_path / "nowhere", "1MB", tmp_path / "runs" / "fit")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "a.wav").write_bytes(b"no audio")
+    with pytest.raises(UserError, match="nothing to train on; the first: a"):
+        quietly(empty, "1MB", tmp_path / "runs" / "fit")
