@@ -205,7 +205,15 @@ class Run:
         progress = Progress()
         if stage.audio_hours:
             objective = self._objective(stage, model, units, usable)
-            training = Training(fabric, model, objective, stage, folder, speech.validation(units))
+            training = Training(
+                fabric,
+                model,
+                objective,
+                stage,
+                folder,
+                speech.validation(units),
+                trained=stage.from_ is not None,
+            )
             training.run(batches, bar, sum(u.seconds for u in usable))
             progress = training.progress
         if model.config.formats:

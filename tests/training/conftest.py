@@ -82,13 +82,14 @@ def train(usable: Trainable) -> Callable[..., Training]:
         folder: Path,
         validate: Callable[[Recogniser], dict[str, float]] = lambda model: {},
         objective: Objective | None = None,
+        trained: bool = False,
         **changes: Any,
     ) -> Training:
         stage = {"audio_hours": 160 / 3600, "precision": "float32", "seed": 3, "validations": 0}
         config = TrainingConfig(**{**stage, **changes})
         objective = objective or Plain(model, config.loss)
         fabric = make_fabric(config.precision, folder)
-        training = Training(fabric, model, objective, config, folder, validate)
+        training = Training(fabric, model, objective, config, folder, validate, trained=trained)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:

@@ -16,7 +16,7 @@ from pocketscribe.models import Recogniser
 from pocketscribe.speech.augment import AugmentConfig
 from pocketscribe.speech.batches import Batch, TrainingBatches
 from pocketscribe.training import loop
-from pocketscribe.training.loop import (
+from pocketscribe.training.loop import (, HALF_WAY
     BEST,
     Training,
     TrainingConfig,
@@ -31,6 +31,7 @@ Tiny = Callable[..., Recogniser]
 Batches = Callable[..., TrainingBatches]
 Train = Callable[..., Training]
 LOSS = LossConfig(warmup_steps=10)
+ENDS = ["last", HALF_WAY, "mean of the last 60%", "mean of the last 30%"]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_training_lowers_the_loss(
         assert after[name] < 0.7 * before[name], name
 
 
-@pytest.mark.parametrize("best", ["last", "mean of the last 60%", "mean of the last 30%"])
+@pytest.mark.parametrize("best", ENDS)
 def test_the_result_is_what_scores_best_on_dev(
     tiny: Tiny,
     batches: Batches,
@@ -113,7 +114,7 @@ def test_the_result_is_what_scores_best_on_dev(
     monkeypatch: pytest.MonkeyPatch,
     best: str,
 ) -> None:
-    """The last weights, or the mean of those of every so many steps of the last part."""
+    """The last weights, half way to them, or a mean of every so many steps of the last part."""
     monkeypatch.setattr(loop, "AVERAGE_EVERY", 3)
     monkeypatch.setattr(loop, "AVERAGED_SHARES", (0.6, 0.3))
     model, seen = tiny(), []
@@ -127,16 +128,21 @@ def test_the_result_is_what_scores_best_on_dev(
         return result
 
     monkeypatch.setattr(Training, "_step", step)
-    order = iter(["last", "mean of the last 60%", "mean of the last 30%"])
-    training = train(
-        model, batches(), tmp_path, lambda model: {"wer": float(next(order) != best)}, loss=LOSS
-    )
+    start = {n: p.detach().clone() for n, p in model.named_parameters()}
+    order = iter(ENDS)
+
+    def validate(model: Recogniser) -> dict[str, float]:
+        return {"wer": float(next(order) != best)}
+
+    training = train(model, batches(), tmp_path, validate, trained=True, loss=LOSS)
     assert training.progress.chosen == best
-    start = {"last": None, "mean of the last 60%": 0.4, "mean of the last 30%": 0.7}[best]
-    if start is None:
+    if best == "last":
         chosen = [seen[-1][2]]
+    elif best == HALF_WAY:
+        chosen = [start, seen[-1][2]]
     else:
-        chosen = [found for at, share, found in seen if at % 3 == 0 and share >= start]
+        since = {"mean of the last 60%": 0.4, "mean of the last 30%": 0.7}[best]
+        chosen = [found for at, share, found in seen if at % 3 == 0 and share >= since]
         assert len(chosen) == training.progress.averaged[best] >= 2
     for name, parameter in model.named_parameters():
         mean = torch.stack([snapshot[name] for snapshot in chosen]).mean(0)
