@@ -16,8 +16,9 @@ from pocketscribe.models import Recogniser
 from pocketscribe.speech.augment import AugmentConfig
 from pocketscribe.speech.batches import Batch, TrainingBatches
 from pocketscribe.training import loop
-from pocketscribe.training.loop import (, HALF_WAY
+from pocketscribe.training.loop import (
     BEST,
+    HALF_WAY,
     Training,
     TrainingConfig,
     make_fabric,
