@@ -11,6 +11,22 @@ from rich.console import Console
 
 from pocketscribe.errors import UserError, UserHint, one_line
 from pocketscribe.files import write_json
+from pocketscribe.options import (
+    Beam,
+    Chunk,
+    Device,
+    Hotword,
+    HotwordScore,
+    HotwordsFile,
+    LabelBonus,
+    Lm,
+    LmScale,
+    Model,
+    Root,
+    RuntimeName,
+    opened,
+    search_config,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,47 +36,6 @@ app = typer.Typer(
 )
 UsageError: Any = typer.BadParameter.__base__  # typer does not say where click's own is
 INTERRUPTED = 130
-Root = Annotated[
-    Path | None,
-    typer.Option(help="Folder of the corpora; else POCKETSCRIBE_CORPORA, else ./corpora."),
-]
-Model = Annotated[
-    Path, typer.Argument(help="A run's folder, a checkpoint, or an exported file or folder.")
-]
-
-
-def _chunk(text: str) -> int | str:
-    try:
-        return text if text == "full" else int(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither a number of frames nor full") from None
-
-
-Chunk = Annotated[
-    Any,
-    typer.Option(
-        parser=_chunk,
-        metavar="N|full",
-        help="Latency in frames of 40 ms, out of those trained for.",
-    ),
-]
-Beam = Annotated[
-    int | None,
-    typer.Option(min=1, help="Width of the beam; 1 is greedy; 4 with --lm or hotwords."),
-]
-Lm = Annotated[Path | None, typer.Option(help="A language model's file, made by lm.")]
-LmScale = Annotated[float, typer.Option(min=0, help="Weight of the language model.")]
-LabelBonus = Annotated[float, typer.Option(help="With --lm: added for each label.")]
-Hotword = Annotated[
-    list[str] | None, typer.Option(help="A word or phrase to prefer; may be repeated.")
-]
-HotwordsFile = Annotated[Path | None, typer.Option("--hotwords", help="A file of them, by lines.")]
-HotwordScore = Annotated[float, typer.Option(min=0, help="Worth of each unit of a hotword.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
-RuntimeName = Annotated[
-    str | None,
-    typer.Option("--runtime", help="torch or engine; if not given, the engine where it can."),
-]
 
 
 @app.command()
@@ -142,41 +117,6 @@ def prepare(
     )
 
 
-def _search(
-    beam: int | None,
-    lm: Path | None,
-    lm_scale: float,
-    label_bonus: float,
-    hotword: list[str] | None,
-    hotwords: Path | None,
-    hotword_score: float,
-) -> Any:
-    """The options of searching as one config; here, because importing PyTorch takes seconds."""
-    from pocketscribe.decoding.searcher import SearchConfig, read_hotwords
-
-    return SearchConfig(
-        beam=beam,
-        lm=lm,
-        lm_scale=lm_scale,
-        label_bonus=label_bonus,
-        hotwords=read_hotwords(hotword or (), hotwords),
-        hotword_score=hotword_score,
-    )
-
-
-def _opened(model: Path, search: Any, chunk: Any, device: str, runtime: str | None) -> Any:
-    """The model in the runtime that was asked for; says so where that is the engine."""
-    from pocketscribe.export.open import open_model
-
-    if runtime not in (None, "torch", "engine"):
-        raise UserError(f"--runtime {runtime}: choose torch or engine")
-    engine = None if runtime is None else runtime == "engine"
-    opened = open_model(model, search, chunk, device, engine)
-    if (kernels := getattr(opened, "kernels", None)) is not None:
-        print(f"pocketscribe: on the engine ({kernels})", file=sys.stderr)
-    return opened
-
-
 @app.command()
 def evaluate(
     model: Model,
@@ -215,10 +155,10 @@ def evaluate(
         raise UserError("--where: write COLUMN=VALUE, such as age_group=child")
     columns = {key: value for key, _, value in pairs}
     part = CorpusConfig(corpus=corpus, split=split, where=columns, group=group)
-    search = _search(beam, lm, lm_scale, label_bonus, hotword, hotwords, hotword_score)
-    opened = _opened(model, search, chunk, device, runtime)
+    search = search_config(beam, lm, lm_scale, label_bonus, hotword, hotwords, hotword_score)
+    found = opened(model, search, chunk, device, runtime)
     with progress_bar(Console(stderr=True, quiet=not sys.stderr.isatty())) as bar:
-        result = evaluate(opened, part, root, streaming=streaming, progress=bar)
+        result = evaluate(found, part, root, streaming=streaming, progress=bar)
     result["peak_rss_bytes"] = peak_rss_bytes()  # of a process that did nothing else
     print("\n".join(score_lines(part.title, result)))
     if json_file is not None:
@@ -255,13 +195,13 @@ def transcribe(
 
     if microphone == bool(audio):
         raise UserError("transcribe: give audio files, folders or -, or else --microphone")
-    search = _search(beam, lm, lm_scale, label_bonus, hotword, hotwords, hotword_score)
-    opened = api.Model(_opened(model, search, chunk, device, runtime))
+    search = search_config(beam, lm, lm_scale, label_bonus, hotword, hotwords, hotword_score)
+    found = api.Model(opened(model, search, chunk, device, runtime))
     if microphone:
         from pocketscribe.decoding.microphone import listen
 
-        listen(opened.stream())
-    elif transcribe_all(opened, audio or (), "json" if as_json else form, out, Console()):
+        listen(found.stream())
+    elif transcribe_all(found, audio or (), "json" if as_json else form, out, Console()):
         raise typer.Exit(2)  # each bad file was named; the others are done
 
 

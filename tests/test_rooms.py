@@ -23,6 +23,7 @@ ROOMS = (  # from the ground up
     ("fit",),
     ("api",),
     ("batch",),
+    ("options",),
     ("cli",),
     ("__main__",),
 )
