@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from pocketscribe.models.subnets import Space, one_of
-from pocketscribe.search.frontier import Candidate, Costs, frontier
+from pocketscribe.search.frontier import Candidate, Costs, best
 
 TRIES = 50  # draws for one child; where all are known or too large, the space is small
 FORMATS = "formats"
@@ -47,7 +47,7 @@ class Evolution:
 
     def next(self, costs: Mapping[Candidate, Costs], count: int) -> list[Candidate]:
         """Children of the best by `costs`: half by mutation, half by crossover."""
-        parents = [self.proposed[candidate] for candidate in frontier(costs)]
+        parents = [self.proposed[candidate] for candidate in best(costs)]
 
         def one() -> Genes:
             return parents[self._number(len(parents))]

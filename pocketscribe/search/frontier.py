@@ -96,7 +96,8 @@ def frontier_of(card: Mapping[str, Any], source: str) -> tuple[Point, ...]:
 
 
 def within(points: Sequence[Point], budget: int, milliseconds: float | None = None) -> list[Point]:
-    """Those whose file, and whose time on a chunk, are within limits: fewest word errors first.
+    """Those whose file, and whose time on a chunk, are within limits: fewest word errors first,
+    on both parts of dev: to choose by one alone would be to search on it.
 
     Raises:
         UserError: there are none; names the smallest, or the fastest.
@@ -106,7 +107,7 @@ def within(points: Sequence[Point], budget: int, milliseconds: float | None = No
     if not found:
         least = min(point.bytes for point in fast)
         raise UserError(f"a budget of {budget:,} bytes: the smallest sub-network takes {least:,}")
-    return sorted(found, key=lambda point: (point.confirmed.wer, point.bytes))
+    return sorted(found, key=lambda point: (point.wer + point.confirmed.wer, point.bytes))
 
 
 def _fast(points: Sequence[Point], milliseconds: float | None) -> list[Point]:
@@ -123,6 +124,16 @@ def _fast(points: Sequence[Point], milliseconds: float | None) -> list[Point]:
         least = min(taken for _, taken in measured)
         raise UserError(f"--milliseconds {milliseconds}: the fastest sub-network takes {least}")
     return found
+
+
+def best(costs: Mapping[Candidate, Costs]) -> list[Candidate]:
+    """The frontier of word errors against bytes and, where measured, that against milliseconds.
+
+    All three at once would keep every candidate that was faster by the noise of a clock.
+    """
+    count = len(next(iter(costs.values()), ()))
+    pairs = [{c: (cost[0], cost[at]) for c, cost in costs.items()} for at in range(1, count)]
+    return list(dict.fromkeys(c for pair in pairs for c in frontier(pair)))
 
 
 def frontier(costs: Mapping[Candidate, Costs]) -> list[Candidate]:

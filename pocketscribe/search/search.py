@@ -28,7 +28,7 @@ from pocketscribe.models.subnets import Space, SpaceConfig
 from pocketscribe.search.cost import FileBytes, Rules
 from pocketscribe.search.deploy import packed_bytes, take
 from pocketscribe.search.evolution import Evolution
-from pocketscribe.search.frontier import Candidate, Confirmed, Costs, Point, frontier
+from pocketscribe.search.frontier import Candidate, Confirmed, Costs, Point, best, frontier
 from pocketscribe.search.latency import chunk_milliseconds
 from pocketscribe.speech.units import Units
 from pocketscribe.weights import FormatRule
@@ -157,10 +157,15 @@ class Search:
                 f"{len(self.evolution.proposed)} candidates took "
                 f"{min(found['milliseconds'] for found in self.known.values())}"
             )
-        points = self._confirmed(frontier(costs), bar)
+        points = self._confirmed(best(costs), bar)
+        on = set(frontier({p.candidate: (p.confirmed.wer, p.bytes) for p in points}))
         pareto_plot(
             [(self.bytes(c), cost[0]) for c, cost in costs.items()],
-            [(p.bytes, p.confirmed.wer, p.confirmed.ci_low, p.confirmed.ci_high) for p in points],
+            [
+                (p.bytes, p.confirmed.wer, p.confirmed.ci_low, p.confirmed.ci_high)
+                for p in points
+                if p.candidate in on
+            ],
             self.folder / "frontier.png",
         )
         return points
@@ -202,11 +207,11 @@ class Search:
             self._write()
         return self.known[candidate]
 
-    def _confirmed(self, best: Sequence[Candidate], bar: Bar) -> tuple[Point, ...]:
+    def _confirmed(self, found: Sequence[Candidate], bar: Bar) -> tuple[Point, ...]:
         """Scores the best on speech that had no say; what is beaten there, is out."""
-        task = bar.add_task("confirm", total=len(best))
+        task = bar.add_task("confirm", total=len(found))
         points: dict[Candidate, Point] = {}
-        for candidate in best:
+        for candidate in found:
             again = self._errors(self._taken(candidate).model, self.parts[1])
             confirmed = Confirmed(
                 wer=round(again.wer, 4),
@@ -227,7 +232,7 @@ class Search:
             c: (p.confirmed.wer, p.bytes, *(() if p.milliseconds is None else (p.milliseconds,)))
             for c, p in points.items()
         }
-        return tuple(sorted((points[c] for c in frontier(again_costs)), key=lambda p: p.bytes))
+        return tuple(sorted((points[c] for c in best(again_costs)), key=lambda p: p.bytes))
 
     @torch.inference_mode()
     def _errors(self, model: Recogniser, dev: Sequence[Heard]) -> WordErrorRate:

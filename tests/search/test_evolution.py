@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from large import large
 from pocketscribe.models.subnets import Sizes, Space, SpaceConfig
 from pocketscribe.search.evolution import Evolution
-from pocketscribe.search.frontier import Candidate, Costs, frontier
+from pocketscribe.search.frontier import Candidate, Costs, best, frontier
 
 TUPLES = st.lists(st.tuples(*[st.integers(0, 5)] * 3), min_size=1, max_size=30)
 
@@ -33,6 +33,20 @@ def test_frontier_against_its_definition(costs: list[tuple[int, ...]]) -> None:
     assert set(found) == expected
     assert len(found) == len(expected)  # of equals, one
     assert found == sorted(found)
+
+
+def test_best_for_its_bytes_or_for_its_time() -> None:
+    costs: dict[Candidate, Costs] = {
+        candidate(0): (0.1, 300, 3.0),
+        candidate(1): (0.2, 200, 9.0),  # small
+        candidate(2): (0.3, 400, 2.0),  # fast
+        candidate(3): (0.2, 250, 5.0),  # neither the smallest nor the fastest for its errors
+        candidate(4): (0.3, 200, 2.0),  # no fewer errors than another of its size: and as fast
+    }
+    assert set(best(costs)) == {candidate(0), candidate(1), candidate(2)}
+    assert set(frontier(costs)) == {candidate(i) for i in (0, 1, 3, 4)}
+    pairs = {c: cost[:2] for c, cost in costs.items()}
+    assert best(pairs) == frontier(pairs)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pocketscribe.models.saved import load_model
 from pocketscribe.recipes.size import size
 from pocketscribe.search import search as searching
 from pocketscribe.search.deploy import export_under
-from pocketscribe.search.frontier import frontier_of
+from pocketscribe.search.frontier import frontier_of, within
 from tiny import TINY_RECIPE, run_here
 
 SUPERNET = """
@@ -60,11 +60,11 @@ def test_export_under_a_budget(searched: Path, tmp_path: Path) -> None:
     out = tmp_path / "small.pocket"
     for point in points:
         chosen, written = export_under(searched, point.bytes, "packed", out)
-        assert chosen == point
-        assert written == out.stat().st_size == point.bytes  # to the byte
-    model = load_model(out).model
-    assert model.config.encoder.width == points[-1].candidate.sizes.width
-    assert model.config.formats == points[-1].rules
+        assert chosen == within(points, point.bytes)[0]
+        assert written == out.stat().st_size == chosen.bytes <= point.bytes  # to the byte
+        model = load_model(out).model
+        assert model.config.encoder.width == chosen.candidate.sizes.width
+        assert model.config.formats == chosen.rules
     with pytest.raises(UserError) as refused:
         export_under(searched, points[0].bytes - 1, "packed", tmp_path / "none.pocket")
     assert f"the smallest sub-network takes {points[0].bytes:,}" in str(refused.value)
@@ -156,7 +156,8 @@ def begun(searched: Path, folder: Path) -> Path:
 
 def test_a_stage_takes_what_was_found(searched: Path, tmp_path: Path) -> None:
     run_here(begun(searched, tmp_path), tmp_path / "run")
-    best = frontier_of(load_model(searched / "sizes.safetensors").card, "test")[-1]
+    points = frontier_of(load_model(searched / "sizes.safetensors").card, "test")
+    best = within(points, 10**6)[0]
     student = load_model(tmp_path / "run" / "student" / "model.safetensors").model.config
     shipped = load_model(tmp_path / "run" / "taken.pocket").model.config
     for config in (student, shipped):
