@@ -21,6 +21,7 @@ LINES = {  # the least that each says
     "engine": 4,
     "features": 7,
     "joined": 1,
+    "search": 22,
     "soak": 1,
     "streaming": 8,
     "training_step": 14,
@@ -47,14 +48,17 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
             return {"conformer": (2, 16), "mhssm": (2, 16), "layers": 1, "utterances": 1}
         case "features":
             return {"utterances": 12}
-        case "joined":
+        case "joined" | "search":
             noise = np.random.default_rng(0).standard_normal(8 * 16000)
             corpus = tmp_path / "corpus"
             (corpus / "test").mkdir(parents=True)
             for i in range(4):
                 soundfile.write(corpus / "test" / f"{i}.wav", 0.01 * noise, 16000)
                 (corpus / "test" / f"{i}.txt").write_text("one")
-            return {"corpus": str(corpus), "split": "test", "out": tmp_path / "out"}
+            part = {"corpus": str(corpus), "split": "test"}
+            if request.param == "search":
+                return {**part, "model": BENCHMARKS.parent / "models" / "todm.safetensors"}
+            return {**part, "out": tmp_path / "out"}
         case "streaming" | "engine" | "soak":
             model = tmp_path / "model.pocket"
             units = characters()
