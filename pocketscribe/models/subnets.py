@@ -142,10 +142,26 @@ class Space:
         """A sub-network at random: every size of every dimension is as likely."""
         return self.sizes({gene: one_of(sizes, generator) for gene, sizes in self.genes.items()})
 
+    def _check_sizes(self, sizes: Sizes) -> None:
+        largest = self.largest.model_dump()
+        for key, size in sizes.model_dump(exclude={"inner"}).items():
+            if not min(1, largest[key]) <= size <= largest[key]:
+                raise UserError(f"sizes.{key}: {size} is no size of {largest[key]} or less")
+        widest = max(largest["inner"])
+        if len(sizes.inner) != sizes.layers or not all(1 <= n <= widest for n in sizes.inner):
+            raise UserError(
+                f"sizes.inner: {list(sizes.inner)} are not {sizes.layers} sizes of {widest} or less"
+            )
+
     def sub_config(self, sizes: Sizes) -> ModelConfig:
-        """The sub-network as a model of its own."""
+        """The sub-network as a model of its own.
+
+        Raises:
+            UserError: those are sizes of no sub-network of this model; a file may claim any.
+        """
         if sizes == self.largest:
             return self.config
+        self._check_sizes(sizes)
         encoder = self.config.encoder.model_copy(
             update={
                 "layers": sizes.layers,

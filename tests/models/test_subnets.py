@@ -134,3 +134,20 @@ def test_sizes_that_do_not_fit(change: dict[str, Any], space: dict[str, Any], li
     with pytest.raises(UserError) as refused:
         Space(large(change), SpaceConfig(**space))
     assert line in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"width": 10**9}, "sizes.width: 1000000000 is no size of 24 or less"),
+        ({"layers": 0, "inner": ()}, "sizes.layers: 0 is no size"),
+        ({"rank": 3}, "sizes.rank: 3 is no size of 0 or less"),
+        ({"inner": (32,)}, r"sizes.inner: [32] are not 2 sizes of 96 or less"),
+        ({"inner": (32, 10**9)}, "sizes.inner"),
+    ],
+)
+def test_sizes_that_a_file_claims(change: dict[str, Any], line: str) -> None:
+    space = Space(large({}), SPACE)
+    with pytest.raises(UserError) as refused:
+        space.sub_config(space.smallest.model_copy(update=change))
+    assert line in str(refused.value)
