@@ -108,7 +108,9 @@ model = { encoder = { width = 8, head_width = 8, inner = [32] }, joiner = 12 }
 """
 
 
-def test_a_size_is_taken_out_of_a_supernet(recipe: Path, chain: Callable[[str], Path]) -> None:
+def test_a_size_is_taken_out_of_a_supernet_also_of_two_processes(
+    recipe: Path, chain: Callable[[str], Path]
+) -> None:
     recipe.write_text(TINY_RECIPE + SUPERNET, encoding="utf-8")
     folder = chain("supernet")
     run_here(recipe, folder)
@@ -118,3 +120,8 @@ def test_a_size_is_taken_out_of_a_supernet(recipe: Path, chain: Callable[[str], 
     start = load_model(folder / MODEL).model
     assert not torch.equal(large.joiner.out.bias, start.joiner.out.bias), "it has learnt"
     assert_equal(small.state_dict(), extract(large, small.config).state_dict())
+
+    two = chain("two")
+    run_in_two_processes(recipe, two)
+    found = load_model(two / "supernet" / "model.safetensors").model
+    torch.testing.assert_close(found.state_dict(), large.state_dict(), rtol=1e-3, atol=1e-3)
