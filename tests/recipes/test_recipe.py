@@ -362,6 +362,13 @@ class TestSize:
         packed, plain = size("usm_lite"), size("english")
         assert packed["parameters_stored"] == plain["parameters_stored"]
         assert packed["bytes"] < 0.1 * plain["bytes"]
+        for base, end in (("english", "third"), ("librispeech", "third")):
+            suffix = "" if base == "english" else "_librispeech"
+            students = size(f"progressive{suffix}")["models"]
+            teacher = size(base)["parameters_stored"]
+            assert students[end]["parameters_stored"] < 0.36 * teacher
+        large, tenth = size("librispeech"), size("usm_lite_librispeech")
+        assert tenth["bytes"] < 0.094 * large["bytes"]
 
     def test_trained(self, tiny_run: Path) -> None:
         """The plan was right but for the number of characters, training's heads, the header."""
