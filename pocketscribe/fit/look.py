@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 from rich.progress import Progress as Bar
 
-from pocketscribe.errors import UserError
+from pocketscribe.errors import UserError, UserHint
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
 from pocketscribe.speech.items import EmptyPartError, RefusedError, listen
 from pocketscribe.speech.prepare import Prepared, prepare
@@ -97,7 +97,8 @@ def look(folder: str, root: Path | None, prepared: Path, bar: Bar) -> Look:
                     raise
                 split_by = f"no part of it is {split}: name the split of each utterance to have one"
                 continue
-        split_by = next((str(w.message) for w in said), split_by)
+        hints = [str(w.message) for w in said if issubclass(w.category, UserHint)]
+        split_by = next(iter(hints), split_by)
         parts[split] = _part(found)
     if not parts["train"].utterances:
         first = ": ".join(parts["train"].bad[0]) if parts["train"].bad else "no utterances"
