@@ -146,6 +146,7 @@ class Speech:
         cuts = [c for part in self.config.dev for c in self.prepare(part).cuts.subset(first=count)]
         return [
             Heard(
+                cut.id,
                 with_tail(torch.from_numpy(cut.load_features())),
                 cut.supervisions[0].text,
                 cut.supervisions[0].speaker or "",

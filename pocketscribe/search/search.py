@@ -88,6 +88,7 @@ class SearchConfig(Config):
 class Heard(NamedTuple):
     """An utterance of dev speech."""
 
+    id: str
     features: Float[Tensor, "T F"]
     text: str
     speaker: str
@@ -246,7 +247,7 @@ class Search:
             found = decode(model, features, model.config.chunks.streaming)
             for heard, said in zip(batch, found, strict=True):
                 text = self.units.decode(said.labels)
-                scored.append(score("", heard.speaker, heard.text, text))
+                scored.append(score(heard.id, heard.speaker, heard.text, text))
         return word_error_rate(scored)
 
     def _taken(self, candidate: Candidate, confirmed: Confirmed | None = None) -> Saved:
