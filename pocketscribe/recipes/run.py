@@ -179,6 +179,7 @@ class Run:
         model = Recogniser(self._model_of(stage.name), len(units))
         use_fitting_threads(stored_parameters(model))
         before: list[dict[str, Any]] = []
+        bare = False
         if stage.from_ is not None:
             start = self._load(stage.from_, units)
             if stage.cut is None:
@@ -187,6 +188,9 @@ class Run:
                 dev = speech.dev_batches(units) if stage.cut.listens else None
                 cut_from(model, start.model, stage.cut, dev)
             before = start.card.get("stages", [])
+            bare = not start.model.auxiliary
+            if bare and not stage.audio_hours:
+                model.auxiliary = start.model.auxiliary  # none are better than untrained ones
         else:
             mean, std = feature_statistics(usable)
             model.mean.copy_(mean)
@@ -204,7 +208,7 @@ class Run:
         )
         progress = Progress()
         if stage.audio_hours:
-            objective = self._objective(stage, model, units, usable)
+            objective = self._objective(stage, model, units, usable, bare)
             training = Training(
                 fabric,
                 model,
@@ -265,12 +269,17 @@ class Run:
         return saved
 
     def _objective(
-        self, stage: StageConfig, model: Recogniser, units: Units, heard: Sequence[Trainable]
+        self,
+        stage: StageConfig,
+        model: Recogniser,
+        units: Units,
+        heard: Sequence[Trainable],
+        bare: bool,
     ) -> Objective:
         """What the stage's steps compute: each word of a stage wraps round what is there."""
-        objective: Objective = Plain(model, stage.loss)
+        objective: Objective = Plain(model, stage.loss, bare=bare)
         if stage.supernet is not None:
-            objective = Sandwich(model, stage.loss, stage.supernet)
+            objective = Sandwich(model, stage.loss, stage.supernet, bare=bare)
         if (name := stage.taught_by) is not None:
             objective = Distilled(objective, self._teacher(stage, name, model, units, heard))
         if model.config.formats:

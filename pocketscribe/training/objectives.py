@@ -25,6 +25,8 @@ from pocketscribe.losses import (
 from pocketscribe.models import Chunking, Recogniser
 from pocketscribe.speech.batches import Batch
 
+HEADS_ALONE = 200  # steps in which heads that were never trained leave the rest in peace
+
 
 class LossConfig(Config):
     """Weights and widths of the losses.
@@ -110,15 +112,22 @@ class Objective(nn.Module):
 class Plain(Objective):
     """The model's own loss on transcripts: transducer with auxiliary CTC, or CTC alone."""
 
-    def __init__(self, model: Recogniser, config: LossConfig) -> None:
+    def __init__(self, model: Recogniser, config: LossConfig, *, bare: bool = False) -> None:
+        """`bare` says that the model was shipped, without the heads that training alone needs.
+
+        Those learn by themselves first: what they have drawn by lot would spoil the rest.
+        """
         super().__init__()
         self.model = model
+        self.alone = HEADS_ALONE if bare and model.config.head == "transducer" else 0
         self.config = config
         self.pruned = PrunedTransducerLoss(width=config.pruned_width, fastemit=config.fastemit)
 
     def outputs(self, batch: Batch, context: StepContext) -> Outputs:
         model = self.model
-        encoded, frames = model.encode(batch.features, batch.frames, context.chunking)
+        alone = context.step < self.alone
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not alone):
+            encoded, frames = model.encode(batch.features, batch.frames, context.chunking)
         said = Outputs({"loss": encoded.new_zeros(())}, encoded, frames, None, None, None)
         scale = 1.0
         if model.config.head == "transducer":
@@ -140,8 +149,10 @@ class Plain(Objective):
     def _transducer(self, said: Outputs, batch: Batch, step: int) -> Outputs:
         model, joiner = self.model, self.model.joiner
         encoded, frames = said.encoded, said.frames
-        predicted = model.predictor(batch.targets)
-        encoder, predictor = joiner.encoder(encoded), joiner.predictor(predicted)
+        alone = step < self.alone
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not alone):
+            predicted = model.predictor(batch.targets)
+            encoder, predictor = joiner.encoder(encoded), joiner.predictor(predicted)
         said = said._replace(joined=(encoder, predictor))
         if self.config.transducer == "full":
             logits = joiner(encoder.unsqueeze(2), predictor.unsqueeze(1))
@@ -162,7 +173,7 @@ class Plain(Objective):
         warm = step / self.config.warmup_steps if self.config.warmup_steps else 1.0
         simple_scale, pruned_scale = pruned_scales(warm)
         simple, pruned = losses.simple.sum(), losses.pruned.sum()
-        loss = simple_scale * simple + pruned_scale * pruned
+        loss = simple if alone else simple_scale * simple + pruned_scale * pruned
         named = {"loss": loss, "simple": simple, "pruned": pruned}
         return said._replace(losses=named, pruned=losses)
 

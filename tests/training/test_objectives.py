@@ -12,7 +12,13 @@ from pocketscribe.losses import pruned_scales
 from pocketscribe.models import Chunking, Recogniser
 from pocketscribe.speech.augment import AugmentConfig
 from pocketscribe.speech.batches import Batch, TrainingBatches
-from pocketscribe.training.objectives import LossConfig, Plain, StepContext, draw_chunking
+from pocketscribe.training.objectives import (
+    HEADS_ALONE,
+    LossConfig,
+    Plain,
+    StepContext,
+    draw_chunking,
+)
 
 Tiny = Callable[..., Recogniser]
 KINDS = {
@@ -153,3 +159,14 @@ def test_the_chunking_matters_and_is_drawn_from_seed_and_step(tiny: Tiny, batch:
     assert drawn == [draw_chunking(chunkings, 3, step) for step in range(200)]
     assert drawn != [draw_chunking(chunkings, 4, step) for step in range(200)]
     assert 60 < drawn.count(Chunking(None)) < 140
+
+
+def test_heads_that_were_never_trained_learn_alone_first(tiny: Tiny, batch: Batch) -> None:
+    """What a shipped model lacks is drawn by lot; until it has learnt, it moves nothing else."""
+    for step, alone in ((0, True), (HEADS_ALONE - 1, True), (HEADS_ALONE, False)):
+        model = tiny()
+        context = StepContext(step, Chunking(4, 8))
+        Plain(model, LossConfig(), bare=True)(batch, context)["loss"].backward()
+        moved = {name for name, p in model.named_parameters() if p.grad is not None}
+        assert all(name.startswith("auxiliary.") for name in moved) == alone
+        assert {name for name in model.state_dict() if name.startswith("auxiliary.")} <= moved
