@@ -49,7 +49,7 @@ class Score(Errors, extra="ignore"):
 
 
 class Scored(Config, extra="ignore"):
-    """A stage's scores, by the titles of the parts; they are those of a file in the run's folder."""
+    """Scores by the titles of the parts, and the file in the run's folder that was scored."""
 
     file: FileName | None = None
     scores: dict[str, Score]

@@ -14,7 +14,7 @@ def join(*parts: str) -> Markup:
     return Markup("".join(p if isinstance(p, Markup) else escape(p) for p in parts))
 
 
-def tag(name: str, /, *inside: str, **attributes: str | float | None) -> Markup:
+def tag(name: str, /, *inside: str, **attributes: str | int | float | None) -> Markup:
     """An element: `tag("a", "here", href="#x", class_="y")`.
 
     An attribute that is None is left out; `class_` is class, `stroke_width` is stroke-width.
@@ -27,6 +27,6 @@ def tag(name: str, /, *inside: str, **attributes: str | float | None) -> Markup:
     return Markup(f"<{name}{written}>{join(*inside)}" + ("" if name in VOID else f"</{name}>"))
 
 
-def _plain(value: str | float) -> str:
+def _plain(value: str | int | float) -> str:
     """Coordinates to a tenth of a pixel."""
     return f"{round(value, 1):g}" if isinstance(value, float) else str(value)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pocketscribe.reports.markup import Markup, join, tag
 
 WIDTH, HEIGHT = 420, 300  # small, so that a phone's width shrinks the text but little
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 40
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 10.0, 40.0
 COLOURS = 8  # in page.css
+MOST_TICKS = 8
 CHARACTER, LINE = 6.2, 13.0  # of a label's 11 pixel text: a mean width, a height
 SHAPES = (  # round the origin, 5 pixels wide either way
     "M4.5,0A4.5,4.5 0 1 1 -4.5,0A4.5,4.5 0 1 1 4.5,0Z",
@@ -23,6 +24,7 @@ SHAPES = (  # round the origin, 5 pixels wide either way
     "M-1.7,-5H1.7V-1.7H5V1.7H1.7V5H-1.7V1.7H-5V-1.7H-1.7Z",
 )
 DASHES = ("none", "7 3", "2 3", "9 3 2 3")
+Number = float | int
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
@@ -30,11 +32,11 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 class Point:
     """`low` and `high`: an interval's ends on the y axis; `label` stands beside it where it can."""
 
-    x: float
-    y: float
+    x: Number
+    y: Number
     title: str
-    low: float | None = None
-    high: float | None = None
+    low: Number | None = None
+    high: Number | None = None
     label: str = ""
 
 
@@ -54,26 +56,29 @@ class Axis:
     """Pixels of values; `log` shows positive ones alone."""
 
     label: str
-    low: float
-    high: float
-    start: float
-    end: float
+    low: Number
+    high: Number
+    start: Number
+    end: Number
     log: bool
 
-    def at(self, value: float) -> float:
+    def at(self, value: Number) -> float:
         low, high, value = (self._even(v) for v in (self.low, self.high, value))
         return self.start + (self.end - self.start) * (value - low) / (high - low)
 
-    def ticks(self) -> list[float]:
-        """Round numbers, two to about eight."""
+    def ticks(self) -> list[Number]:
+        """Round numbers, two to `MOST_TICKS`."""
         if not self.log:
             return _multiples(self.low, self.high)
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-        decades = decades[:: math.ceil(len(decades) / 8)]
-        found = [m * 10.0**d for d in decades for m in ((1, 2, 5) if len(decades) <= 3 else (1,))]
-        return [v for v in found if self.low <= v <= self.high]
+        for steps in ((1, 2, 5), (1,)):
+            found = [m * 10.0**d for d in decades for m in steps]
+            found = [v for v in found if self.low <= v <= self.high]
+            if len(found) <= MOST_TICKS:
+                return found
+        return found[:: math.ceil(len(found) / MOST_TICKS)]
 
-    def _even(self, value: float) -> float:
+    def _even(self, value: Number) -> Number:
         return math.log10(value) if self.log else value
 
 
@@ -93,7 +98,7 @@ def plot(
     if not points:
         return Markup()
     across = _axis(x, [p.x for p in points], LEFT, WIDTH - RIGHT, "x" in log)
-    heights = [v for p in points for v in (p.y, p.high) if v is not None]
+    heights = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
     up = _axis(y, heights, HEIGHT - BOTTOM, TOP, "y" in log)
     return tag(
         "svg",
@@ -122,31 +127,32 @@ def key(series: Series) -> Markup:
 
 def _drawable(series: Series, log: str) -> Series:
     def fits(p: Point) -> bool:
-        values = [v for v in (p.x, p.y, p.low, p.high) if v is not None]
-        small = all(abs(v) < 1e15 for v in values)  # beyond are no measurements
-        return small and ("x" not in log or p.x > 1e-9) and ("y" not in log or p.y > 1e-9)
+        up = [v for v in (p.y, p.low, p.high) if v is not None]
+        positive = [*(up if "y" in log else ()), *([p.x] if "x" in log else ())]
+        # What is further out is no measurement.
+        return all(abs(v) < 1e15 for v in (p.x, *up)) and all(v > 1e-9 for v in positive)
 
     points = tuple(p for p in series.points if fits(p))
     return Series(series.number, series.name, points, series.line, series.marks)
 
 
-def _axis(label: str, values: Sequence[float], start: float, end: float, log: bool) -> Axis:
+def _axis(label: str, values: Sequence[Number], start: float, end: float, log: bool) -> Axis:
     """From nought to somewhat above the values; of logarithms, to either side of them."""
     low, high = min(values), max(values)
     if not log:
-        return Axis(label, 0, 1.06 * high if high > 0 else 1, start, end, log)
+        return Axis(label, 0, 1.06 * high if high > 1e-9 else 1, start, end, log)
     spread = max(1.15, 2.5 * math.sqrt(low / high))  # two ticks at the least
     return Axis(label, low / spread, high * spread, start, end, log)
 
 
-def _multiples(low: float, high: float) -> list[float]:
+def _multiples(low: Number, high: Number) -> list[Number]:
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
     return [low + i * step for i in range(int((high - low) / step) + 1)]
 
 
-def _number(value: float) -> str:
+def _number(value: Number) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
@@ -177,7 +183,9 @@ def _best(points: Sequence[Point], x: Axis, y: Axis) -> Markup:
             lowest = p.y
             corners.append((x.at(p.x), y.at(p.y)))
     path = "M" + "L".join(f"{a:.1f},{b:.1f}" for a, b in corners)
-    return tag("path", tag("title", "none is both left of and below these"), d=path, class_="best")
+    return tag(
+        "path", tag("title", "none is both left of and below these"), d=path, class_="pareto"
+    )
 
 
 def _drawn(series: Series, x: Axis, y: Axis) -> Markup:
@@ -197,13 +205,13 @@ def _drawn(series: Series, x: Axis, y: Axis) -> Markup:
     return join(*parts)
 
 
-def _path(places: Sequence[tuple[float, float]], series: Series, *inside: Markup) -> Markup:
+def _path(places: Sequence[tuple[Number, Number]], series: Series, *inside: Markup) -> Markup:
     d = "M" + "L".join(f"{a:.1f},{b:.1f}" for a, b in places)
     dash = DASHES[series.number // COLOURS % len(DASHES)]
     return tag("path", *inside, d=d, class_=f"line {_colour(series)}", stroke_dasharray=dash)
 
 
-def _mark(number: int, x: float, y: float) -> Markup:
+def _mark(number: int, x: Number, y: Number) -> Markup:
     where, shape = f"translate({x:.1f} {y:.1f})", SHAPES[number % len(SHAPES)]
     return tag("path", d=shape, transform=where, class_=f"mark s{number % COLOURS}")
 

@@ -14,7 +14,7 @@ from pocketscribe.reports.sound import embedded
 from pocketscribe.reports.tables import markdown
 from pocketscribe.reports.words import Utterance, worst
 
-SHOWN = 10  # of a part's utterances
+SHOWN = 6  # of a part's utterances
 
 
 def write_report(

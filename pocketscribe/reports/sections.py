@@ -99,8 +99,8 @@ def _curves(name: str, by_number: Mapping[int, tuple[str, list[tuple[float, floa
             for step, y in curve
         ]
         series.append(Series(number, stage, tuple(points), line=True, marks=dev))
-    title = name.removeprefix("dev/wer ") + ", while training" if dev else f"loss: {name[6:]}"
-    axis = WER if dev else "loss, nats a frame"
+    title = f"WER on {name.removeprefix('dev/wer ')}" if dev else f"training: {name[6:]}"
+    axis = WER if dev else "loss, a frame of 40 ms"
     drawn = plot(series, f"{title}, by steps", "steps", axis, log="" if dev else "y")
     return _figure(drawn, title)
 

@@ -15,8 +15,8 @@ HEADS = (
     ("parameters", "that are stored"),
     ("bytes", "of the file"),
     ("RTF", "real-time factor: seconds of computing a second of audio"),
-    ("delay", "median, from the end of the speech to the last label"),
-    ("cost", "of training: audio hours times millions of parameters"),
+    ("delay", "in the median, from the end of the speech to the last label"),
+    ("hours × M", "of training: audio hours times millions of parameters"),
     ("made by", "the command"),
 )
 
@@ -64,8 +64,9 @@ def _lines(row: Row, series: Series, best: float) -> list[Markup]:
     lines = [tag("tr", name, *(tag("td", cell) for cell in cells), class_=lowest)]
     for group, errors in result["groups"].items():
         head = tag("th", group, scope="row")
-        cells = tag("td", _rate(errors)), tag("td", f"{errors['words']:,}")
-        lines.append(tag("tr", head, *cells, tag("td", colspan=len(HEADS) - 3), class_="group"))
+        rate, words = tag("td", _rate(errors)), tag("td", f"{errors['words']:,}")
+        rest = tag("td", colspan=len(HEADS) - 3)
+        lines.append(tag("tr", head, rate, words, rest, class_="group"))
     return lines
 
 
