@@ -122,7 +122,13 @@ def key(series: Series) -> Markup:
         _path([(-14, 0), (14, 0)], series) if series.line else "",
         _mark(series.number, 0, 0) if series.marks else "",
     )
-    return tag("svg", inside, class_="key", viewBox="-15 -7 30 14", aria_hidden="true")
+    return tag(
+        "svg",
+        inside,
+        class_="key",
+        viewBox="-15 -7 30 14" if series.line else "-8 -7 16 14",
+        aria_hidden="true",
+    )
 
 
 def _drawable(series: Series, log: str) -> Series:
@@ -226,19 +232,21 @@ def _labels(points: Sequence[Point], x: Axis, y: Axis) -> list[Markup]:
     written = []
     for p in (p for p in points if p.label):
         a, b, wide = x.at(p.x), y.at(p.y), CHARACTER * len(p.label)
-        for left, top in (
-            (a + 8, b - LINE / 2),
-            (a - 8 - wide, b - LINE / 2),
-            (a + 5, b - 7 - LINE),
-            (a - 5 - wide, b - 7 - LINE),
-            (a + 5, b + 7),
-            (a - 5 - wide, b + 7),
+        for anchor, beside, top in (
+            ("start", a + 8, b - LINE / 2),
+            ("end", a - 8, b - LINE / 2),
+            ("start", a + 5, b - 7 - LINE),
+            ("end", a - 5, b - 7 - LINE),
+            ("start", a + 5, b + 7),
+            ("end", a - 5, b + 7),
         ):
+            left = beside - (wide if anchor == "end" else 0)
             box = left, top, left + wide, top + LINE
             inside = left > LEFT and top > TOP and box[2] < WIDTH and box[3] < HEIGHT - BOTTOM
             if inside and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
-                written.append(tag("text", p.label, x=left, y=top + 10.5, class_="label"))
+                at = {"x": beside, "y": top + 10.5}  # the letters' feet
+                written.append(tag("text", p.label, text_anchor=anchor, class_="label", **at))
                 break
     return written
 
