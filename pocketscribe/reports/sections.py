@@ -10,12 +10,17 @@ from pocketscribe.reports.plots import Point, Series, legend, plot
 from pocketscribe.reports.runs import FinishedRun, Row
 from pocketscribe.reports.tables import table
 from pocketscribe.reports.words import Heard, Utterance, marked
+from pocketscribe.search.frontier import Point as SubNetwork
 
 WER = "WER, %"
 AGAINST: dict[str, Callable[[Row], float | None]] = {
     "size, MB": lambda row: row.result["bytes"] / 1e6,
     "real-time factor": lambda row: row.result["rtf"],
     "training cost, audio hours × million parameters": lambda row: row.cost and row.cost / 1e6,
+}
+COSTS: dict[str, Callable[[SubNetwork], float | None]] = {
+    "size, MB": lambda network: network.bytes / 1e6,
+    "milliseconds a chunk": lambda network: network.milliseconds,
 }
 
 
@@ -37,25 +42,17 @@ def scores(
 
 
 def frontier(run: FinishedRun, mark: Series) -> dict[str, Markup]:
-    """WER against bytes of what a search found, by the stages that searched."""
+    """What a search found, against bytes and, where measured, time; by the stages that searched."""
     found = {}
     for stage, card in run.cards.items():
-        points = tuple(
-            Point(
-                point.bytes / 1e6,
-                100 * point.confirmed.wer,
-                f"{point.bytes:,} bytes: {point.described}",
-                100 * point.confirmed.ci_low,
-                100 * point.confirmed.ci_high,
+        if card.frontier:
+            plots = [_found(x, value, card.frontier, mark) for x, value in COSTS.items()]
+            each = (
+                tag("li", f"{point.bytes:,} bytes: {point.described}") for point in card.frontier
             )
-            for point in card.frontier
-        )
-        if points:
-            series = Series(mark.number, stage, points)
-            label = f"{WER} on one half of dev against the bytes of {len(points)} sub-networks"
-            drawn = _figure(plot([series], label, "size, MB", WER, log="x", best=True))
-            each = (tag("li", p.title) for p in points)
-            found[stage] = join(tag("div", drawn, class_="plots"), tag("ul", *each, class_="found"))
+            found[stage] = join(
+                tag("div", *plots, class_="plots"), tag("ul", *each, class_="found")
+            )
     return found
 
 
@@ -85,8 +82,27 @@ def _against(
             title = f"{row.name}: WER {summary(result)}; {x}: {at:.4g}"
             points.setdefault(row.run, []).append(Point(at, wer, title, low, high, row.model))
     series = [Series(marks[run].number, run.name, tuple(found)) for run, found in points.items()]
-    label = f"{WER} against {x}, of {len(rows)} models; the table has the numbers"
+    label = f"WER against {x}, of {len(rows)} models; the table has the numbers"
     return _figure(plot(series, label, x, WER, log="x", best=True))
+
+
+def _found(
+    x: str,
+    value: Callable[[SubNetwork], float | None],
+    frontier: Sequence[SubNetwork],
+    mark: Series,
+) -> Markup:
+    points = []
+    for network in frontier:
+        if (at := value(network)) is not None:
+            wer, low, high = (
+                100 * getattr(network.confirmed, k) for k in ("wer", "ci_low", "ci_high")
+            )
+            title = f"{network.described}; {x}: {at:.4g}"
+            points.append(Point(at, wer, title, low, high))
+    label = f"WER on one half of dev against {x}, of {len(points)} sub-networks"
+    series = Series(mark.number, mark.name, tuple(points))
+    return _figure(plot([series], label, x, WER, log="x", best=True))
 
 
 def _curves(name: str, by_number: Mapping[int, tuple[str, list[tuple[float, float]]]]) -> Markup:
