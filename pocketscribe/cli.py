@@ -303,12 +303,16 @@ def size(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
-    out: Annotated[Path, typer.Option(help="Where tables and plots go.")],
+    out: Annotated[Path, typer.Option(help="Where tables, plots and the page go.")],
+    audio: Annotated[
+        int, typer.Option(min=0, help="How many of each part's worst utterances to hear on it.")
+    ] = 0,
+    root: Root = None,
 ) -> None:
-    """Lay runs side by side: report.md, report.json, and a plot of WER against bytes."""
-    from pocketscribe.evaluation.report import write_report
+    """Lay runs side by side: a page to look at and listen to, report.md, report.json, plots."""
+    from pocketscribe.reports.report import write_report
 
-    for path in write_report(runs, out):
+    for path in write_report(runs, out, audio, root):
         print(path)
 
 

@@ -340,7 +340,8 @@ def test_a_run_is_evaluated_sized_and_reported(
     assert "4 words in 2 utterances" in call("evaluate", tiny_run, "--corpus", speech).out
     assert "encoder.blocks.0" in call("size", tiny_run).out
     assert call("report", tiny_run, "--out", tmp_path / "report").code == 0
-    assert {p.suffix for p in (tmp_path / "report").iterdir()} == {".json", ".md", ".png"}
+    written = {p.suffix for p in (tmp_path / "report").iterdir()}
+    assert written == {".json", ".md", ".html", ".png"}
 
 
 def test_a_recipe_is_sized_untrained(call: Call) -> None:

@@ -19,6 +19,7 @@ ROOMS = (  # from the ground up
     ("training",),
     ("export",),
     ("search",),
+    ("reports",),
     ("recipes",),
     ("fit",),
     ("api",),

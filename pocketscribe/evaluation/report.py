@@ -1,7 +1,5 @@
-"""Tables and plots of results."""
+"""What results say, for people; pocketscribe/reports lays runs side by side."""
 
-import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,10 +8,10 @@ from pydantic import Field
 from rich.markup import escape
 from rich.table import Table
 
-from pocketscribe.config import Config
-from pocketscribe.errors import UserError, UserHint, needs_extra
+from pocketscribe.config import Config, FileName
+from pocketscribe.errors import UserError
 from pocketscribe.evaluation.evaluate import summary
-from pocketscribe.files import read_json, replacing, write_json, write_text
+from pocketscribe.files import read_json, replacing
 
 Count = Annotated[int, Field(ge=0, le=2**63)]
 
@@ -31,6 +29,14 @@ class Errors(Config, extra="ignore"):
     utterances: Count
 
 
+class Hypothesis(Config, extra="ignore"):
+    """What was said, and what was heard."""
+
+    id: str
+    reference: str
+    hypothesis: str
+
+
 class Score(Errors, extra="ignore"):
     """What tables say of one scored part."""
 
@@ -39,11 +45,13 @@ class Score(Errors, extra="ignore"):
     bytes: Count
     emission_delay: float | None
     groups: dict[str, Errors]
+    hypotheses: tuple[Hypothesis, ...] = ()
 
 
 class Scored(Config, extra="ignore"):
-    """A stage's scores, by the titles of the parts."""
+    """Scores by the titles of the parts, and the file in the run's folder that was scored."""
 
+    file: FileName | None = None
     scores: dict[str, Score]
 
 
@@ -123,62 +131,6 @@ def size_table(found: dict[str, Any]) -> Table:
     return table
 
 
-def write_report(runs: list[Path], out: Path) -> list[Path]:
-    """Writes report.md, report.json and, for each scored part, a plot; returns their paths.
-
-    What holds no results is skipped with a hint, so that `runs/*` may be said.
-
-    Raises:
-        UserError: no folder holds a finished run, or matplotlib is missing; nothing is written.
-    """
-    with needs_extra("report", "report"):
-        import matplotlib.figure  # noqa: F401
-    done = [run for run in runs if (run / "results.json").is_file()]
-    if not done:
-        raise UserError(f"{runs[0]}: no results.json in it; `pocketscribe run` writes one")
-    for run in runs:
-        if run not in done:
-            warnings.warn(f"{run} is no finished run and was skipped", UserHint, stacklevel=2)
-    rows = [row for run in done for row in _rows(run)]
-    paths = [out / "report.json", out / "report.md"]
-    write_json(paths[0], rows)
-    write_text(paths[1], markdown(rows))
-    for title in dict.fromkeys(row["data"] for row in rows):
-        path = out / (re.sub(r"[^\w.-]+", "_", title.replace("=", "-")) + ".png")
-        _plot([row for row in rows if row["data"] == title], title, path)
-        paths.append(path)
-    return paths
-
-
-def _rows(run: Path) -> list[dict[str, Any]]:
-    """A run's results, a row a scored part."""
-    path = run / "results.json"
-    rows = []
-    for stage, model in read_results(path)["models"].items():
-        for title, result in model["scores"].items():
-            kept = {k: v for k, v in result.items() if k != "hypotheses"}
-            rows.append({"run": run.name, "model": stage, "data": title, **kept})
-    return rows
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Rows of `write_report` as a Markdown table."""
-    lines = [
-        "| run | model | data | WER [95% CI] | words | parameters | bytes | RTF | delay |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        delay = "" if row["emission_delay"] is None else f"{row['emission_delay']:+.2f} s"
-        lines.append(
-            f"| {row['run']} | {row['model']} | {row['data']} | {summary(row)} | {row['words']} "
-            f"| {row['parameters_stored'] / 1e6:.2f}M | {row['bytes']:,} "
-            f"| {row['rtf']:.4f} | {delay} |"
-        )
-        for name, group in row["groups"].items():
-            lines.append(f"| | | {name} | {summary(group)} | {group['words']} | | | | |")
-    return "\n".join(lines) + "\n"
-
-
 def card_markdown(card: dict[str, Any]) -> str:
     """A model's card as a README.md, with the header that model hubs read.
 
@@ -232,29 +184,5 @@ def pareto_plot(
     axes.set(xlabel="MB", ylabel="WER, % (95% interval)", ylim=(0, max(1.5 * highest, 10)))
     axes.grid(alpha=0.3)
     axes.legend()
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=120)
-
-
-def _plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
-    """WER with its interval against bytes, a point a run."""
-    from matplotlib.figure import Figure
-
-    crowded = len(rows) > 8  # names beside the points then, and no legend over them
-    figure = Figure(figsize=(10, 7) if crowded else (7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for row in rows:
-        low, high = row["wer"] - row["ci_low"], row["ci_high"] - row["wer"]
-        spread = [[100 * max(low, 0)], [100 * max(high, 0)]]
-        name = f"{row['run']} {row['model']}"
-        size, wer = row["bytes"] / 1e6, 100 * row["wer"]
-        axes.errorbar(size, wer, yerr=spread, fmt="o", capsize=4, label=name)
-        if crowded:
-            axes.annotate(row["model"], (size, wer), (5, 3), textcoords="offset points", size=7)
-    axes.set(xlabel="MB", ylabel="WER, % (95% interval)", title=title)
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    if not crowded:
-        axes.legend()
     with replacing(path) as beside:
         figure.savefig(beside, dpi=120)

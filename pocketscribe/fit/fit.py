@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pocketscribe.config import read_bytes
 from pocketscribe.errors import UserError, UserHint
-from pocketscribe.evaluation.report import card_markdown, write_report
+from pocketscribe.evaluation.report import card_markdown
 from pocketscribe.export.export import export
 from pocketscribe.files import write_text
 from pocketscribe.fit.look import Look, look
@@ -18,6 +18,7 @@ from pocketscribe.fit.plan import Plan, plan
 from pocketscribe.models.saved import load_model
 from pocketscribe.recipes.reading import read_recipe
 from pocketscribe.recipes.run import Run
+from pocketscribe.reports.report import write_report
 from pocketscribe.speech.prepare import progress_bar
 
 ALSO = ("sherpa-onnx", "executorch")  # runtimes that it is exported for

@@ -1,62 +1,14 @@
-"""Tables and plots over results."""
+"""What is said of results."""
 
 import io
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
 
-from pocketscribe.errors import UserError, UserHint
-from pocketscribe.evaluation.report import (
-    card_markdown,
-    markdown,
-    results_table,
-    score_lines,
-    size_table,
-    write_report,
-)
-
-ERRORS = {
-    "wer": 0.123,
-    "ci_low": 0.1,
-    "ci_high": 0.15,
-    "substitutions": 5,
-    "deletions": 4,
-    "insertions": 3,
-    "words": 1000,
-    "utterances": 90,
-}
-
-
-def result(**changes: Any) -> dict[str, Any]:
-    plain = {
-        **ERRORS,
-        "rtf": 0.0123,
-        "audio_seconds": 360.4,
-        "parameters_stored": 4_870_000,
-        "parameters_virtual": 4_870_000,
-        "bytes": 19_480_000,
-        "peak_rss_bytes": 512_000_000,
-        "emission_delay": 0.24,
-        "unreadable": 0,
-        "streaming": False,
-        "groups": {"child": {**ERRORS, "wer": 0.4, "words": 300}},
-        "hypotheses": [{"id": "1", "reference": "A", "hypothesis": "B"}],
-    }
-    return {**plain, **changes}
-
-
-def run_folder(folder: Path, **scores: dict[str, Any]) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "results.json").write_text(json.dumps(results(**scores)))
-    return folder
-
-
-def results(**scores: dict[str, Any]) -> dict[str, Any]:
-    return {"recipe": "digits", "models": {"float": {"scores": scores}}}
+from pocketscribe.errors import UserError
+from pocketscribe.evaluation.report import card_markdown, results_table, score_lines, size_table
+from scored import ERRORS, result, results
 
 
 def shown(renderable: RenderableType) -> str:
@@ -109,88 +61,6 @@ def test_size_table_adds_up() -> None:
     text = shown(size_table(found))
     for piece in ("encoder", "3,000", "75.0%", "25.0%", "4,000", "32.0 bits", "1,000", "2,000"):
         assert piece in text
-
-
-def test_markdown_is_a_table_of_as_many_cells_everywhere() -> None:
-    row = {"run": "a", "model": "float", "data": "fsdd test", **result()}
-    lines = markdown([row, {**row, "emission_delay": None, "groups": {}}]).splitlines()
-    assert len(lines) == 5 and {line.count("|") for line in lines} == {10}
-    assert lines[2] == (
-        "| a | float | fsdd test | 12.30% [10.00%, 15.00%] | 1000 | 4.87M | 19,480,000 | 0.0123 "
-        "| +0.24 s |"
-    )
-    assert lines[3].startswith("| | | child | 40.00%")
-    assert lines[4].endswith("| 0.0123 |  |")
-
-
-def test_report_lays_runs_side_by_side(tmp_path: Path) -> None:
-    title = "speechocean762 test path=wav/a b"
-    one = run_folder(tmp_path / "runs" / "one", **{"fsdd test": result(), title: result()})
-    two = run_folder(tmp_path / "runs" / "two", **{"fsdd test": result(wer=0.05, bytes=10**6)})
-    out = tmp_path / "report"
-    paths = write_report([one, two], out)
-    assert [p.name for p in paths] == [
-        "report.json",
-        "report.md",
-        "fsdd_test.png",
-        "speechocean762_test_path-wav_a_b.png",
-    ]
-    assert sorted(out.iterdir()) == sorted(paths)
-    rows = json.loads(paths[0].read_text())
-    assert [(row["run"], row["data"]) for row in rows] == [
-        ("one", "fsdd test"),
-        ("one", title),
-        ("two", "fsdd test"),
-    ]
-    assert rows[2]["wer"] == 0.05 and "hypotheses" not in rows[0]
-    assert paths[1].read_text() == markdown(rows)
-    for plot in paths[2:]:
-        assert plot.read_bytes().startswith(b"\x89PNG") and plot.stat().st_size > 5000
-
-
-def test_an_interval_beside_its_point_is_no_obstacle(tmp_path: Path) -> None:
-    """A single speaker's interval is the point, and rounding may put it on the wrong side."""
-    run = run_folder(tmp_path / "run", part=result(wer=0.1, ci_low=0.1 + 1e-12, ci_high=0.1))
-    assert len(write_report([run], tmp_path / "out")) == 3
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "[]",
-        '{"models": {"a": 3}}',
-        '{"models": []}',
-        "{}",
-        json.dumps(results(part={k: v for k, v in result().items() if k != "emission_delay"})),
-    ],
-)
-def test_what_is_no_result(tmp_path: Path, content: str) -> None:
-    fine = run_folder(tmp_path / "fine", part=result())
-    run = tmp_path / "run"
-    run.mkdir()
-    with pytest.raises(UserError, match=r"run: no results\.json in it; `pocketscribe run`"):
-        write_report([run], tmp_path / "out")
-    (run / "results.json").write_text(content)
-    with pytest.raises(UserError, match=r"results\.json: not the results of a run"):
-        write_report([fine, run], tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_all_of_runs_may_be_named(tmp_path: Path) -> None:
-    """`report runs/*`: what was prepared lies there too."""
-    fine = run_folder(tmp_path / "runs" / "fine", part=result())
-    (prepared := tmp_path / "runs" / "prepared").mkdir()
-    with pytest.warns(UserHint, match="prepared is no finished run and was skipped"):
-        paths = write_report([fine, prepared], tmp_path / "out")
-    assert [row["run"] for row in json.loads(paths[0].read_text())] == ["fine"]
-
-
-def test_plots_need_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    run = run_folder(tmp_path / "run", part=result())
-    with pytest.raises(UserError, match=r"pip install 'pocketscribe\[report\]'"):
-        write_report([run], tmp_path / "out")
-    assert not (tmp_path / "out").exists(), "half a report is none"
 
 
 def test_a_card_is_a_readme() -> None:

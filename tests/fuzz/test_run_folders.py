@@ -8,11 +8,12 @@ import pytest
 from rich.console import Console
 
 from harm import cases, flipped, harmed, refused, to_json
-from pocketscribe.evaluation.report import read_results, results_table, write_report
+from pocketscribe.evaluation.report import read_results, results_table
 from pocketscribe.export.open import model_file
 from pocketscribe.files import read_json
 from pocketscribe.recipes.reading import read_recipe
 from pocketscribe.recipes.recipe import Recipe
+from pocketscribe.reports.report import write_report
 from pocketscribe.speech.units import Units
 from pocketscribe.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pocketscribe.training.optimisers import OptimiserConfig, build_optimiser
@@ -21,7 +22,8 @@ from talkative import characters, tiny_model
 ERRORS = {"wer": 0.5, "ci_low": 0.4, "ci_high": 0.6, "words": 4, "utterances": 2}
 ERRORS |= {"substitutions": 1, "deletions": 1, "insertions": 0}
 SCORE = {**ERRORS, "rtf": 0.1, "parameters_stored": 1, "bytes": 9, "emission_delay": None}
-SCORE |= {"groups": {"child": ERRORS}, "hypotheses": [{"id": "a"}]}
+HYPOTHESIS = {"id": "a", "reference": "A B", "hypothesis": "A"}
+SCORE |= {"groups": {"child": ERRORS}, "hypotheses": [HYPOTHESIS]}
 RESULTS = {
     "recipe": "mine",
     "beam": 1,
@@ -45,7 +47,7 @@ def test_results(tmp_path: Path) -> None:
         write_report([path.parent], tmp_path / "report")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pocketscribe.evaluation.report._plot", lambda *_: None)  # slow
+        patch.setattr("pocketscribe.reports.report._plot", lambda *_: None)  # slow
         for case, rng in cases("results", 60):
             written(path, RESULTS, rng)
             refused(case, read)

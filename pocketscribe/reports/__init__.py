@@ -1,0 +1,1 @@
+"""Runs side by side: tables, plots, and a page to read and to listen to."""

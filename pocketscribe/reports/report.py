@@ -1,0 +1,99 @@
+"""A report over runs: report.json, report.md, a plot a part, and report.html."""
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pocketscribe.errors import UserError, UserHint, needs_extra
+from pocketscribe.files import replacing, write_json, write_text
+from pocketscribe.reports.page import page
+from pocketscribe.reports.runs import FinishedRun, Row
+from pocketscribe.reports.sound import embedded
+from pocketscribe.reports.tables import markdown
+from pocketscribe.reports.words import Utterance, worst
+
+SHOWN = 6  # of a part's utterances
+
+
+def write_report(
+    runs: list[Path], out: Path, audio: int = 0, root: Path | None = None
+) -> list[Path]:
+    """Writes report.md, report.json, report.html and a plot a scored part; returns their paths.
+
+    What holds no results is skipped with a hint, so that `runs/*` may be said.
+
+    Args:
+        audio: how many of each part's worst utterances can be heard on the page.
+        root: where the corpora lie that they are in.
+
+    Raises:
+        UserError: no folder holds a finished run, a corpus to be heard is not there, or matplotlib
+            is missing; nothing is written.
+    """
+    with needs_extra("report", "report"):
+        import matplotlib.figure  # noqa: F401
+    done = [run for run in runs if (run / "results.json").is_file()]
+    if not done:
+        raise UserError(f"{runs[0]}: no results.json in it; `pocketscribe run` writes one")
+    for run in runs:
+        if run not in done:
+            warnings.warn(f"{run} is no finished run and was skipped", UserHint, stacklevel=2)
+    read = [FinishedRun(run) for run in done]
+    rows = [row for run in read for row in run.rows]
+    parts = {t: [r for r in rows if r.data == t] for t in dict.fromkeys(row.data for row in rows)}
+    utterances = {title: worst(part, max(SHOWN, audio)) for title, part in parts.items()}
+    sounds = _sounds(parts, utterances, audio, root) if audio else {}
+    text = page(read, parts, utterances, sounds)
+    plain = [row.plain() for row in rows]
+    paths = [out / "report.json", out / "report.md", out / "report.html"]
+    write_json(paths[0], plain)
+    write_text(paths[1], markdown(plain))
+    write_text(paths[2], text)
+    for title in parts:
+        path = out / (re.sub(r"[^\w.-]+", "_", title.replace("=", "-")) + ".png")
+        _plot([row for row in plain if row["data"] == title], title, path)
+        paths.append(path)
+    return paths
+
+
+def _sounds(
+    parts: Mapping[str, Sequence[Row]],
+    utterances: Mapping[str, Sequence[Utterance]],
+    most: int,
+    root: Path | None,
+) -> dict[str, dict[str, str]]:
+    """The worst utterances of each part as data: URIs, by id."""
+    found = {}
+    for title, rows in parts.items():
+        corpora = (run.parts().get(title) for run in dict.fromkeys(row.run for row in rows))
+        corpus = next(filter(None, corpora), None)
+        if corpus is None:
+            raise UserError(f"--audio: no recipe.json of these runs says what {title!r} is")
+        found[title] = embedded(corpus, {u.id for u in utterances[title][:most]}, root)
+    return found
+
+
+def _plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
+    """WER with its interval against bytes, a point a run."""
+    from matplotlib.figure import Figure
+
+    crowded = len(rows) > 8  # names beside the points then, and no legend over them
+    figure = Figure(figsize=(10, 7) if crowded else (7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for row in rows:
+        low, high = row["wer"] - row["ci_low"], row["ci_high"] - row["wer"]
+        spread = [[100 * max(low, 0)], [100 * max(high, 0)]]
+        name = f"{row['run']} {row['model']}"
+        size, wer = row["bytes"] / 1e6, 100 * row["wer"]
+        axes.errorbar(size, wer, yerr=spread, fmt="o", capsize=4, label=name)
+        if crowded:
+            axes.annotate(row["model"], (size, wer), (5, 3), textcoords="offset points", size=7)
+    axes.set(xlabel="MB", ylabel="WER, % (95% interval)", title=title)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    if not crowded:
+        axes.legend()
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=120)

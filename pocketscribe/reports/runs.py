@@ -1,0 +1,126 @@
+"""What a report knows of a run: its scores, its models' cards, and how its stages learnt."""
+
+import math
+import shlex
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from pocketscribe.config import Config
+from pocketscribe.errors import UserError, UserHint
+from pocketscribe.evaluation.report import Count, read_results
+from pocketscribe.files import read_json
+from pocketscribe.models.saved import sketch
+from pocketscribe.search.frontier import Point
+from pocketscribe.speech.corpora import CorpusConfig
+
+
+class StageCard(Config, extra="ignore"):
+    """What a stage says on its model's card."""
+
+    name: str
+    audio_hours_heard: float = Field(ge=0)
+
+
+class Card(Config, extra="ignore"):
+    """What a report reads of a model's card."""
+
+    parameters: Count
+    stages: tuple[StageCard, ...]
+    frontier: tuple[Point, ...] = ()
+
+
+class _Speech(Config, extra="ignore"):
+    dev: tuple[CorpusConfig, ...] = ()
+    test: tuple[CorpusConfig, ...] = ()
+
+
+class _Recipe(Config, extra="ignore"):
+    speech: _Speech
+
+
+class FinishedRun:
+    """A run's folder with results in it.
+
+    Raises:
+        UserError: its results.json is not the results of a run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.name = folder, folder.name
+        self.results = read_results(folder / "results.json")
+        self.rows = tuple(
+            Row(self, stage, title, result)
+            for stage, model in self.results["models"].items()
+            for title, result in model["scores"].items()
+        )
+
+    @property
+    def command(self) -> str:
+        """What makes the run, as far as its results tell."""
+        recipe = self.results["recipe"]
+        other = [] if recipe == self.name else ["--out", f"runs/{self.name}"]
+        return shlex.join(["pocketscribe", "run", recipe, *other])
+
+    @cached_property
+    def cards(self) -> dict[str, Card]:
+        """The cards by stages: of what stages left, and of what was scored.
+
+        A file that is not there is left out, as is, with a hint, one that cannot be read.
+        """
+        files = {f.parent.name: f for f in sorted(self.folder.glob("*/model.safetensors"))}
+        for stage, model in self.results["models"].items():
+            shipped = model.get("file") and self.folder / model["file"]
+            if shipped and shipped.is_file():
+                files[stage] = shipped
+        found = {}
+        for stage, file in files.items():
+            try:
+                found[stage] = Card.read(sketch(file).card, f"{file}: its card")
+            except UserError as error:
+                message = f"{error}; the report goes without its training cost"
+                warnings.warn(message, UserHint, stacklevel=2)
+        return found
+
+    def parts(self) -> dict[str, CorpusConfig]:
+        """The parts that the run's recipe scores on, by title; UserError where it has none."""
+        path = self.folder / "recipe.json"
+        speech = _Recipe.read(read_json(path), f"{path}: not the recipe of a run").speech
+        return {part.title: part for part in (*speech.dev, *speech.test)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model, scored on a part: `result` is `evaluate`'s."""
+
+    run: FinishedRun
+    model: str
+    data: str
+    result: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.name} {self.model}"
+
+    @property
+    def cost(self) -> float | None:
+        """Audio hours that its stages heard times the parameters that learnt from them.
+
+        A stage's parameters are those of its own model where the run holds it, else this one's: a
+        sub-network cost what its supernet did. What its teachers cost is not in it.
+        """
+        cards = self.run.cards
+        if (card := cards.get(self.model)) is None:
+            return None
+        sizes = {stage.name: cards.get(stage.name, card).parameters for stage in card.stages}
+        cost = sum(stage.audio_hours_heard * sizes[stage.name] for stage in card.stages)
+        return cost if math.isfinite(cost) else None
+
+    def plain(self) -> dict[str, Any]:
+        """For report.json: all but the hypotheses."""
+        kept = {k: v for k, v in self.result.items() if k != "hypotheses"}
+        return {"run": self.run.name, "model": self.model, "data": self.data, **kept}
