@@ -63,6 +63,7 @@ typedef struct {
     int32_t chunk;        /* encoder frames heard at once, one of chunk_sizes; 0: the first */
     int32_t streams;      /* the most at a time; 0: 1 */
     const char *kernels;  /* one of pocket_kernels(); NULL: the best that runs here */
+    int32_t beam;         /* hypotheses that a transducer's stream keeps, up to 64; 0, 1: greedy */
 } pocket_options;
 
 /* A label that was emitted. */
@@ -72,13 +73,17 @@ typedef struct {
     float score;   /* natural log of its probability there */
 } pocket_token;
 
-/* What a stream has said since the last time, and where it stands. */
+/* What a stream has said since the last time, and where it stands. Greedy search takes nothing back:
+ * all tokens are settled. A beam's best hypothesis may still change behind what all its hypotheses
+ * agree in: the tokens from `settled` on are a guess, and the next result gives them again, perhaps
+ * otherwise. So the text is all settled tokens of all results, and the guess of the last one. */
 typedef struct {
     const pocket_token *tokens; /* valid until the engine's next call */
     int32_t count;
     int32_t frames;   /* encoder frames decoded so far */
     int32_t silence;  /* of these, frames since the last label: an endpoint is a matter of these two */
-    int32_t finished; /* 1 once all audio of a finished stream is decoded */
+    int32_t finished; /* 1 once all audio of a finished stream is decoded; then all is settled */
+    int32_t settled;  /* tokens, from the first on, that are final and will not be given again */
 } pocket_result;
 
 /* What an engine costs and has done. */

@@ -1,4 +1,5 @@
 // The C header's functions: arguments checked, nothing thrown, nothing kept beside what was made.
+#include <algorithm>
 #include <cstring>
 #include <new>
 
@@ -83,7 +84,13 @@ pocket_engine *pocket_engine_new(const pocket_model *model, const pocket_options
     if (!chosen) return why.refuse("no kernels '%.40s' here", wanted.kernels), nullptr;
     if (streams < 1 || streams > 1 << 16)
         return why.refuse("streams = %d: give 1 to 65536", streams), nullptr;
-    auto made = new (std::nothrow) pocket_engine{Engine(m, *chosen, *chunk, streams)};
+    int beam = std::max(1, int(wanted.beam));
+    if (wanted.beam < 0 || beam > most_hypotheses)
+        return why.refuse("beam = %d: give 1 to %d", int(wanted.beam), most_hypotheses), nullptr;
+    if (beam > 1 && !beams) return why.refuse("built to search greedily: beam = 1"), nullptr;
+    if (beam > 1 && !m.transducer)
+        return why.refuse("beam search needs a transducer; this model has a CTC head"), nullptr;
+    auto made = new (std::nothrow) pocket_engine{Engine(m, *chosen, *chunk, streams, beam)};
     if (made && made->engine.allocate(streams)) return made;
     delete made;
     return why.refuse("no memory for %d streams", streams), nullptr;
@@ -127,10 +134,10 @@ int pocket_step(pocket_engine *engine) { return engine->engine.step(); }
 int pocket_take(pocket_engine *engine, int stream, pocket_result *result) {
     Stream *found = opened(engine, stream);
     if (!found) return POCKET_NO_STREAM;
-    if (found->taken) found->count = 0;
+    engine->engine.forget(*found);
     found->taken = true;
     *result = {found->tokens, found->count, found->frames, found->silence,
-               engine->engine.done(*found)};
+               engine->engine.done(*found), found->settled};
     return POCKET_OK;
 }
 

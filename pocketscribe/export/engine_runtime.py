@@ -8,7 +8,7 @@ import numpy as np
 import pocketscribe_engine as native
 
 from pocketscribe.decoding.search import Hypothesis
-from pocketscribe.decoding.searcher import GREEDY, SearchConfig
+from pocketscribe.decoding.searcher import CTC_BEAM, GREEDY, SearchConfig
 from pocketscribe.decoding.streaming import Transcript, transcript
 from pocketscribe.errors import UserError
 from pocketscribe.export.open import Chunk, choose_chunking
@@ -20,7 +20,7 @@ STREAMS = 8  # utterances at a time: a tile of weights is unpacked once for all 
 
 
 class EngineRuntime:
-    """A packed model on the engine; greedy search."""
+    """A packed model on the engine."""
 
     always_streams = True
 
@@ -36,12 +36,18 @@ class EngineRuntime:
         Raises:
             UserError: the engine refuses the file, or cannot do what is wanted.
         """
-        if search != GREEDY:
-            raise UserError("--runtime engine: it searches greedily; choose --runtime torch")
+        if search.lm or search.hotwords:
+            raise UserError(
+                "--runtime engine: it follows no language model and no hotwords; "
+                "choose --runtime torch"
+            )
         try:
             self.model = native.Model(path)
         except native.EngineError as error:
             raise UserError(str(error)) from None
+        self.beam = search.width
+        if self.beam > 1 and self.model.head == "ctc":
+            raise UserError(CTC_BEAM)
         saved = sketch(path)
         chunking = choose_chunking(saved.model, chunk)
         if chunking.size is None:
@@ -62,7 +68,7 @@ class EngineRuntime:
         return EngineStream(self._engine(1), self.units)
 
     def _engine(self, streams: int) -> native.Engine:
-        return native.Engine(self.model, self.chunk or 0, streams, self.kernels)
+        return native.Engine(self.model, self.chunk or 0, streams, self.kernels, self.beam)
 
 
 class EngineStream:
@@ -72,10 +78,11 @@ class EngineStream:
         self.engine, self.units = engine, units
         self.number = engine.open()
         self.said: list[native.Token] = []
+        self.guess: list[native.Token] = []
 
     def reset(self) -> None:
         self.engine.reset(self.number)
-        self.said = []
+        self.said, self.guess = [], []
 
     def accept(self, samples: np.ndarray) -> None:
         while len(samples):
@@ -83,7 +90,7 @@ class EngineStream:
             self._decode()
 
     def transcript(self) -> Transcript:
-        return transcript(hypothesis(self.said), self.units)
+        return transcript(hypothesis(self.said + self.guess), self.units)
 
     def finish(self) -> Transcript:
         self.engine.finish(self.number)
@@ -92,7 +99,9 @@ class EngineStream:
 
     def _decode(self) -> None:
         while self.engine.step():
-            self.said += self.engine.take(self.number).tokens
+            result = self.engine.take(self.number)
+            self.said += result.tokens
+            self.guess = result.guess
 
 
 def hypothesis(said: Sequence[native.Token]) -> Hypothesis:

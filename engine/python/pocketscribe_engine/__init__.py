@@ -39,7 +39,12 @@ class _Info(ctypes.Structure):
 
 
 class _Options(ctypes.Structure):
-    _fields_ = (("chunk", c_int32), ("streams", c_int32), ("kernels", c_char_p))
+    _fields_ = (
+        ("chunk", c_int32),
+        ("streams", c_int32),
+        ("kernels", c_char_p),
+        ("beam", c_int32),
+    )
 
 
 class _Token(ctypes.Structure):
@@ -53,6 +58,7 @@ class _Result(ctypes.Structure):
         ("frames", c_int32),
         ("silence", c_int32),
         ("finished", c_int32),
+        ("settled", c_int32),
     )
 
 
@@ -76,12 +82,17 @@ class Token(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a stream said since it was last asked, and how many frames it has decoded."""
+    """What a stream said since it was last asked, and how many frames it has decoded.
+
+    `guess` is what a beam's best hypothesis has beyond what is final: it comes again in the next
+    result, perhaps otherwise. Greedy search has none.
+    """
 
     tokens: list[Token]
     frames: int
     silence: int
     finished: bool
+    guess: list[Token]
 
 
 class Stats(NamedTuple):
@@ -166,16 +177,23 @@ class Engine:
     """Streams that go through a model together; for one thread at a time."""
 
     def __init__(
-        self, model: Model, chunk: int = 0, streams: int = 1, kernels: str | None = None
+        self,
+        model: Model,
+        chunk: int = 0,
+        streams: int = 1,
+        kernels: str | None = None,
+        beam: int = 1,
     ) -> None:
         """`chunk` is one of the model's (0: its own choice); `kernels` one of `kernels()`.
 
+        A transducer's streams keep `beam` hypotheses; 1 is greedy search.
+
         Raises:
-            EngineError: there is no such chunk, no such kernels, or no memory.
+            EngineError: there is no such chunk, no such kernels, no such beam, or no memory.
         """
         self.model = model
         why = ctypes.create_string_buffer(WHY)
-        options = _Options(chunk, streams, kernels.encode() if kernels else None)
+        options = _Options(chunk, streams, kernels.encode() if kernels else None, beam)
         self._handle = _pocket.pocket_engine_new(model._handle, byref(options), why)
         if not self._handle:
             raise EngineError(why.value.decode(errors="replace"))
@@ -215,7 +233,8 @@ class Engine:
         found = _Result()
         _checked(_pocket.pocket_take(self._handle, stream, byref(found)))
         tokens = [Token(t.unit, t.frame, t.score) for t in found.tokens[: found.count]]
-        return Result(tokens, found.frames, found.silence, bool(found.finished))
+        final, guess = tokens[: found.settled], tokens[found.settled :]
+        return Result(final, found.frames, found.silence, bool(found.finished), guess)
 
     def stats(self) -> Stats:
         found = _pocket.pocket_engine_stats(self._handle)

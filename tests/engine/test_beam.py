@@ -1,0 +1,178 @@
+"""The engine's beam search finds what decoding/beam.py finds, and shows nothing final too early."""
+
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pocketscribe_engine as native
+import pytest
+import soundfile
+
+from pocketscribe.decoding.searcher import SearchConfig
+from pocketscribe.export.engine_runtime import EngineRuntime
+from pocketscribe.export.open import TorchRuntime
+from pocketscribe.models import Recogniser
+from pocketscribe.models.saved import Saved, load_model, save_packed
+from talkative import characters, talkative
+
+MODELS = Path(__file__).parents[2] / "models"
+
+
+@pytest.fixture(scope="module")
+def unsure(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A transducer whose hypotheses are close together, with float activations."""
+    saved = talkative()
+    out = saved.model.joiner.out
+    out.weight.stored.data.div_(3)
+    out.bias.data[0] -= 5  # of blank
+    path = tmp_path_factory.mktemp("unsure") / "m.pocket"
+    save_packed(path, saved)
+    return path
+
+
+@pytest.fixture(scope="module")
+def lite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """models/usm_lite.pocket, but for its rounded activations: both encoders give the same."""
+    shipped = load_model(MODELS / "usm_lite.pocket")
+    old = shipped.model
+    formats = tuple(rule.model_copy(update={"activations": None}) for rule in old.config.formats)
+    model = Recogniser(old.config.model_copy(update={"formats": formats}), old.vocabulary)
+    model.load_state_dict(old.state_dict(), strict=False)
+    for key, weight in old.weights.stored.items():
+        model.weights.stored[key].parts = weight.parts
+    path = tmp_path_factory.mktemp("lite") / "m.pocket"
+    save_packed(path, Saved(model.eval(), shipped.units, shipped.card))
+    return path
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    """A child's sentence of speechocean762."""
+    return soundfile.read(MODELS.parent / "web" / "example.flac", dtype="float32")[0]
+
+
+def the_same(path: Path, search: SearchConfig, speech: np.ndarray) -> str:
+    """What both searches write."""
+    [expected] = TorchRuntime(path, search).transcribe([speech], streaming=True)
+    [found] = EngineRuntime(path, search).transcribe([speech])
+    assert found == expected and len(found.tokens) > 10
+    assert found.scores == pytest.approx(expected.scores, abs=1e-3)
+    return found.text
+
+
+def test_the_shipped_model(lite: Path, speech: np.ndarray) -> None:
+    texts = [the_same(lite, SearchConfig(beam=beam), speech) for beam in (1, 2, 4)]
+    assert len(set(texts)) > 1
+
+
+@pytest.mark.parametrize(("beam", "chunk"), [(2, 8), (4, 4), (7, 4)])
+def test_it_is_the_python_search(
+    beam: int, chunk: int, unsure: Path, utterances: list[np.ndarray]
+) -> None:
+    search = SearchConfig(beam=beam)
+    audio = [utterances[0], np.concatenate(utterances[:4]), utterances[0][:0]]
+    expected = TorchRuntime(unsure, search, chunk).transcribe(audio, streaming=True)
+    found = EngineRuntime(unsure, search, chunk).transcribe(audio)
+    greedy = EngineRuntime(unsure, chunk=chunk).transcribe(audio)
+    assert found == expected and found != greedy
+    assert len(found[1].tokens) > 20
+    for one, other in zip(expected, found, strict=True):
+        assert other.scores == pytest.approx(one.scores, abs=1e-3)
+
+
+def test_what_is_shown_meanwhile(unsure: Path, utterances: list[np.ndarray]) -> None:
+    """Of a live stream: PyTorch's text at every moment; what was called final stays as it was."""
+    samples = np.concatenate(utterances[:4])
+    search = SearchConfig(beam=4)
+    torch, ours = (kind(unsure, search).stream() for kind in (TorchRuntime, EngineRuntime))
+    finals, texts, guessed = [], [], 0
+    for block in np.array_split(samples, 41):
+        torch.accept(block)
+        ours.accept(block)
+        assert ours.transcript() == torch.transcript()
+        finals.append(list(ours.said))
+        texts.append(ours.said + ours.guess)
+        guessed += bool(ours.guess)
+    assert ours.finish() == torch.finish() and not ours.guess
+    assert all(ours.said[: len(final)] == final for final in finals)
+    assert guessed > 5 and len(finals[-1]) > 5
+    assert any(ours.said[: len(text)] != text for text in texts)  # guesses were taken back
+
+
+@pytest.mark.parametrize("beam", [3, 9])
+def test_the_same_bits_everywhere(beam: int, unsure: Path, utterances: list[np.ndarray]) -> None:
+    """On every instruction set and in every company, chunks that are shorter than the beam too."""
+    model = native.Model(unsure)
+    found = set()
+    for kernels in native.kernels():
+        for streams in (1, 2, 4):
+            engine = native.Engine(model, 4, streams, kernels, beam)
+            found.add(repr(engine.transcribe(utterances[:4])))
+    assert len(found) == 1
+
+
+def test_streams_come_and_go(unsure: Path, utterances: list[np.ndarray]) -> None:
+    model = native.Model(unsure)
+    wanted = native.Engine(model, beam=4).transcribe(utterances)
+    engine = native.Engine(model, streams=2, beam=4)
+    first, second = engine.open(), engine.open()
+    engine.accept(second, utterances[1])
+    for number, (said, samples) in enumerate(zip(wanted, utterances, strict=True)):
+        engine.reset(first)
+        engine.accept(first, utterances[(number + 1) % 6][: 3000 * number])
+        engine.step()
+        engine.reset(first)
+        if number % 2:
+            engine.close(second)
+            second = engine.open()
+            engine.accept(second, samples)
+        assert transcribe_on(engine, first, samples) == said
+
+
+def transcribe_on(engine: native.Engine, stream: int, samples: np.ndarray) -> list[native.Token]:
+    """Labels that nobody takes for a while, results that are taken twice."""
+    said: list[native.Token] = []
+    for step in count():
+        taken = engine.accept(stream, samples)
+        samples = samples[taken:]
+        if not engine.step() and not taken or step % 3 == 0:
+            said += engine.take(stream).tokens
+            again = engine.take(stream)
+            assert not again.tokens and again.guess == engine.take(stream).guess
+        if not len(samples):
+            break
+    engine.finish(stream)
+    while not (result := engine.take(stream)).finished:
+        said += result.tokens
+        engine.step()
+    return said + result.tokens
+
+
+def test_beam_one_is_greedy(packed: Path, utterances: list[np.ndarray]) -> None:
+    model = native.Model(packed)
+    greedy = native.Engine(model).transcribe(utterances)
+    assert native.Engine(model, beam=1).transcribe(utterances) == greedy
+
+
+def test_silence_is_what_follows_the_best_hypothesis(
+    unsure: Path, utterances: list[np.ndarray]
+) -> None:
+    engine = native.Engine(native.Model(unsure), beam=4)
+    stream = engine.open()
+    samples = np.concatenate([utterances[0], np.zeros(16000, np.float32)])
+    said: list[native.Token] = []
+    assert engine.take(stream).silence == 0
+    for block in np.array_split(samples, 20):
+        engine.accept(stream, block)
+        engine.step()
+        result = engine.take(stream)
+        said += result.tokens
+        last = [-1, *(t.frame for t in said + result.guess)][-1]
+        assert result.silence == max(result.frames - 1 - last, 0)
+    assert said
+
+
+def test_a_beam_that_it_refuses(unsure: Path) -> None:
+    for beam in (-1, 65):
+        with pytest.raises(native.EngineError, match=f"beam = {beam}: give 1 to 64"):
+            native.Engine(native.Model(unsure), beam=beam)
