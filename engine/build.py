@@ -20,7 +20,7 @@ KERNELS = {
     "avx2": ["-mavx2"],
     "avx512": ["-mavx2", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"],
 }
-BEAM = {"beam"}  # what a greedy build does without
+BEAM = {"beam", "hotwords", "ngram"}  # what a greedy build does without
 TARGETS = {
     "x86_64-linux": ["-target", "x86_64-linux-gnu.2.28", "-mcpu=x86_64"],
     "aarch64-linux": ["-target", "aarch64-linux-gnu.2.28", "-mcpu=generic+dotprod"],

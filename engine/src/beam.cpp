@@ -1,6 +1,7 @@
 // Modified beam search, at most one label a frame: decoding/beam.py, hypothesis for hypothesis.
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "engine.h"
 
@@ -8,6 +9,7 @@ namespace pocket {
 namespace {
 
 constexpr double none = -std::numeric_limits<double>::infinity();
+constexpr float never = -1e4f;    // logarithm of next to nothing
 constexpr int prefix_labels = 2;  // that a text's length is counted with, as beam.py does
 
 bool identical(const pocket_token &a, const pocket_token &b) {
@@ -22,16 +24,40 @@ bool same(const Hypothesis &text, const Hypothesis &from, int label) {
            std::equal(from.tokens, from.tokens + from.count, text.tokens, unit);
 }
 
-// Its score a label, so that long texts are not at a disadvantage.
-double normalised(const Hypothesis &h) { return h.score / (h.length + prefix_labels); }
-
 }  // namespace
 
 void Engine::start(Stream &s) {
     Hypothesis &h = s.beam[0];
-    h = {0, 0, -1, {{-1, 0}, h.prefix.prediction}, 0, h.tokens};
+    h.score = h.length = h.count = h.hotword = 0;
+    h.frame = -1;
+    h.prefix.labels[0] = -1;
+    h.prefix.labels[1] = 0;
     std::copy(start_.begin(), start_.end(), h.prefix.prediction);
+    if (search_.lm) h.context = search_.lm->start();
+    if (guided()) guide(h);
     s.hypotheses = 1;
+}
+
+void Engine::guide(Hypothesis &h) {
+    int vocabulary = model_.vocabulary;
+    if (hotwords_)
+        hotwords_->row(h.hotword, vocabulary, h.bonus);
+    else
+        std::fill(h.bonus, h.bonus + vocabulary, 0.0f);
+    if (search_.lm) {
+        search_.lm->row(h.context, lm_row_);
+        lm_row_[blank] = lm_row_[unknown] = never;
+        float top, largest = lm_row_[kernels_.largest(lm_row_, vocabulary, &top)];
+        for (int i = 0; i < vocabulary; ++i)
+            h.bonus[i] += search_.lm_scale * (lm_row_[i] - largest + top) + search_.label_bonus;
+    }
+    h.bonus[blank] = h.bonus[unknown] = 0;
+}
+
+// Its score a label, so that long texts are not at a disadvantage.
+double Engine::normalised(const Hypothesis &h) const {
+    float owed = hotwords_ ? hotwords_->owed(h.hotword) : 0;
+    return (h.score - owed) / (h.length + prefix_labels);
 }
 
 void Engine::beam(Stream **several, int count) {
@@ -64,12 +90,13 @@ void Engine::beam(Stream **several, int count) {
 int Engine::candidates(const Stream &s, Rows logits) {
     int found = 0;
     for (int row = 0; row < s.hypotheses; ++row) {
+        const Hypothesis &from = s.beam[size_t(row)];
         const float *own = logits[row];
-        float top;
-        float largest = own[kernels_.largest(own, model_.vocabulary, &top)];
+        float top, largest = own[kernels_.largest(own, model_.vocabulary, &top)];
         for (int label = 0; label < model_.vocabulary; ++label) {
             float log_probability = own[label] - largest + top;
-            double score = s.beam[size_t(row)].score + double(log_probability);
+            double score = from.score + double(log_probability);
+            if (guided()) score += double(from.bonus[label]);
             if (!(score > (found < beam_ ? none : candidates_[found - 1].score))) continue;
             int at = found < beam_ ? found++ : found - 1;
             for (; at && score > candidates_[at - 1].score; --at)
@@ -78,6 +105,16 @@ int Engine::candidates(const Stream &s, Rows logits) {
         }
     }
     return found;
+}
+
+void Engine::copy(const Hypothesis &from, Hypothesis &to) const {
+    Hypothesis own = std::exchange(to, from);
+    to.prefix.prediction = own.prefix.prediction;
+    to.tokens = own.tokens;
+    to.bonus = own.bonus;
+    std::copy(from.tokens, from.tokens + from.count, to.tokens);
+    std::copy(from.prefix.prediction, from.prefix.prediction + start_.size(), own.prefix.prediction);
+    if (guided()) std::copy(from.bonus, from.bonus + model_.vocabulary, to.bonus);
 }
 
 // The candidates as hypotheses, those of equal labels made one; returns how many prefixes changed.
@@ -95,19 +132,18 @@ int Engine::extend(Stream &s, int frame, int count, Prefix **changed) {
             continue;
         }
         Hypothesis &to = s.next[size_t(kept++)];
-        Prefix &prefix = to.prefix;
-        pocket_token *tokens = std::copy(from.tokens, from.tokens + from.count, to.tokens);
-        std::copy(from.prefix.prediction, from.prefix.prediction + start_.size(), prefix.prediction);
-        to = {c.score, from.length, from.frame, prefix, from.count, to.tokens};
-        std::copy(from.prefix.labels, from.prefix.labels + 2, prefix.labels);
+        copy(from, to);
+        to.score = c.score;
         if (c.label <= unknown) continue;
         to.frame = s.frames + frame;
-        *tokens = {c.label, to.frame, c.log_probability};
-        ++to.count;
+        to.tokens[to.count++] = {c.label, to.frame, c.log_probability};
         ++to.length;
-        prefix.labels[0] = prefix.labels[1];
-        prefix.labels[1] = c.label;
-        changed[changes++] = &prefix;
+        to.prefix.labels[0] = to.prefix.labels[1];
+        to.prefix.labels[1] = c.label;
+        changed[changes++] = &to.prefix;
+        if (search_.lm) search_.lm->add(to.context, c.label);
+        if (hotwords_) to.hotword = hotwords_->after(to.hotword, c.label);
+        if (guided()) guide(to);
     }
     std::swap(s.beam, s.next);
     s.hypotheses = kept;
@@ -117,7 +153,7 @@ int Engine::extend(Stream &s, int frame, int count, Prefix **changed) {
 // What all hypotheses agree in is final; behind it the best one is shown.
 void Engine::settle(Stream &s, bool last) {
     auto first = s.beam.begin(), end = first + s.hypotheses;
-    auto best = std::max_element(first, end, [](const Hypothesis &a, const Hypothesis &b) {
+    auto best = std::max_element(first, end, [this](const Hypothesis &a, const Hypothesis &b) {
         return normalised(a) < normalised(b);
     });
     bool full = std::any_of(first, end, [](auto &h) { return h.count > most_unsettled; });

@@ -14,17 +14,22 @@ constexpr int waiting_chunks = 4;  // whose labels nobody has taken
 
 }  // namespace
 
-Engine::Engine(const Model &model, const Kernels &kernels, Chunk chunk, int count, int beam)
+Engine::Engine(const Model &model, const Kernels &kernels, Chunk chunk, int count,
+               const Search &search)
     : model_(model),
       kernels_(kernels),
       chunk_(chunk),
       size_(chunk.size),
       slots_(chunk.left + chunk.size),
       key_stride_(padded(slots_)),
-      beam_(beam),
+      search_(search),
+      beam_(search.beam),
       features_(model.mels, model.low, model.high) {
     most_ = std::max(1, std::min(count, tile_rows / size_));
     capacity_ = window + 4 * hop * size_ + spare_samples;
+    if constexpr (beams)
+        if (search.hotword_units)
+            hotwords_.emplace(search.hotwords, search.hotword_units, search.hotword_score);
     int half = model.modes ? 0 : model.head_width / 2;
     for (int position = 0; position < 2 * slots_; ++position)
         for (int e = 0; e < half; ++e) {
@@ -75,6 +80,7 @@ void Engine::place(Stream &s) {
         for (Hypothesis &h : *several) {
             memory.place(h.prefix.prediction, size_t(padded(m.joined)));
             memory.place(h.tokens, unsettled() + size_t(size_));
+            memory.place(h.bonus, guided() ? size_t(m.vocabulary) : 0);
         }
 }
 
@@ -119,6 +125,7 @@ void Engine::place_work() {
     memory.place(predicted_, searched * size_t(padded(m.joined)));
     memory.place(changed_, searched);
     memory.place(candidates_, size_t(beam_));
+    memory.place(lm_row_, guided() ? size_t(padded(m.vocabulary)) : 0);
     memory.place(widened_, middle * size_t(widest));
     memory.place(ranked_, middle * size_t(rank));
     integers_.stride = padded(widest, 64);

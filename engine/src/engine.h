@@ -2,13 +2,16 @@
 #pragma once
 
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "../include/pocket.h"
 #include "features.h"
+#include "hotwords.h"
 #include "kernels/kernels.h"
 #include "model.h"
+#include "ngram.h"
 
 namespace pocket {
 
@@ -49,6 +52,16 @@ constexpr bool beams = false;
 constexpr bool beams = true;
 #endif
 
+// How streams are searched, as pocket_options has it.
+struct Search {
+    int beam;  // 1: greedily
+    const Ngram *lm;
+    float lm_scale, label_bonus;
+    const int32_t *hotwords;  // read while an engine is made
+    int hotword_units;
+    float hotword_score;
+};
+
 // The last labels (-1 is nothing), and the predictor's part after them, [joined].
 struct Prefix {
     int labels[2];
@@ -63,6 +76,9 @@ struct Hypothesis {
     Prefix prefix;
     int count;
     pocket_token *tokens;  // those that are not settled
+    Ngram::Context context;  // of the language model
+    int hotword;             // where it stands in the hotwords
+    float *bonus;            // what these make each next label worth, [vocabulary]
 };
 
 struct Candidate {
@@ -94,7 +110,8 @@ struct Stream {
 
 class Engine {
   public:
-    Engine(const Model &model, const Kernels &kernels, Chunk chunk, int streams, int beam);
+    Engine(const Model &model, const Kernels &kernels, Chunk chunk, int streams,
+           const Search &search);
     bool allocate(int streams);
 
     int open_stream();
@@ -138,16 +155,22 @@ class Engine {
     void beam(Stream **several, int count);
     void start(Stream &stream);  // with the empty hypothesis alone
     int candidates(const Stream &stream, Rows logits);
+    void copy(const Hypothesis &from, Hypothesis &to) const;  // into memory of its own
     int extend(Stream &stream, int frame, int count, Prefix **changed);
     void settle(Stream &stream, bool last);
     double sum(double one, double other) const;  // of two probabilities, all as logarithms
+    void guide(Hypothesis &h);   // weighs what may follow its labels
+    double normalised(const Hypothesis &h) const;
+    bool guided() const { return search_.lm || hotwords_; }
     size_t unsettled() const;
 
     const Model &model_;
     const Kernels &kernels_;
     const Chunk chunk_;
     const int size_, slots_, key_stride_;  // frames of a chunk and of the ring; of a key's row
+    const Search search_;
     const int beam_;                       // hypotheses of a stream; 1: greedy search
+    std::optional<Hotwords> hotwords_;
     int most_;                             // streams of a tile
     int capacity_;                         // samples of a stream's buffer
     Features features_;
@@ -159,6 +182,7 @@ class Engine {
 
     Prefix **changed_;
     Candidate *candidates_;
+    float *lm_row_;
     float *feature_work_, *heard_, *stacked_, *middle_;
     float *x_, *n_, *h_, *q_, *k_, *v_, *seen_, *attention_work_;
     float *head_, *joined_, *logits_, *embedded_, *predicted_;

@@ -8,7 +8,7 @@ import numpy as np
 import pocketscribe_engine as native
 
 from pocketscribe.decoding.search import Hypothesis
-from pocketscribe.decoding.searcher import CTC_BEAM, GREEDY, SearchConfig
+from pocketscribe.decoding.searcher import CTC_BEAM, GREEDY, SearchConfig, spelt
 from pocketscribe.decoding.streaming import Transcript, transcript
 from pocketscribe.errors import UserError
 from pocketscribe.export.open import Chunk, choose_chunking
@@ -36,18 +36,10 @@ class EngineRuntime:
         Raises:
             UserError: the engine refuses the file, or cannot do what is wanted.
         """
-        if search.lm or search.hotwords:
-            raise UserError(
-                "--runtime engine: it follows no language model and no hotwords; "
-                "choose --runtime torch"
-            )
         try:
             self.model = native.Model(path)
         except native.EngineError as error:
             raise UserError(str(error)) from None
-        self.beam = search.width
-        if self.beam > 1 and self.model.head == "ctc":
-            raise UserError(CTC_BEAM)
         saved = sketch(path)
         chunking = choose_chunking(saved.model, chunk)
         if chunking.size is None:
@@ -55,10 +47,12 @@ class EngineRuntime:
         self.chunk: int | None = chunking.size
         self.card = json.loads(self.model.card)
         self.units = Units.from_json(self.model.sentencepiece, str(path), len(self.model.units))
+        self.search = self._search(search)
         self.bytes = path.stat().st_size
         self.parameters_stored = stored_parameters(saved.model)
         self.parameters_virtual = virtual_parameters(saved.model)
         self.kernels = kernels or native.kernels()[0]
+        self._engine(1)
 
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:
         engine = self._engine(min(STREAMS, len(audio)) or 1)
@@ -68,7 +62,27 @@ class EngineRuntime:
         return EngineStream(self._engine(1), self.units)
 
     def _engine(self, streams: int) -> native.Engine:
-        return native.Engine(self.model, self.chunk or 0, streams, self.kernels, self.beam)
+        try:
+            return native.Engine(self.model, self.chunk or 0, streams, self.kernels, self.search)
+        except native.EngineError as error:
+            raise UserError(f"--runtime engine: {error}") from None
+
+    def _search(self, search: SearchConfig) -> native.Search:
+        """Raises UserError as `Searcher.open` does, and as its searches do."""
+        if search.width > 1 and self.model.head == "ctc":
+            raise UserError(CTC_BEAM)
+        try:
+            lm = search.lm and native.LanguageModel(self.model, search.lm)
+        except native.EngineError as error:
+            raise UserError(str(error)) from None
+        return native.Search(
+            search.width,
+            lm,
+            search.lm_scale,
+            search.label_bonus,
+            [spelt(phrase, self.units) for phrase in search.hotwords],
+            search.hotword_score,
+        )
 
 
 class EngineStream:

@@ -1,66 +1,21 @@
 """The engine's beam search finds what decoding/beam.py finds, and shows nothing final too early."""
 
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pocketscribe_engine as native
 import pytest
-import soundfile
 
 from pocketscribe.decoding.searcher import SearchConfig
 from pocketscribe.export.engine_runtime import EngineRuntime
 from pocketscribe.export.open import TorchRuntime
-from pocketscribe.models import Recogniser
-from pocketscribe.models.saved import Saved, load_model, save_packed
-from talkative import characters, talkative
 
-MODELS = Path(__file__).parents[2] / "models"
+BEAM = native.Search(beam=4)
 
 
-@pytest.fixture(scope="module")
-def unsure(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A transducer whose hypotheses are close together, with float activations."""
-    saved = talkative()
-    out = saved.model.joiner.out
-    out.weight.stored.data.div_(3)
-    out.bias.data[0] -= 5  # of blank
-    path = tmp_path_factory.mktemp("unsure") / "m.pocket"
-    save_packed(path, saved)
-    return path
-
-
-@pytest.fixture(scope="module")
-def lite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """models/usm_lite.pocket, but for its rounded activations: both encoders give the same."""
-    shipped = load_model(MODELS / "usm_lite.pocket")
-    old = shipped.model
-    formats = tuple(rule.model_copy(update={"activations": None}) for rule in old.config.formats)
-    model = Recogniser(old.config.model_copy(update={"formats": formats}), old.vocabulary)
-    model.load_state_dict(old.state_dict(), strict=False)
-    for key, weight in old.weights.stored.items():
-        model.weights.stored[key].parts = weight.parts
-    path = tmp_path_factory.mktemp("lite") / "m.pocket"
-    save_packed(path, Saved(model.eval(), shipped.units, shipped.card))
-    return path
-
-
-@pytest.fixture(scope="module")
-def speech() -> np.ndarray:
-    """A child's sentence of speechocean762."""
-    return soundfile.read(MODELS.parent / "web" / "example.flac", dtype="float32")[0]
-
-
-def the_same(path: Path, search: SearchConfig, speech: np.ndarray) -> str:
-    """What both searches write."""
-    [expected] = TorchRuntime(path, search).transcribe([speech], streaming=True)
-    [found] = EngineRuntime(path, search).transcribe([speech])
-    assert found == expected and len(found.tokens) > 10
-    assert found.scores == pytest.approx(expected.scores, abs=1e-3)
-    return found.text
-
-
-def test_the_shipped_model(lite: Path, speech: np.ndarray) -> None:
+def test_the_shipped_model(lite: Path, speech: np.ndarray, the_same: Callable[..., str]) -> None:
     texts = [the_same(lite, SearchConfig(beam=beam), speech) for beam in (1, 2, 4)]
     assert len(set(texts)) > 1
 
@@ -106,15 +61,15 @@ def test_the_same_bits_everywhere(beam: int, unsure: Path, utterances: list[np.n
     found = set()
     for kernels in native.kernels():
         for streams in (1, 2, 4):
-            engine = native.Engine(model, 4, streams, kernels, beam)
+            engine = native.Engine(model, 4, streams, kernels, native.Search(beam))
             found.add(repr(engine.transcribe(utterances[:4])))
     assert len(found) == 1
 
 
 def test_streams_come_and_go(unsure: Path, utterances: list[np.ndarray]) -> None:
     model = native.Model(unsure)
-    wanted = native.Engine(model, beam=4).transcribe(utterances)
-    engine = native.Engine(model, streams=2, beam=4)
+    wanted = native.Engine(model, search=BEAM).transcribe(utterances)
+    engine = native.Engine(model, streams=2, search=BEAM)
     first, second = engine.open(), engine.open()
     engine.accept(second, utterances[1])
     for number, (said, samples) in enumerate(zip(wanted, utterances, strict=True)):
@@ -135,7 +90,7 @@ def transcribe_on(engine: native.Engine, stream: int, samples: np.ndarray) -> li
     for step in count():
         taken = engine.accept(stream, samples)
         samples = samples[taken:]
-        if not engine.step() and not taken or step % 3 == 0:
+        if (not engine.step() and not taken) or step % 3 == 0:
             said += engine.take(stream).tokens
             again = engine.take(stream)
             assert not again.tokens and again.guess == engine.take(stream).guess
@@ -151,13 +106,13 @@ def transcribe_on(engine: native.Engine, stream: int, samples: np.ndarray) -> li
 def test_beam_one_is_greedy(packed: Path, utterances: list[np.ndarray]) -> None:
     model = native.Model(packed)
     greedy = native.Engine(model).transcribe(utterances)
-    assert native.Engine(model, beam=1).transcribe(utterances) == greedy
+    assert native.Engine(model, search=native.Search(beam=1)).transcribe(utterances) == greedy
 
 
 def test_silence_is_what_follows_the_best_hypothesis(
     unsure: Path, utterances: list[np.ndarray]
 ) -> None:
-    engine = native.Engine(native.Model(unsure), beam=4)
+    engine = native.Engine(native.Model(unsure), search=BEAM)
     stream = engine.open()
     samples = np.concatenate([utterances[0], np.zeros(16000, np.float32)])
     said: list[native.Token] = []
@@ -175,4 +130,4 @@ def test_silence_is_what_follows_the_best_hypothesis(
 def test_a_beam_that_it_refuses(unsure: Path) -> None:
     for beam in (-1, 65):
         with pytest.raises(native.EngineError, match=f"beam = {beam}: give 1 to 64"):
-            native.Engine(native.Model(unsure), beam=beam)
+            native.Engine(native.Model(unsure), search=native.Search(beam))
