@@ -42,10 +42,10 @@ Engine::Engine(const Model &model, const Kernels &kernels, Chunk chunk, int coun
 bool Engine::allocate(int count) {
     streams.resize(size_t(count));
     waiting_.resize(size_t(count));
-    if (beam_ > 1)
+    if constexpr (beams)
         for (Stream &stream : streams) {
-            stream.beam.resize(size_t(beam_));
-            stream.next.resize(size_t(beam_));
+            stream.beam.resize(beam_ > 1 ? size_t(beam_) : 0);
+            stream.next.resize(stream.beam.size());
         }
     for (int pass = 0; pass < 2; ++pass) {
         place_work();

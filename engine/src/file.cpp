@@ -67,7 +67,7 @@ File::~File() {
 #endif
 }
 
-bool File::map(const char *path, Kind kind, Why &why) {
+bool File::map(const char *path, [[maybe_unused]] Kind kind, Why &why) {
 #if defined(__wasm__)
     return why.refuse("%s: no files here; open it from memory", path);
 #else

@@ -26,8 +26,8 @@ def utterances() -> list[np.ndarray]:
 
 @pytest.fixture(scope="session")
 def speech() -> np.ndarray:
-    """The beginning of a child's sentence in speechocean762."""
-    return soundfile.read(ROOT / "web" / "example.flac", 32000, dtype="float32")[0]
+    """A child's sentence of speechocean762."""
+    return soundfile.read(ROOT / "web" / "example.flac", dtype="float32")[0]
 
 
 @pytest.fixture(scope="session")
