@@ -77,7 +77,8 @@ void Engine::place(Stream &s) {
     memory.place(s.tokens, size_t(waiting_chunks * size_) + unsettled());
     if (m.transducer) memory.place(s.prefix.prediction, size_t(padded(m.joined)));
     for (auto *several : {&s.beam, &s.next})
-        for (Hypothesis &h : *several) {
+        for (size_t i = 0; beams && i < several->size(); ++i) {
+            Hypothesis &h = (*several)[i];
             memory.place(h.prefix.prediction, size_t(padded(m.joined)));
             memory.place(h.tokens, unsettled() + size_t(size_));
             memory.place(h.bonus, guided() ? size_t(m.vocabulary) : 0);

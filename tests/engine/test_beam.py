@@ -131,3 +131,19 @@ def test_a_beam_that_it_refuses(unsure: Path) -> None:
     for beam in (-1, 65):
         with pytest.raises(native.EngineError, match=f"beam = {beam}: give 1 to 64"):
             native.Engine(native.Model(unsure), search=native.Search(beam))
+
+
+def test_what_stays_undecided_for_long_is_cut(unsure: Path, utterances: list[np.ndarray]) -> None:
+    """Hypotheses that differ in more labels than there is memory for: the best one stays."""
+    engine = native.Engine(native.Model(unsure), 4, search=native.Search(64))
+    stream, said, guesses, final = engine.open(), 0, [], []
+    for samples in utterances * 16:
+        for block in np.array_split(samples, len(samples) // 8000 + 1):
+            engine.accept(stream, block)
+            while engine.step():
+                result = engine.take(stream)
+                said += len(result.tokens)
+                guesses.append(len(result.guess))
+                final.append(len(result.tokens))
+    assert 200 < max(guesses) <= 256 < max(final)
+    assert said > 800
