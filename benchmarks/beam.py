@@ -1,8 +1,8 @@
 """What a beam costs on the engine: python benchmarks/beam.py [--streams 1,8]
 
-The shipped model and language model on web/example.flac, again and again to 11 s, in pieces of 0.1 s.
-Time is processor time for a second of audio of one stream, the best of five rounds, in turns; what is
-to be read is the ratio to greedy search.
+The shipped model and language model on web/example.flac, three times, in pieces of 0.1 s. Time is
+processor time for a second of audio of one stream, the best of five rounds, in turns; what is to be
+read is the ratio to greedy search.
 """
 
 import time

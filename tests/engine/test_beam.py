@@ -138,8 +138,8 @@ def test_what_stays_undecided_for_long_is_cut(unsure: Path, utterances: list[np.
     engine = native.Engine(native.Model(unsure), 4, search=native.Search(64))
     stream, said, guesses, final = engine.open(), 0, [], []
     for samples in utterances * 16:
-        for block in np.array_split(samples, len(samples) // 8000 + 1):
-            engine.accept(stream, block)
+        while len(samples):
+            samples = samples[engine.accept(stream, samples) :]
             while engine.step():
                 result = engine.take(stream)
                 said += len(result.tokens)
