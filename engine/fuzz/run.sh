@@ -20,4 +20,4 @@ for source in "$here"/open.cpp "$here"/../src/*.cpp "$here"/../src/kernels/*.cpp
   objects="$objects $object"
 done
 ${CXX:-g++} $flags $objects -o "$out/open"
-"$out/open" "${1:-60}" "$here"/corpus/*.pocket
+"$out/open" "${1:-60}" "$here"/corpus/*

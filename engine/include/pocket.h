@@ -44,6 +44,7 @@ enum {
 };
 
 typedef struct pocket_model pocket_model;
+typedef struct pocket_lm pocket_lm;
 typedef struct pocket_engine pocket_engine;
 
 /* What a model is. Strings belong to the model. */
@@ -63,6 +64,13 @@ typedef struct {
     int32_t chunk;        /* encoder frames heard at once, one of chunk_sizes; 0: the first */
     int32_t streams;      /* the most at a time; 0: 1 */
     const char *kernels;  /* one of pocket_kernels(); NULL: the best that runs here */
+    int32_t beam;         /* hypotheses that a transducer's stream keeps, up to 64; 0, 1: greedy */
+    const pocket_lm *lm;  /* that a beam follows; NULL: none */
+    float lm_scale;       /* what its log-probabilities are multiplied by, such as 0.4 */
+    float label_bonus;    /* with it, added for each label, such as 0.4: it would rather have few */
+    const int32_t *hotwords; /* units of phrases that a beam prefers, a 0 after each; copied */
+    int32_t hotword_units;   /* how many numbers that is, zeros counted; 0: none */
+    float hotword_score;     /* what each unit of such a phrase is worth, in nats, such as 1.5 */
 } pocket_options;
 
 /* A label that was emitted. */
@@ -72,13 +80,17 @@ typedef struct {
     float score;   /* natural log of its probability there */
 } pocket_token;
 
-/* What a stream has said since the last time, and where it stands. */
+/* What a stream has said since the last time, and where it stands. Greedy search takes nothing back:
+ * all tokens are settled. A beam's best hypothesis may still change behind what all its hypotheses
+ * agree in: the tokens from `settled` on are a guess, and the next result gives them again, perhaps
+ * otherwise. So the text is all settled tokens of all results, and the guess of the last one. */
 typedef struct {
     const pocket_token *tokens; /* valid until the engine's next call */
     int32_t count;
     int32_t frames;   /* encoder frames decoded so far */
     int32_t silence;  /* of these, frames since the last label: an endpoint is a matter of these two */
-    int32_t finished; /* 1 once all audio of a finished stream is decoded */
+    int32_t finished; /* 1 once all audio of a finished stream is decoded; then all is settled */
+    int32_t settled;  /* tokens, from the first on, that are final and will not be given again */
 } pocket_result;
 
 /* What an engine costs and has done. */
@@ -100,6 +112,14 @@ POCKET_API void pocket_close(pocket_model *model); /* after all its engines */
 POCKET_API pocket_info pocket_describe(const pocket_model *model);
 /* A unit's text, UTF-8; U+2581 in it starts a word. NULL: there is no such unit. */
 POCKET_API const char *pocket_unit(const pocket_model *model, int32_t unit);
+
+/* A language model's file (`pocketscribe lm`), mapped, for recognisers of the units that `model` has;
+ * checked as a model is, and shared as one. */
+POCKET_API pocket_lm *pocket_lm_open(const pocket_model *model, const char *path,
+                                     char why[POCKET_WHY]);
+POCKET_API pocket_lm *pocket_lm_open_memory(const pocket_model *model, const void *data, size_t size,
+                                            char why[POCKET_WHY]);
+POCKET_API void pocket_lm_close(pocket_lm *lm); /* after all engines that follow it */
 
 /* `options` may be NULL. */
 POCKET_API pocket_engine *pocket_engine_new(const pocket_model *model,

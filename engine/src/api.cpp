@@ -1,4 +1,6 @@
 // The C header's functions: arguments checked, nothing thrown, nothing kept beside what was made.
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <new>
 
@@ -6,6 +8,10 @@
 
 struct pocket_model {
     pocket::Model model;
+};
+
+struct pocket_lm {
+    pocket::Ngram ngram;
 };
 
 struct pocket_engine {
@@ -28,6 +34,31 @@ pocket_model *built(pocket_model *made, Why &why) {
     return nullptr;
 }
 
+#if !defined(POCKET_GREEDY)
+pocket_lm *fitted(pocket_lm *made, const Model &model, Why &why) {
+    if (!why.refused() && made->ngram.build(model.units, why)) return made;
+    delete made;
+    return nullptr;
+}
+
+// Whether every number of the options is one, and fits the model.
+bool guides(const pocket_options &wanted, const Model &m, Why &why) {
+    bool finite = std::isfinite(wanted.lm_scale) && std::isfinite(wanted.label_bonus) &&
+                  std::isfinite(wanted.hotword_score);
+    if (!finite) return why.refuse("lm_scale, label_bonus or hotword_score is no number");
+    if (wanted.lm && !wanted.lm->ngram.fits(m.units))
+        return why.refuse("the language model is for a recogniser of other units");
+    for (int i = 0; i < wanted.hotword_units; ++i) {
+        int unit = wanted.hotwords[i];
+        if (unit && (unit <= unknown || unit >= m.vocabulary))
+            return why.refuse("hotwords: %d is no unit of this model", unit);
+        if (unit && i + 1 == wanted.hotword_units)
+            return why.refuse("hotwords: the last phrase has no 0 after it");
+    }
+    return true;
+}
+#endif
+
 Stream *opened(pocket_engine *engine, int stream) {
     auto &streams = engine->engine.streams;
     bool there = stream >= 0 && size_t(stream) < streams.size() && streams[size_t(stream)].open;
@@ -40,7 +71,7 @@ pocket_model *pocket_open(const char *path, char *line) {
     Why why(line, POCKET_WHY);
     auto made = new (std::nothrow) pocket_model;
     if (!made) return why.refuse("no memory"), nullptr;
-    made->model.file.map(path, why);
+    made->model.file.map(path, packed, why);
     return built(made, why);
 }
 
@@ -48,11 +79,32 @@ pocket_model *pocket_open_memory(const void *data, size_t size, char *line) {
     Why why(line, POCKET_WHY);
     auto made = new (std::nothrow) pocket_model;
     if (!made) return why.refuse("no memory"), nullptr;
-    made->model.file.read(data, size, why);
+    made->model.file.read(data, size, packed, why);
     return built(made, why);
 }
 
 void pocket_close(pocket_model *model) { delete model; }
+
+#if !defined(POCKET_GREEDY)
+pocket_lm *pocket_lm_open(const pocket_model *model, const char *path, char *line) {
+    Why why(line, POCKET_WHY);
+    auto made = new (std::nothrow) pocket_lm;
+    if (!made) return why.refuse("no memory"), nullptr;
+    made->ngram.file.map(path, language_model, why);
+    return fitted(made, model->model, why);
+}
+
+pocket_lm *pocket_lm_open_memory(const pocket_model *model, const void *data, size_t size,
+                                 char *line) {
+    Why why(line, POCKET_WHY);
+    auto made = new (std::nothrow) pocket_lm;
+    if (!made) return why.refuse("no memory"), nullptr;
+    made->ngram.file.read(data, size, language_model, why);
+    return fitted(made, model->model, why);
+}
+
+void pocket_lm_close(pocket_lm *lm) { delete lm; }
+#endif
 
 pocket_info pocket_describe(const pocket_model *model) {
     const Model &m = model->model;
@@ -83,7 +135,21 @@ pocket_engine *pocket_engine_new(const pocket_model *model, const pocket_options
     if (!chosen) return why.refuse("no kernels '%.40s' here", wanted.kernels), nullptr;
     if (streams < 1 || streams > 1 << 16)
         return why.refuse("streams = %d: give 1 to 65536", streams), nullptr;
-    auto made = new (std::nothrow) pocket_engine{Engine(m, *chosen, *chunk, streams)};
+    int beam = std::max(1, int(wanted.beam));
+    if (wanted.beam < 0 || beam > most_hypotheses)
+        return why.refuse("beam = %d: give 1 to %d", int(wanted.beam), most_hypotheses), nullptr;
+    if (beam > 1 && !beams) return why.refuse("built to search greedily: beam = 1"), nullptr;
+    if (beam == 1 && (wanted.lm || wanted.hotword_units > 0))
+        return why.refuse("beam = 1: what guides a search needs a beam; give 4"), nullptr;
+    if (beam > 1 && !m.transducer)
+        return why.refuse("beam search needs a transducer; this model has a CTC head"), nullptr;
+    Search search{beam, nullptr, wanted.lm_scale, wanted.label_bonus,
+                  wanted.hotwords, std::max(0, int(wanted.hotword_units)), wanted.hotword_score};
+#if !defined(POCKET_GREEDY)
+    if (!guides(wanted, m, why)) return nullptr;
+    if (wanted.lm) search.lm = &wanted.lm->ngram;
+#endif
+    auto made = new (std::nothrow) pocket_engine{Engine(m, *chosen, *chunk, streams, search)};
     if (made && made->engine.allocate(streams)) return made;
     delete made;
     return why.refuse("no memory for %d streams", streams), nullptr;
@@ -127,10 +193,10 @@ int pocket_step(pocket_engine *engine) { return engine->engine.step(); }
 int pocket_take(pocket_engine *engine, int stream, pocket_result *result) {
     Stream *found = opened(engine, stream);
     if (!found) return POCKET_NO_STREAM;
-    if (found->taken) found->count = 0;
+    engine->engine.forget(*found);
     found->taken = true;
     *result = {found->tokens, found->count, found->frames, found->silence,
-               engine->engine.done(*found)};
+               engine->engine.done(*found), found->settled};
     return POCKET_OK;
 }
 

@@ -14,16 +14,22 @@ constexpr int waiting_chunks = 4;  // whose labels nobody has taken
 
 }  // namespace
 
-Engine::Engine(const Model &model, const Kernels &kernels, Chunk chunk, int count)
+Engine::Engine(const Model &model, const Kernels &kernels, Chunk chunk, int count,
+               const Search &search)
     : model_(model),
       kernels_(kernels),
       chunk_(chunk),
       size_(chunk.size),
       slots_(chunk.left + chunk.size),
       key_stride_(padded(slots_)),
+      search_(search),
+      beam_(search.beam),
       features_(model.mels, model.low, model.high) {
     most_ = std::max(1, std::min(count, tile_rows / size_));
     capacity_ = window + 4 * hop * size_ + spare_samples;
+    if constexpr (beams)
+        if (search.hotword_units)
+            hotwords_.emplace(search.hotwords, search.hotword_units, search.hotword_score);
     int half = model.modes ? 0 : model.head_width / 2;
     for (int position = 0; position < 2 * slots_; ++position)
         for (int e = 0; e < half; ++e) {
@@ -36,6 +42,11 @@ Engine::Engine(const Model &model, const Kernels &kernels, Chunk chunk, int coun
 bool Engine::allocate(int count) {
     streams.resize(size_t(count));
     waiting_.resize(size_t(count));
+    if constexpr (beams)
+        for (Stream &stream : streams) {
+            stream.beam.resize(beam_ > 1 ? size_t(beam_) : 0);
+            stream.next.resize(stream.beam.size());
+        }
     for (int pass = 0; pass < 2; ++pass) {
         place_work();
         for (Stream &stream : streams) place(stream);
@@ -43,9 +54,7 @@ bool Engine::allocate(int count) {
     }
     if (model_.transducer) {
         start_.assign(size_t(padded(model_.joined)), 0.0f);
-        Stream first{}, *only = &first;
-        first.context[0] = -1;
-        first.prediction = start_.data();
+        Prefix first{{-1, 0}, start_.data()}, *only = &first;
         predict(&only, 1);
     }
     return true;
@@ -65,9 +74,18 @@ void Engine::place(Stream &s) {
         memory.place(s.values, layers * size_t(slots_) * size_t(padded(m.mixed())) + lanes);
     }
     memory.place(s.frames_past, layers * size_t(m.kernel - 1) * width);
-    if (m.transducer) memory.place(s.prediction, size_t(padded(m.joined)));
-    memory.place(s.tokens, size_t(waiting_chunks * size_));
+    memory.place(s.tokens, size_t(waiting_chunks * size_) + unsettled());
+    if (m.transducer) memory.place(s.prefix.prediction, size_t(padded(m.joined)));
+    for (auto *several : {&s.beam, &s.next})
+        for (size_t i = 0; beams && i < several->size(); ++i) {
+            Hypothesis &h = (*several)[i];
+            memory.place(h.prefix.prediction, size_t(padded(m.joined)));
+            memory.place(h.tokens, unsettled() + size_t(size_));
+            memory.place(h.bonus, guided() ? size_t(m.vocabulary) : 0);
+        }
 }
+
+size_t Engine::unsettled() const { return beam_ > 1 ? size_t(most_unsettled) : 0; }
 
 size_t Engine::keys() const {
     return size_t(model_.layers) * size_t(model_.mixed()) * size_t(key_stride_);
@@ -80,7 +98,9 @@ size_t Engine::modes() const {
 void Engine::place_work() {
     const Model &m = model_;
     Arena &memory = work_memory_;
-    size_t several = size_t(most_), rows = several * size_t(size_), middle = several * size_t(2 * size_ + 1);
+    size_t several = size_t(most_), searched = several * size_t(beam_);
+    size_t rows = std::max(several * size_t(size_), searched);
+    size_t middle = std::max(several * size_t(2 * size_ + 1), searched);
     size_t width = size_t(padded(m.width));
     int widest = padded(3 * std::max(m.mels, m.channels)), codes = 0, floats = 0, rank = lanes;
     widest = std::max({widest, padded(m.inner), int(width), padded(m.joined), padded(m.predicted)});
@@ -102,8 +122,11 @@ void Engine::place_work() {
     memory.place(head_, rows * size_t(padded(m.head())));
     memory.place(joined_, rows * size_t(padded(m.joined)));
     memory.place(logits_, rows * size_t(padded(m.vocabulary)));
-    memory.place(embedded_, 3 * several * size_t(padded(m.predicted)));
-    memory.place(predicted_, several * size_t(padded(m.joined)));
+    memory.place(embedded_, (searched + 1) * size_t(padded(m.predicted)));
+    memory.place(predicted_, searched * size_t(padded(m.joined)));
+    memory.place(changed_, searched);
+    memory.place(candidates_, size_t(beam_));
+    memory.place(lm_row_, guided() ? size_t(padded(m.vocabulary)) : 0);
     memory.place(widened_, middle * size_t(widest));
     memory.place(ranked_, middle * size_t(rank));
     integers_.stride = padded(widest, 64);
@@ -130,9 +153,7 @@ void Engine::reset(Stream &s) {
     s.finished = s.taken = false;
     s.held = before;  // reflected once there is something to reflect
     s.samples = s.chunks = s.last_chunk = 0;
-    s.frames = s.silence = s.count = 0;
-    s.context[0] = -1;
-    s.context[1] = s.last = 0;
+    s.frames = s.silence = s.count = s.settled = s.last = 0;
     std::fill(s.past, s.past + 3 * padded(m.mels), 0.0f);
     size_t frames = size_t(m.layers) * size_t(m.kernel - 1) * size_t(padded(m.width));
     std::fill(s.frames_past, s.frames_past + frames, 0.0f);
@@ -141,7 +162,13 @@ void Engine::reset(Stream &s) {
         std::fill(s.modes, s.modes + modes(), 0.0f);
     else
         std::fill(s.keys, s.keys + keys(), 0.0f);
-    if (m.transducer) std::copy(start_.begin(), start_.end(), s.prediction);
+    if (m.transducer) {
+        s.prefix.labels[0] = -1;
+        s.prefix.labels[1] = 0;
+        std::copy(start_.begin(), start_.end(), s.prefix.prediction);
+    }
+    if constexpr (beams)
+        if (beam_ > 1) start(s);
 }
 
 int Engine::accept(Stream &s, const float *samples, int count) {
@@ -154,6 +181,14 @@ int Engine::accept(Stream &s, const float *samples, int count) {
     return count;
 }
 
+void Engine::forget(Stream &s) {
+    if (!s.taken) return;
+    std::copy(s.tokens + s.settled, s.tokens + s.count, s.tokens);
+    s.count -= s.settled;
+    s.settled = 0;
+    s.taken = false;
+}
+
 void Engine::finish(Stream &s) {
     s.finished = true;
     // Silence follows, to a whole chunk; as decoding/streaming.py has it.
@@ -162,7 +197,7 @@ void Engine::finish(Stream &s) {
 }
 
 bool Engine::ready(const Stream &s) const {
-    if (!s.open || (!s.taken && s.count > (waiting_chunks - 1) * size_)) return false;
+    if (!s.open || (!s.taken && s.settled > (waiting_chunks - 1) * size_)) return false;
     // Strictly more than a chunk, as sherpa-onnx waits.
     return s.finished ? s.chunks < s.last_chunk : s.held >= window + 4 * hop * size_;
 }
@@ -201,10 +236,14 @@ void Engine::tile(Stream **several, int count) {
         }
         hash_ += found ^ frame * 0xD1B54A32D192ED03u;
     }
-    if (model_.transducer)
-        greedy(several, count);
-    else
+    for (int i = 0; i < count; ++i) forget(*several[i]);
+    if (!model_.transducer) {
         ctc(several, count);
+    } else if (beam_ == 1) {
+        greedy(several, count);
+    } else {
+        if constexpr (beams) beam(several, count);
+    }
     for (int i = 0; i < count; ++i) {
         ++several[i]->chunks;
         several[i]->frames += size_;
@@ -212,8 +251,9 @@ void Engine::tile(Stream **several, int count) {
 }
 
 pocket_stats Engine::stats() const {
+    size_t own = sizeof(Stream) + 2 * streams[0].beam.size() * sizeof(Hypothesis);
     return {kernels_.name, model_.file.size, model_.unpacked, work_memory_.bytes(),
-            stream_memory_.bytes() / streams.size() + sizeof(Stream), hash_};
+            stream_memory_.bytes() / streams.size() + own, hash_};
 }
 
 }  // namespace pocket

@@ -2,15 +2,22 @@
 #pragma once
 
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "../include/pocket.h"
 #include "features.h"
+#include "hotwords.h"
 #include "kernels/kernels.h"
 #include "model.h"
+#include "ngram.h"
 
 namespace pocket {
+
+constexpr int blank = 0, unknown = 1;  // sherpa-onnx reads the unknown label as blank, so we do
+constexpr int most_hypotheses = 64;    // of a beam
+constexpr int most_unsettled = 256;    // labels that the hypotheses of a beam may differ in
 
 // One run of memory, handed out in pieces; asked for once, when all pieces are known.
 class Arena {
@@ -38,15 +45,59 @@ class Arena {
     size_t used_ = 0, bytes_ = 0;
 };
 
+// What builds for browsers leave out, to be small: beam search, and what guides it.
+#if defined(POCKET_GREEDY)
+constexpr bool beams = false;
+#else
+constexpr bool beams = true;
+#endif
+
+// How streams are searched, as pocket_options has it.
+struct Search {
+    int beam;  // 1: greedily
+    const Ngram *lm;
+    float lm_scale, label_bonus;
+    const int32_t *hotwords;  // read while an engine is made
+    int hotword_units;
+    float hotword_score;
+};
+
+// The last labels (-1 is nothing), and the predictor's part after them, [joined].
+struct Prefix {
+    int labels[2];
+    float *prediction;
+};
+
+// A text that beam search holds possible.
+struct Hypothesis {
+    double score;  // natural log of its probability, all ways to say it together
+    int length;    // labels in all
+    int frame;     // of the last one; -1 before the first
+    Prefix prefix;
+    int count;
+    pocket_token *tokens;  // those that are not settled
+    Ngram::Context context;  // of the language model
+    int hotword;             // where it stands in the hotwords
+    float *bonus;            // what these make each next label worth, [vocabulary]
+};
+
+struct Candidate {
+    double score;
+    int row, label;  // of which hypothesis, by what
+    float log_probability;
+};
+
 struct Stream {
     bool open, finished, taken;
     int held;         // samples in `audio`
     int64_t samples;  // accepted
     int64_t chunks;   // decoded
     int64_t last_chunk;  // how many there will be, once finished
-    int frames, silence, count;  // as pocket_result has them
-    int context[2];              // the last labels; -1 is nothing
-    int last;                    // label of the last frame, for CTC
+    int frames, silence, count, settled;  // as pocket_result has them
+    int last;                             // label of the last frame, for CTC
+    Prefix prefix;                        // of greedy search
+    std::vector<Hypothesis> beam, next;   // in a frame, and what comes of it
+    int hypotheses;
 
     float *audio;   // from `before` samples before the next frame's hop on
     float *past;    // [3][mels]: normalised features before the chunk
@@ -54,13 +105,13 @@ struct Stream {
     float *values;  // [layer][slot][mixed]
     float *modes;   // [layer][mode][real, imaginary][mixed]: of state spaces
     float *frames_past;  // [layer][kernel - 1][width]: what the convolutions saw last
-    float *prediction;   // [joined]: the predictor's part, after `context`
     pocket_token *tokens;
 };
 
 class Engine {
   public:
-    Engine(const Model &model, const Kernels &kernels, Chunk chunk, int streams);
+    Engine(const Model &model, const Kernels &kernels, Chunk chunk, int streams,
+           const Search &search);
     bool allocate(int streams);
 
     int open_stream();
@@ -68,6 +119,7 @@ class Engine {
     int accept(Stream &stream, const float *samples, int count);
     void finish(Stream &stream);
     int step();
+    void forget(Stream &stream);  // settled labels that were taken
     pocket_stats stats() const;
     bool done(const Stream &s) const { return s.finished && s.chunks >= s.last_chunk; }
 
@@ -99,12 +151,26 @@ class Engine {
     void greedy(Stream **several, int count);
     void ctc(Stream **several, int count);
     void emit(Stream &stream, int label, int frame, const float *logits);
-    void predict(Stream **several, int count);
+    void predict(Prefix *const *several, int count);
+    void beam(Stream **several, int count);
+    void start(Stream &stream);  // with the empty hypothesis alone
+    int candidates(const Stream &stream, Rows logits);
+    void copy(const Hypothesis &from, Hypothesis &to) const;  // into memory of its own
+    int extend(Stream &stream, int frame, int count, Prefix **changed);
+    void settle(Stream &stream, bool last);
+    double sum(double one, double other) const;  // of two probabilities, all as logarithms
+    void guide(Hypothesis &h);   // weighs what may follow its labels
+    double normalised(const Hypothesis &h) const;
+    bool guided() const { return search_.lm || hotwords_; }
+    size_t unsettled() const;
 
     const Model &model_;
     const Kernels &kernels_;
     const Chunk chunk_;
     const int size_, slots_, key_stride_;  // frames of a chunk and of the ring; of a key's row
+    const Search search_;
+    const int beam_;                       // hypotheses of a stream; 1: greedy search
+    std::optional<Hotwords> hotwords_;
     int most_;                             // streams of a tile
     int capacity_;                         // samples of a stream's buffer
     Features features_;
@@ -114,6 +180,9 @@ class Engine {
     uint64_t hash_ = 0;
     Arena work_memory_, stream_memory_;
 
+    Prefix **changed_;
+    Candidate *candidates_;
+    float *lm_row_;
     float *feature_work_, *heard_, *stacked_, *middle_;
     float *x_, *n_, *h_, *q_, *k_, *v_, *seen_, *attention_work_;
     float *head_, *joined_, *logits_, *embedded_, *predicted_;

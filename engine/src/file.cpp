@@ -17,7 +17,12 @@ namespace pocket {
 namespace {
 
 constexpr uint64_t largest_header = 4 << 20;  // bytes, as models/saved.py has it
-constexpr std::string_view format = "pocketscribe-packed-2";
+
+// How a header and NumPy name a type, and the bytes of a number.
+constexpr struct {
+    const char *written, *type;
+    int width;
+} types[] = {{"U8", "|u1", 1}, {"U16", "<u2", 2}, {"F16", "<f2", 2}, {"F32", "<f4", 4}};
 
 // Characters, not bytes: what Python calls a string's length.
 size_t characters(const std::string &text) {
@@ -62,7 +67,7 @@ File::~File() {
 #endif
 }
 
-bool File::map(const char *path, Why &why) {
+bool File::map(const char *path, [[maybe_unused]] Kind kind, Why &why) {
 #if defined(__wasm__)
     return why.refuse("%s: no files here; open it from memory", path);
 #else
@@ -77,11 +82,11 @@ bool File::map(const char *path, Why &why) {
     close(file);
     if (mapped == MAP_FAILED) return why.refuse("the file cannot be mapped into memory");
     mapped_ = mapped;
-    return read(mapped, size, why);
+    return read(mapped, size, kind, why);
 #endif
 }
 
-bool File::read(const void *start, size_t bytes, Why &why) {
+bool File::read(const void *start, size_t bytes, Kind kind, Why &why) {
     size = bytes;
     std::string_view all(static_cast<const char *>(start), bytes);
     uint64_t length = 0;
@@ -93,9 +98,9 @@ bool File::read(const void *start, size_t bytes, Why &why) {
     if (!parse(all.substr(8, length), header) || header.kind != Json::object)
         return why.refuse("not a model file: its header is damaged");
     for (const auto &[name, value] : header["__metadata__"].members) metadata[name] = value.text;
-    if (metadata["format"] != format)
-        return why.refuse("format '%.40s'; this engine reads '%s': export the model again",
-                          metadata["format"].c_str(), format.data());
+    if (metadata["format"] != kind.format)
+        return why.refuse("format '%.40s'; this engine reads '%s': %s", metadata["format"].c_str(),
+                          kind.format, kind.remedy);
     std::string_view data = all.substr(8 + length);
     for (const auto &[name, row] : header.members)
         if (name != "__metadata__" && !entry(name, row, data, why)) return false;
@@ -109,9 +114,9 @@ bool File::read(const void *start, size_t bytes, Why &why) {
 
 bool File::entry(const std::string &name, const Json &row, std::string_view data, Why &why) {
     Array array;
-    const auto &type = row["dtype"].text;
-    array.width = type == "U8" ? 1 : type == "F16" ? 2 : type == "F32" ? 4 : 0;
-    if (!array.width) return why.refuse("%.80s: an unknown type", name.c_str());
+    for (const auto &[written, type, width] : types)
+        if (row["dtype"].text == written) array.type = type, array.width = width;
+    if (!*array.type) return why.refuse("%.80s: an unknown type", name.c_str());
     uint64_t count = uint64_t(array.width);
     for (const Json &side : row["shape"].items) {
         array.shape.push_back(side.whole(0, 1 << 30));
@@ -149,8 +154,7 @@ bool File::without_gaps(size_t bytes, Why &why) const {
 std::string File::digest() const {
     Sha256 hash;
     for (const auto &[name, array] : arrays) {
-        const char *types[] = {"", " |u1 (", " <f2 (", "", " <f4 ("};
-        std::string line = name + types[array.width];
+        std::string line = name + " " + array.type + " (";
         for (size_t i = 0; i < array.shape.size(); ++i)
             line += (i ? ", " : "") + std::to_string(array.shape[i]);
         hash.update(line + (array.shape.size() == 1 ? ",)\n" : ")\n"));

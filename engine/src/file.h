@@ -1,4 +1,4 @@
-// A `.pocket` file: its arrays and its metadata, checked against its digest.
+// A `.pocket` file, or a language model's: its arrays and its metadata, checked against its digest.
 #pragma once
 
 #include <cstddef>
@@ -26,10 +26,16 @@ class Why {
 };
 
 struct Array {
-    int width = 1;  // bytes of a number: 1, 2 (float16) or 4 (float32)
+    int width = 1;           // bytes of a number
+    const char *type = "";   // as NumPy writes it: |u1, <u2, <f2 or <f4
     std::vector<int64_t> shape;
     const uint8_t *data = nullptr;
     size_t bytes = 0;
+};
+
+// Which format is read, and what helps against another one.
+struct Kind {
+    const char *format, *remedy;
 };
 
 class File {
@@ -38,9 +44,9 @@ class File {
     File() = default;
     File(const File &) = delete;
     // Maps the file, read-only.
-    bool map(const char *path, Why &why);
+    bool map(const char *path, Kind kind, Why &why);
     // Checks everything that does not take knowledge of models.
-    bool read(const void *data, size_t size, Why &why);
+    bool read(const void *data, size_t size, Kind kind, Why &why);
 
     std::map<std::string, Array> arrays;  // by name, which is the digest's order
     std::map<std::string, std::string> metadata;

@@ -49,6 +49,8 @@ struct Block {
     std::vector<float> depthwise, depthwise_bias;  // [tap][width], padded
 };
 
+constexpr Kind packed{"pocketscribe-packed-2", "export the model again"};
+
 struct Model {
     File file;
     int vocabulary = 0, mels = 0, low = 0, high = 0, tail = 0;

@@ -219,7 +219,8 @@ class Builder {
     std::vector<float> vector(const std::string &name, int count, int width = 2) {
         std::vector<float> found(size_t(padded(count)));
         auto array = model_.file.arrays.find(name);
-        if (array == model_.file.arrays.end() || array->second.width != width ||
+        if (array == model_.file.arrays.end() || array->second.type[1] != 'f' ||
+            array->second.width != width ||
             array->second.bytes != size_t(count) * size_t(width)) {
             why_.refuse("misses %.80s, or has it in another size", name.c_str());
             return found;

@@ -16,6 +16,10 @@ from pocketscribe.speech.text import normalise
 from pocketscribe.speech.units import UNKNOWN, Units
 
 GUIDED_BEAM = 4
+CTC_BEAM = (
+    "beam search needs a transducer; this model has a CTC head: "
+    "use greedy, without language model and hotwords"
+)
 
 
 class SearchConfig(Config):
@@ -88,10 +92,7 @@ class Searcher:
                 return GreedySearch(scorer, streams)
             return BeamSearch(scorer, streams, self.beam, self.guides)
         if self.beam > 1:
-            raise UserError(
-                "beam search needs a transducer; this model has a CTC head: "
-                "use greedy, without language model and hotwords"
-            )
+            raise UserError(CTC_BEAM)
         return CtcSearch(streams)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pocketscribe_engine as native
 
 from pocketscribe.decoding.search import Hypothesis
-from pocketscribe.decoding.searcher import GREEDY, SearchConfig
+from pocketscribe.decoding.searcher import CTC_BEAM, GREEDY, SearchConfig, spelt
 from pocketscribe.decoding.streaming import Transcript, transcript
 from pocketscribe.errors import UserError
 from pocketscribe.export.open import Chunk, choose_chunking
@@ -20,7 +20,7 @@ STREAMS = 8  # utterances at a time: a tile of weights is unpacked once for all 
 
 
 class EngineRuntime:
-    """A packed model on the engine; greedy search."""
+    """A packed model on the engine."""
 
     always_streams = True
 
@@ -36,8 +36,6 @@ class EngineRuntime:
         Raises:
             UserError: the engine refuses the file, or cannot do what is wanted.
         """
-        if search != GREEDY:
-            raise UserError("--runtime engine: it searches greedily; choose --runtime torch")
         try:
             self.model = native.Model(path)
         except native.EngineError as error:
@@ -49,10 +47,12 @@ class EngineRuntime:
         self.chunk: int | None = chunking.size
         self.card = json.loads(self.model.card)
         self.units = Units.from_json(self.model.sentencepiece, str(path), len(self.model.units))
+        self.search = self._search(search)
         self.bytes = path.stat().st_size
         self.parameters_stored = stored_parameters(saved.model)
         self.parameters_virtual = virtual_parameters(saved.model)
         self.kernels = kernels or native.kernels()[0]
+        self._engine(1)
 
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:
         engine = self._engine(min(STREAMS, len(audio)) or 1)
@@ -62,7 +62,27 @@ class EngineRuntime:
         return EngineStream(self._engine(1), self.units)
 
     def _engine(self, streams: int) -> native.Engine:
-        return native.Engine(self.model, self.chunk or 0, streams, self.kernels)
+        try:
+            return native.Engine(self.model, self.chunk or 0, streams, self.kernels, self.search)
+        except native.EngineError as error:
+            raise UserError(f"--runtime engine: {error}") from None
+
+    def _search(self, search: SearchConfig) -> native.Search:
+        """Raises UserError as `Searcher.open` does, and as its searches do."""
+        if search.width > 1 and self.model.head == "ctc":
+            raise UserError(CTC_BEAM)
+        try:
+            lm = search.lm and native.LanguageModel(self.model, search.lm)
+        except native.EngineError as error:
+            raise UserError(str(error)) from None
+        return native.Search(
+            search.width,
+            lm,
+            search.lm_scale,
+            search.label_bonus,
+            [spelt(phrase, self.units) for phrase in search.hotwords],
+            search.hotword_score,
+        )
 
 
 class EngineStream:
@@ -72,10 +92,11 @@ class EngineStream:
         self.engine, self.units = engine, units
         self.number = engine.open()
         self.said: list[native.Token] = []
+        self.guess: list[native.Token] = []
 
     def reset(self) -> None:
         self.engine.reset(self.number)
-        self.said = []
+        self.said, self.guess = [], []
 
     def accept(self, samples: np.ndarray) -> None:
         while len(samples):
@@ -83,7 +104,7 @@ class EngineStream:
             self._decode()
 
     def transcript(self) -> Transcript:
-        return transcript(hypothesis(self.said), self.units)
+        return transcript(hypothesis(self.said + self.guess), self.units)
 
     def finish(self) -> Transcript:
         self.engine.finish(self.number)
@@ -92,7 +113,9 @@ class EngineStream:
 
     def _decode(self) -> None:
         while self.engine.step():
-            self.said += self.engine.take(self.number).tokens
+            result = self.engine.take(self.number)
+            self.said += result.tokens
+            self.guess = result.guess
 
 
 def hypothesis(said: Sequence[native.Token]) -> Hypothesis:

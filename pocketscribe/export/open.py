@@ -125,7 +125,7 @@ def open_model(
     """
     if (runtime := _exported(path, search)) is None:
         file = model_file(path)
-        if engine or (engine is None and _engine_might(file, search, chunk, device)):
+        if engine or (engine is None and _engine_might(file, chunk, device)):
             try:
                 with needs_engine():
                     from pocketscribe.export.engine_runtime import EngineRuntime
@@ -143,9 +143,9 @@ def open_model(
     return runtime
 
 
-def _engine_might(file: Path, search: SearchConfig, chunk: Chunk, device: str) -> bool:
+def _engine_might(file: Path, chunk: Chunk, device: str) -> bool:
     """Whether the engine is installed, and does what is wanted with files of that kind."""
-    wanted = file.suffix == ".pocket" and device == "cpu" and chunk != "full" and search == GREEDY
+    wanted = file.suffix == ".pocket" and device == "cpu" and chunk != "full"
     return wanted and find_spec("pocketscribe_engine") is not None
 
 

@@ -13,21 +13,21 @@ from pocketscribe.errors import UserError
 from pocketscribe.evaluation.runtime import Runtime
 from pocketscribe.export.engine_runtime import EngineRuntime
 from pocketscribe.export.open import TorchRuntime, open_model
-from talkative import characters
+from talkative import babbling, characters
 
 
 def test_it_is_taken_where_it_can_do_what_is_wanted(packed: Path, talkative: Path) -> None:
     assert isinstance(open_model(packed, engine=None), EngineRuntime)
     assert isinstance(load(packed).runtime, EngineRuntime)
     assert isinstance(open_model(packed, engine=False), TorchRuntime)
-    assert isinstance(open_model(packed, SearchConfig(beam=2), engine=None), TorchRuntime)
+    assert isinstance(open_model(packed, SearchConfig(beam=2), engine=None), EngineRuntime)
     assert isinstance(open_model(packed, chunk="full", engine=None), TorchRuntime)
     assert isinstance(open_model(talkative, engine=None), TorchRuntime)
 
 
 def test_what_it_refuses(packed: Path, talkative: Path, tmp_path: Path) -> None:
     for path, options, line in (
-        (packed, {"search": SearchConfig(beam=2)}, "it searches greedily"),
+        (babbling(tmp_path / "ctc.pocket"), {"search": SearchConfig(beam=2)}, "has a CTC head"),
         (packed, {"chunk": "full"}, "full context cannot stream"),
         (packed, {"chunk": 5}, "--chunk 5: this model was trained for chunks of full, 4, 8"),
         (talkative, {}, "reads 'pocketscribe-packed-2': export the model again"),

@@ -39,7 +39,18 @@ class _Info(ctypes.Structure):
 
 
 class _Options(ctypes.Structure):
-    _fields_ = (("chunk", c_int32), ("streams", c_int32), ("kernels", c_char_p))
+    _fields_ = (
+        ("chunk", c_int32),
+        ("streams", c_int32),
+        ("kernels", c_char_p),
+        ("beam", c_int32),
+        ("lm", c_void_p),
+        ("lm_scale", c_float),
+        ("label_bonus", c_float),
+        ("hotwords", POINTER(c_int32)),
+        ("hotword_units", c_int32),
+        ("hotword_score", c_float),
+    )
 
 
 class _Token(ctypes.Structure):
@@ -53,6 +64,7 @@ class _Result(ctypes.Structure):
         ("frames", c_int32),
         ("silence", c_int32),
         ("finished", c_int32),
+        ("settled", c_int32),
     )
 
 
@@ -76,12 +88,17 @@ class Token(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a stream said since it was last asked, and how many frames it has decoded."""
+    """What a stream said since it was last asked, and how many frames it has decoded.
+
+    `guess` is what a beam's best hypothesis has beyond what is final: it comes again in the next
+    result, perhaps otherwise. Greedy search has none.
+    """
 
     tokens: list[Token]
     frames: int
     silence: int
     finished: bool
+    guess: list[Token]
 
 
 class Stats(NamedTuple):
@@ -105,6 +122,9 @@ def _library() -> Any:
         ("pocket_close", None, (handle,)),
         ("pocket_describe", _Info, (handle,)),
         ("pocket_unit", c_char_p, (handle, c_int32)),
+        ("pocket_lm_open", handle, (handle, c_char_p, c_char_p)),
+        ("pocket_lm_open_memory", handle, (handle, c_char_p, c_size_t, c_char_p)),
+        ("pocket_lm_close", None, (handle,)),
         ("pocket_engine_new", handle, (handle, POINTER(_Options), c_char_p)),
         ("pocket_engine_free", None, (handle,)),
         ("pocket_stream_new", c_int, (handle,)),
@@ -162,20 +182,75 @@ class Model:
             _pocket.pocket_close(self._handle)
 
 
+class LanguageModel:
+    """A file that `pocketscribe lm` wrote, which any number of engines share."""
+
+    def __init__(self, model: Model, path: Path) -> None:
+        """Raises EngineError where the file is missing, damaged, or for a model of other units."""
+        why = ctypes.create_string_buffer(WHY)
+        self._handle = _pocket.pocket_lm_open(model._handle, os.fsencode(path), why)
+        if not self._handle:
+            raise EngineError(f"{path}: {why.value.decode(errors='replace')}")
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            _pocket.pocket_lm_close(self._handle)
+
+
+class Search(NamedTuple):
+    """How streams are searched: what `pocket_options` says of it.
+
+    Attributes:
+        beam: hypotheses that a transducer's stream keeps; 1 is greedy search.
+        lm: a language model that a beam follows.
+        lm_scale: what its log-probabilities are multiplied by.
+        label_bonus: with it, added for each label.
+        hotwords: units of phrases that a beam prefers.
+        hotword_score: what each unit of such a phrase is worth, in nats.
+    """
+
+    beam: int = 1
+    lm: LanguageModel | None = None
+    lm_scale: float = 0.4
+    label_bonus: float = 0.4
+    hotwords: Sequence[Sequence[int]] = ()
+    hotword_score: float = 1.5
+
+
+GREEDY = Search()
+
+
 class Engine:
     """Streams that go through a model together; for one thread at a time."""
 
     def __init__(
-        self, model: Model, chunk: int = 0, streams: int = 1, kernels: str | None = None
+        self,
+        model: Model,
+        chunk: int = 0,
+        streams: int = 1,
+        kernels: str | None = None,
+        search: Search = GREEDY,
     ) -> None:
         """`chunk` is one of the model's (0: its own choice); `kernels` one of `kernels()`.
 
         Raises:
-            EngineError: there is no such chunk, no such kernels, or no memory.
+            EngineError: there is no such chunk, no such kernels, no such search, or no memory.
         """
-        self.model = model
+        self.model, self.lm = model, search.lm
         why = ctypes.create_string_buffer(WHY)
-        options = _Options(chunk, streams, kernels.encode() if kernels else None)
+        hotwords = [unit for phrase in search.hotwords for unit in (*phrase, 0)]
+        options = _Options(
+            chunk,
+            streams,
+            kernels.encode() if kernels else None,
+            search.beam,
+            search.lm._handle if search.lm else None,
+            search.lm_scale,
+            search.label_bonus,
+            (c_int32 * len(hotwords))(*hotwords),
+            len(hotwords),
+            search.hotword_score,
+        )
         self._handle = _pocket.pocket_engine_new(model._handle, byref(options), why)
         if not self._handle:
             raise EngineError(why.value.decode(errors="replace"))
@@ -215,7 +290,8 @@ class Engine:
         found = _Result()
         _checked(_pocket.pocket_take(self._handle, stream, byref(found)))
         tokens = [Token(t.unit, t.frame, t.score) for t in found.tokens[: found.count]]
-        return Result(tokens, found.frames, found.silence, bool(found.finished))
+        final, guess = tokens[: found.settled], tokens[found.settled :]
+        return Result(final, found.frames, found.silence, bool(found.finished), guess)
 
     def stats(self) -> Stats:
         found = _pocket.pocket_engine_stats(self._handle)
