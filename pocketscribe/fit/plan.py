@@ -98,6 +98,8 @@ def plan(
     if started is not None:
         config, shares["start"] = started, 0.0
         choices.append(Choice("stage.0.from", json.dumps(str(start)), reason))
+        why = "its worthiest units first: smaller networks are the first units of larger ones"
+        choices.append(Choice("stage.1.cut", '{ units = "norm", ranked = true }', why))
     space, sizes = _space(config)
     choices.append(Choice("stage.1.supernet", sizes, "halves to wholes of every width"))
     limit = read_bytes(budget, "--budget") - HEADER_BYTES

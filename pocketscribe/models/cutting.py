@@ -72,7 +72,8 @@ def cut(
     """
     whole, small = plain(source), Recogniser(plain_config(target.config), target.vocabulary)
     theirs = dict(whole.weights.dims.named(whole))
-
+    if not whole.auxiliary:  # what ships has no training heads: those stay as they were drawn
+        small.auxiliary = whole.auxiliary
     for name, sized in small.weights.dims.named(small):
         large = theirs[before(name, layers)]
         tensor = large.tensor

@@ -31,10 +31,13 @@ class CutConfig(Config):
             on dev misses least is "dropped" again and again.
         units: channels and heads with the largest "norm", those that the loss on dev would miss
             most by its "gradient", or the "first".
+        ranked: the worthiest first, whatever is left out: a supernet's smaller networks are its
+            first units (as in Cai et al. 2020, arXiv 1908.09791).
     """
 
     layers: Literal["even", "first", "last", "dropped"] = "even"
     units: Literal["norm", "gradient", "first"] = "norm"
+    ranked: bool = False
 
     @property
     def listens(self) -> bool:
@@ -69,6 +72,8 @@ def cut_from(
         name = before(name, layers)
         if worth is None:
             kept[name] = torch.arange(size)
+        elif config.ranked:
+            kept[name] = worth[name].topk(size).indices
         elif size < large[name]:
             kept[name] = worth[name].topk(size).indices.sort().values
     cut(whole, student, layers, kept)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from large import UNITS, large
 from pocketscribe.errors import UserError
@@ -48,6 +48,33 @@ def test_all_of_a_model_is_the_model(family: dict[str, Any]) -> None:
     cut_from(target, source, CutConfig(), None)
     for name, tensor in source.state_dict().items():
         assert torch.equal(tensor, target.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=["conformer", "mhssm"])
+def test_the_worthiest_first_is_the_same_model_in_another_order(family: dict[str, Any]) -> None:
+    source, target = large(family), large(family, seed=5)
+    cut_from(target, source, CutConfig(ranked=True), None)
+    contexts = torch.tensor([[1, 2], [3, 4]])
+    here, there = (
+        m.joiner(
+            m.joiner.encoder(encoded(m)), m.joiner.predictor(m.predictor.step(contexts))[:, None]
+        )
+        for m in (target, source)
+    )
+    torch.testing.assert_close(here, there, atol=1e-4, rtol=1e-4)
+    moved = 0
+    before = by_norm(source)
+    for name, worth in by_norm(target).items():
+        if name:
+            torch.testing.assert_close(worth, before[name].sort(descending=True).values)
+            moved += not torch.equal(worth, before[name])
+    assert moved > 10
+
+    shipped, target = large(family), large(family, seed=5)
+    shipped.auxiliary = nn.ModuleDict()
+    heads = {name: tensor.clone() for name, tensor in target.auxiliary.state_dict().items()}
+    cut_from(target, shipped, CutConfig(ranked=True), None)
+    assert all(torch.equal(heads[name], t) for name, t in target.auxiliary.state_dict().items())
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=["conformer", "mhssm"])
