@@ -99,6 +99,8 @@ def plan(
         config, shares["start"] = started, 0.0
         choices.append(Choice("stage.0.from", json.dumps(str(start)), reason))
         why = "its worthiest units first: smaller networks are the first units of larger ones"
+        rate = "{ lr = 0.004, warmup_steps = 400 }"
+        choices.append(Choice("stage.1.optimiser", rate, "a third of the rate: it is trained"))
         choices.append(Choice("stage.1.cut", '{ units = "norm", ranked = true }', why))
     space, sizes = _space(config)
     choices.append(Choice("stage.1.supernet", sizes, "halves to wholes of every width"))
