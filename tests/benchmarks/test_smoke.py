@@ -16,6 +16,7 @@ from talkative import characters, tiny_model
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LINES = {  # the least that each says
+    "beam": 4,
     "distillation": 16,
     "encoders": 4,
     "engine": 4,
@@ -41,6 +42,8 @@ def _as_a_script_finds_things(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """Small sizes for the benchmark `request.param`."""
     match request.param:
+        case "beam":
+            return {"streams": "1"}
         case "distillation":
             small = {"losses": (1, 8, 2, 8), "width": 16, "layers": 1}
             return {**small, "utterances": 1, "frames": 20}
