@@ -361,7 +361,7 @@ def main() -> None:
             raise
         code, said = 2, f"too much for this machine ({one_line(str(error))})"
     if code == INTERRUPTED:
-        goes_on = sys.argv[1:2] in (["run"], ["fit"])  # a run alone has checkpoints
+        goes_on = sys.argv[1:2] in (["run"], ["fit"])  # runs alone have checkpoints
         said = "stopped; the same command goes on from here" if goes_on else "stopped"
     if said:
         print(f"pocketscribe: {said}", file=sys.stderr)

@@ -173,8 +173,8 @@ def pareto_plot(
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    sizes, wers = ([100 * x for x in column] for column in zip(*scored, strict=True))
-    axes.plot([x / 1e8 for x in sizes], wers, ".", color="0.7", label="scored on one half of dev")
+    sizes, wers = [size / 1e6 for size, _ in scored], [100 * wer for _, wer in scored]
+    axes.plot(sizes, wers, ".", color="0.7", label="scored on one half of dev")
     for size, wer, low, high in best:
         spread = [[100 * max(wer - low, 0)], [100 * max(high - wer, 0)]]
         axes.errorbar(size / 1e6, 100 * wer, yerr=spread, fmt="o", capsize=3, color="C0")

@@ -54,8 +54,8 @@ def fit(
         console.print(line, highlight=False, markup=False)
     if start is None and START.is_file():
         start = START
-    model = read_recipe("fit", [c for c in changes if c.startswith("model.")]).model
-    planned = plan(seen, budget, minutes, start, model)
+    own = read_recipe("fit", [c for c in changes if c.startswith("model.")])
+    planned = plan(seen, budget, minutes, start, own)
     _show(planned, seen, changes, console)
     recipe = read_recipe("fit", [*planned.changes, *changes], out.parent)
     if dry_run:

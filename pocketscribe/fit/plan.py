@@ -19,7 +19,7 @@ from pocketscribe.fit.look import Look
 from pocketscribe.models import ModelConfig, Recogniser
 from pocketscribe.models.saved import load_model
 from pocketscribe.models.subnets import Space, SpaceConfig
-from pocketscribe.recipes.reading import read_recipe
+from pocketscribe.recipes.recipe import Recipe
 from pocketscribe.search.cost import FileBytes
 from pocketscribe.speech.batches import Batch
 from pocketscribe.speech.features import MELS
@@ -72,27 +72,29 @@ class Plan:
 
 
 def plan(
-    seen: Look, budget: str, minutes: float | None, start: Path | None, config: ModelConfig
+    seen: Look, budget: str, minutes: float | None, start: Path | None, recipe: Recipe
 ) -> Plan:
-    """The plan for a folder; `config` is the recipe's own model, where there is no `start`.
+    """The plan for a folder; `recipe` is what the plan will change.
 
     Raises:
         UserError: the budget is below the smallest sub-network, which the line names.
     """
     choices: list[Choice] = []
     folder = json.dumps(str(seen.folder))
-    for split in ("train", "dev", "test"):
-        if split in seen.parts:
-            choices.append(Choice(f"speech.{split}.0.corpus", folder, "the folder"))
-    if "test" not in seen.parts:
-        choices.append(Choice("speech.test", "[]", "too few recordings to set some aside"))
+    choices.append(Choice("speech.train.0.corpus", folder, "the folder"))
     dev_words = sum(seen.parts["dev"].words.values()) if "dev" in seen.parts else 0
     if dev_words < FEW_WORDS:
         train = f"[{{ corpus = {folder} }}]"
         reason = f"{dev_words} words of dev tell no sizes apart: they are chosen on training speech"
-        choices = [c for c in choices if not c.key.startswith("speech.dev")]
         choices.append(Choice("speech.dev", train, reason))
+    else:
+        choices.append(Choice("speech.dev.0.corpus", folder, "the folder"))
+    if "test" in seen.parts:
+        choices.append(Choice("speech.test.0.corpus", folder, "the folder"))
+    else:
+        choices.append(Choice("speech.test", "[]", "too few recordings to set some aside"))
 
+    config = recipe.model
     started, reason = _start(seen, start)
     shares = dict(SHARES)
     if started is not None:
@@ -105,7 +107,7 @@ def plan(
     space, sizes = _space(config)
     choices.append(Choice("stage.1.supernet", sizes, "halves to wholes of every width"))
     limit = read_bytes(budget, "--budget") - HEADER_BYTES
-    choices += _budgets(space, limit, budget)
+    choices += _budgets(space, recipe, limit, budget)
 
     speed = measured_speed(config)
     cost = sum(share * COSTS[stage] for stage, share in shares.items())
@@ -159,9 +161,8 @@ def _space(config: ModelConfig) -> tuple[Space, str]:
         return Space(Recogniser(config, vocabulary=30), sizes), f"{{ {table}, random = 1 }}"
 
 
-def _budgets(space: Space, limit: int, budget: str) -> list[Choice]:
+def _budgets(space: Space, recipe: Recipe, limit: int, budget: str) -> list[Choice]:
     """What may be searched and taken; UserError where nothing is that small."""
-    recipe = read_recipe("fit")
     searching = recipe.stage[STAGES.index("search")].search
     assert searching is not None
     size = FileBytes(space, vocabulary=30)

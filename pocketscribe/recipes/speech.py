@@ -1,6 +1,6 @@
 """The speech of a run: prepared, held back where it is scored, and spelt in the run's units."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -9,14 +9,13 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from pocketscribe.decoding.offline import decode, with_tail
+from pocketscribe.decoding.offline import with_tail
 from pocketscribe.errors import UserError
-from pocketscribe.evaluation.wer import score, word_error_rate
+from pocketscribe.evaluation.dev import Heard, dev_errors
 from pocketscribe.files import write_json
 from pocketscribe.models import Recogniser
 from pocketscribe.models.saved import load_model
 from pocketscribe.recipes.recipe import SpeechConfig, StageConfig
-from pocketscribe.search.search import Heard
 from pocketscribe.speech.augment import AugmentConfig
 from pocketscribe.speech.batches import Trainable, TrainingBatches, trainable
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
@@ -143,7 +142,9 @@ class Speech:
         """
         if not self.config.dev:
             raise UserError("speech.dev is empty: a search needs speech to choose by")
-        cuts = [c for part in self.config.dev for c in self.prepare(part).cuts.subset(first=count)]
+        return [heard for part in self.config.dev for heard in self._heard(part, count)]
+
+    def _heard(self, part: CorpusConfig, count: int) -> list[Heard]:
         return [
             Heard(
                 cut.id,
@@ -151,26 +152,14 @@ class Speech:
                 cut.supervisions[0].text,
                 cut.supervisions[0].speaker or "",
             )
-            for cut in cuts
+            for cut in self.prepare(part).cuts.subset(first=count)
         ]
 
     def validation(self, units: Units) -> Callable[[Recogniser], dict[str, float]]:
         """Greedy WER of the first utterances of each dev part, under the streaming chunking."""
-        sets: dict[str, tuple[Sequence[torch.Tensor], Sequence[str]]] = {}
-        for corpus in self.config.dev:
-            cuts = list(self.prepare(corpus).cuts.subset(first=VALIDATION_UTTERANCES))
-            features = [with_tail(torch.from_numpy(c.load_features())) for c in cuts]
-            sets[corpus.title] = (features, [c.supervisions[0].text for c in cuts])
+        parts = {p.title: self._heard(p, VALIDATION_UTTERANCES) for p in self.config.dev}
 
         def validate(model: Recogniser) -> dict[str, float]:
-            scores = {}
-            for title, (features, texts) in sets.items():
-                found = decode(model, features, model.config.chunks.streaming)
-                scored = [
-                    score(str(i), "", text, units.decode(h.labels))
-                    for i, (text, h) in enumerate(zip(texts, found, strict=True))
-                ]
-                scores[f"wer {title}"] = word_error_rate(scored).wer
-            return scores
+            return {f"wer {t}": dev_errors(model, heard, units).wer for t, heard in parts.items()}
 
         return validate

@@ -8,19 +8,14 @@ post-training ones: a candidate is a slice of the supernet, quantised as its fil
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
-from jaxtyping import Float
 from pydantic import Field, field_validator, model_validator
 from rich.progress import Progress as Bar
-from torch import Tensor
 
 from pocketscribe.config import Config, FileName, read_bytes
-from pocketscribe.decoding.offline import decode
 from pocketscribe.errors import UserError, needs_extra
+from pocketscribe.evaluation.dev import Heard, dev_errors
 from pocketscribe.evaluation.report import pareto_plot
-from pocketscribe.evaluation.wer import Scored, WordErrorRate, score, word_error_rate
 from pocketscribe.files import read_json, write_json
 from pocketscribe.models import Recogniser, tensors
 from pocketscribe.models.saved import Saved
@@ -33,7 +28,6 @@ from pocketscribe.search.latency import chunk_milliseconds
 from pocketscribe.speech.units import Units
 from pocketscribe.weights import FormatRule
 
-BATCH_FRAMES = 20_000  # of dev features at once, padding included
 WIDEST = Confirmed(wer=0.1111, ci_low=0.1111, ci_high=0.1111, words=999_999)  # on a card
 
 
@@ -83,15 +77,6 @@ class SearchConfig(Config):
         if self.milliseconds is not None and not self.latency:
             raise ValueError("milliseconds is a limit on what nobody measures: latency = true")
         return self
-
-
-class Heard(NamedTuple):
-    """An utterance of dev speech."""
-
-    id: str
-    features: Float[Tensor, "T F"]
-    text: str
-    speaker: str
 
 
 class Search:
@@ -201,7 +186,7 @@ class Search:
         """Its word errors on the first part, and how long it takes; from the file if known."""
         if candidate not in self.known:
             taken = self._taken(candidate)
-            found = {"wer": self._errors(taken.model, self.parts[0]).wer}
+            found = {"wer": dev_errors(taken.model, self.parts[0], self.units).wer}
             if self.config.latency:
                 found["milliseconds"] = chunk_milliseconds(taken)
             self.known[candidate] = found
@@ -213,7 +198,7 @@ class Search:
         task = bar.add_task("confirm", total=len(found))
         points: dict[Candidate, Point] = {}
         for candidate in found:
-            again = self._errors(self._taken(candidate).model, self.parts[1])
+            again = dev_errors(self._taken(candidate).model, self.parts[1], self.units)
             confirmed = Confirmed(
                 wer=round(again.wer, 4),
                 ci_low=round(again.ci_low, 4),
@@ -234,21 +219,6 @@ class Search:
             for c, p in points.items()
         }
         return tuple(sorted((points[c] for c in best(again_costs)), key=lambda p: p.bytes))
-
-    @torch.inference_mode()
-    def _errors(self, model: Recogniser, dev: Sequence[Heard]) -> WordErrorRate:
-        """Greedy word errors under the streaming chunking."""
-        scored: list[Scored] = []
-        ordered = sorted(dev, key=lambda heard: len(heard.features))
-        while ordered:
-            count = max(1, BATCH_FRAMES // max(len(ordered[-1].features), 1))
-            batch, ordered = ordered[-count:], ordered[:-count]
-            features = [heard.features for heard in batch]
-            found = decode(model, features, model.config.chunks.streaming)
-            for heard, said in zip(batch, found, strict=True):
-                text = self.units.decode(said.labels)
-                scored.append(score(heard.id, heard.speaker, heard.text, text))
-        return word_error_rate(scored)
 
     def _taken(self, candidate: Candidate, confirmed: Confirmed | None = None) -> Saved:
         config = self.space.sub_config(candidate.sizes)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from pocketscribe.errors import UserError
+from pocketscribe.evaluation import dev
 from pocketscribe.files import read_json
 from pocketscribe.models.saved import load_model
 from pocketscribe.recipes.size import size
-from pocketscribe.search import search as searching
 from pocketscribe.search.deploy import export_under
 from pocketscribe.search.frontier import frontier_of, within
 from tiny import TINY_RECIPE, run_here
@@ -89,8 +89,8 @@ def test_goes_on_from_what_was_scored(
     for name in ("recipe.json", "units.json", "float/model.safetensors", "searched/search.json"):
         (again / name).parent.mkdir(exist_ok=True)
         (again / name).write_bytes((searched / name).read_bytes())
-    decoded, decode = [], searching.decode
-    monkeypatch.setattr(searching, "decode", lambda *args: decoded.append(args) or decode(*args))
+    decoded, decode = [], dev.decode
+    monkeypatch.setattr(dev, "decode", lambda *args: decoded.append(args) or decode(*args))
     run_here(searched.parent / "sizes.toml", again)
     assert frontier_of(load_model(again / "sizes.safetensors").card, "test") == points
     assert 0 < len(decoded) < 24  # to confirm the best, and no more
