@@ -74,6 +74,8 @@ class StageConfig(TrainingConfig):
         take: what that search found under a budget: this stage's model, where `from` is larger with
             `cut = { layers = "first", units = "first" }`.
         train: corpora of this stage alone, in place of speech.train.
+        heads_only: trains the heads that training alone needs (CTC, the simple joiner) and leaves
+            the model as it is: makes a teacher of a shipped file, which lacks them.
     """
 
     renamed: ClassVar[dict[str, str]] = {
@@ -96,6 +98,7 @@ class StageConfig(TrainingConfig):
     search: SearchConfig | None = None
     take: TakeConfig | None = None
     train: tuple[CorpusConfig, ...] | None = None
+    heads_only: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> "StageConfig":
@@ -105,6 +108,8 @@ class StageConfig(TrainingConfig):
             raise ValueError("cut needs from: the model of which it keeps a part")
         if self.distil != DistilConfig() and self.teacher is None:
             raise ValueError("distil needs a teacher")
+        if self.heads_only and self.from_ is None:
+            raise ValueError("heads_only needs from: the model whose heads are trained")
         if self.take is not None and self.from_ is None:
             raise ValueError("take needs from: the supernet whose part it takes, or that part")
         if self.search is not None and self.supernet is None and self.from_ is None:

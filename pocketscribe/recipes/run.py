@@ -9,6 +9,7 @@ on its card) and results.json.
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ from pocketscribe.training.loop import (
     use_fitting_threads,
 )
 from pocketscribe.training.masks import settle
-from pocketscribe.training.objectives import Objective, Plain
+from pocketscribe.training.objectives import HEADS_ALONE, Objective, Plain
 from pocketscribe.training.supernet import Sandwich
 from pocketscribe.training.teacher import Teacher, check_teacher
 
@@ -179,7 +180,7 @@ class Run:
         model = Recogniser(self._model_of(stage.name), len(units))
         use_fitting_threads(stored_parameters(model))
         before: list[dict[str, Any]] = []
-        bare = False
+        alone: float = 0
         if stage.from_ is not None:
             start = self._load(stage.from_, units)
             if stage.cut is None:
@@ -188,9 +189,12 @@ class Run:
                 dev = speech.dev_batches(units) if stage.cut.listens else None
                 cut_from(model, start.model, stage.cut, dev)
             before = start.card.get("stages", [])
-            bare = not start.model.auxiliary
-            if bare and not stage.audio_hours:
-                model.auxiliary = start.model.auxiliary  # none are better than untrained ones
+            if not start.model.auxiliary:
+                alone = HEADS_ALONE
+                if not stage.audio_hours:
+                    model.auxiliary = start.model.auxiliary  # none are better than untrained ones
+            if stage.heads_only:
+                alone = math.inf
         else:
             mean, std = feature_statistics(usable)
             model.mean.copy_(mean)
@@ -208,7 +212,7 @@ class Run:
         )
         progress = Progress()
         if stage.audio_hours:
-            objective = self._objective(stage, model, units, usable, bare)
+            objective = self._objective(stage, model, units, usable, alone)
             training = Training(
                 fabric,
                 model,
@@ -274,12 +278,12 @@ class Run:
         model: Recogniser,
         units: Units,
         heard: Sequence[Trainable],
-        bare: bool,
+        alone: float,
     ) -> Objective:
         """What the stage's steps compute: each word of a stage wraps round what is there."""
-        objective: Objective = Plain(model, stage.loss, bare=bare)
+        objective: Objective = Plain(model, stage.loss, alone=alone)
         if stage.supernet is not None:
-            objective = Sandwich(model, stage.loss, stage.supernet, bare=bare)
+            objective = Sandwich(model, stage.loss, stage.supernet, alone=alone)
         if (name := stage.taught_by) is not None:
             objective = Distilled(objective, self._teacher(stage, name, model, units, heard))
         if model.config.formats:

@@ -112,14 +112,14 @@ class Objective(nn.Module):
 class Plain(Objective):
     """The model's own loss on transcripts: transducer with auxiliary CTC, or CTC alone."""
 
-    def __init__(self, model: Recogniser, config: LossConfig, *, bare: bool = False) -> None:
-        """`bare` says that the model was shipped, without the heads that training alone needs.
+    def __init__(self, model: Recogniser, config: LossConfig, *, alone: float = 0) -> None:
+        """`alone`: steps in which the heads that training alone needs learn by themselves.
 
-        Those learn by themselves first: what they have drawn by lot would spoil the rest.
+        A shipped model has none, and what new ones have drawn by lot would spoil the rest.
         """
         super().__init__()
         self.model = model
-        self.alone = HEADS_ALONE if bare and model.config.head == "transducer" else 0
+        self.alone = alone if model.config.head == "transducer" else 0
         self.config = config
         self.pruned = PrunedTransducerLoss(width=config.pruned_width, fastemit=config.fastemit)
 
@@ -153,13 +153,13 @@ class Plain(Objective):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not alone):
             predicted = model.predictor(batch.targets)
             encoder, predictor = joiner.encoder(encoded), joiner.predictor(predicted)
-        said = said._replace(joined=(encoder, predictor))
-        if self.config.transducer == "full":
-            logits = joiner(encoder.unsqueeze(2), predictor.unsqueeze(1))
-            loss = transducer_loss(
-                logits, batch.targets, frames, batch.labels, self.config.fastemit
-            ).sum()
-            return said._replace(losses={"loss": loss, "transducer": loss})
+            said = said._replace(joined=(encoder, predictor))
+            if self.config.transducer == "full":
+                logits = joiner(encoder.unsqueeze(2), predictor.unsqueeze(1))
+                loss = transducer_loss(
+                    logits, batch.targets, frames, batch.labels, self.config.fastemit
+                ).sum()
+                return said._replace(losses={"loss": loss, "transducer": loss})
         losses = self.pruned(
             model.auxiliary["simple_encoder"](encoded),
             model.auxiliary["simple_predictor"](predicted),

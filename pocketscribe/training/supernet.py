@@ -56,13 +56,13 @@ class Sandwich(Objective):
     """The passes of one step: the largest, the smallest, then random sub-networks."""
 
     def __init__(
-        self, model: Recogniser, loss: LossConfig, config: SupernetConfig, *, bare: bool = False
+        self, model: Recogniser, loss: LossConfig, config: SupernetConfig, *, alone: float = 0
     ) -> None:
         super().__init__()
         self.model = model
         self.config = config
-        self.bare = bare
-        self.plain = Plain(model, loss, bare=bare)
+        self.alone = alone
+        self.plain = Plain(model, loss, alone=alone)
         self.space = Space(model, config)
         self.passes = 2 + config.random
         self._said: Said | None = None
@@ -100,7 +100,7 @@ class Sandwich(Objective):
             small = Recogniser(config, self.model.vocabulary)
         if self.config.scaled_dropout:
             scale_dropout(small, self.model)
-        return _Student(Plain(small, self.plain.config, bare=self.bare), self.config)
+        return _Student(Plain(small, self.plain.config, alone=self.alone), self.config)
 
     @torch.no_grad()
     def _opinion(self, outputs: Outputs, batch: Batch) -> Said | None:

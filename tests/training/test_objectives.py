@@ -163,10 +163,12 @@ def test_the_chunking_matters_and_is_drawn_from_seed_and_step(tiny: Tiny, batch:
 
 def test_heads_that_were_never_trained_learn_alone_first(tiny: Tiny, batch: Batch) -> None:
     """What a shipped model lacks is drawn by lot; until it has learnt, it moves nothing else."""
-    for step, alone in ((0, True), (HEADS_ALONE - 1, True), (HEADS_ALONE, False)):
-        model = tiny()
-        context = StepContext(step, Chunking(4, 8))
-        Plain(model, LossConfig(), bare=True)(batch, context)["loss"].backward()
-        moved = {name for name, p in model.named_parameters() if p.grad is not None}
-        assert all(name.startswith("auxiliary.") for name in moved) == alone
-        assert {name for name in model.state_dict() if name.startswith("auxiliary.")} <= moved
+    for transducer, heads in (("pruned", "auxiliary."), ("full", "auxiliary.ctc")):
+        for step, alone in ((0, True), (HEADS_ALONE - 1, True), (HEADS_ALONE, False)):
+            model = tiny()
+            loss = LossConfig(transducer=transducer)
+            context = StepContext(step, Chunking(4, 8))
+            Plain(model, loss, alone=HEADS_ALONE)(batch, context)["loss"].backward()
+            moved = {name for name, p in model.named_parameters() if p.grad is not None}
+            assert all(name.startswith(heads) for name in moved) == alone
+            assert {name for name in model.state_dict() if name.startswith(heads)} <= moved
