@@ -9,7 +9,7 @@ on its card) and results.json.
 
 import hashlib
 import json
-import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -180,7 +180,7 @@ class Run:
         model = Recogniser(self._model_of(stage.name), len(units))
         use_fitting_threads(stored_parameters(model))
         before: list[dict[str, Any]] = []
-        alone: float = 0
+        alone: int = 0
         if stage.from_ is not None:
             start = self._load(stage.from_, units)
             if stage.cut is None:
@@ -194,7 +194,7 @@ class Run:
                 if not stage.audio_hours:
                     model.auxiliary = start.model.auxiliary  # none are better than untrained ones
             if stage.heads_only:
-                alone = math.inf
+                alone = sys.maxsize
         else:
             mean, std = feature_statistics(usable)
             model.mean.copy_(mean)
@@ -278,7 +278,7 @@ class Run:
         model: Recogniser,
         units: Units,
         heard: Sequence[Trainable],
-        alone: float,
+        alone: int,
     ) -> Objective:
         """What the stage's steps compute: each word of a stage wraps round what is there."""
         objective: Objective = Plain(model, stage.loss, alone=alone)

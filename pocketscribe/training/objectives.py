@@ -112,7 +112,7 @@ class Objective(nn.Module):
 class Plain(Objective):
     """The model's own loss on transcripts: transducer with auxiliary CTC, or CTC alone."""
 
-    def __init__(self, model: Recogniser, config: LossConfig, *, alone: float = 0) -> None:
+    def __init__(self, model: Recogniser, config: LossConfig, *, alone: int = 0) -> None:
         """`alone`: steps in which the heads that training alone needs learn by themselves.
 
         A shipped model has none, and what new ones have drawn by lot would spoil the rest.

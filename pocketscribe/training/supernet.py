@@ -56,7 +56,7 @@ class Sandwich(Objective):
     """The passes of one step: the largest, the smallest, then random sub-networks."""
 
     def __init__(
-        self, model: Recogniser, loss: LossConfig, config: SupernetConfig, *, alone: float = 0
+        self, model: Recogniser, loss: LossConfig, config: SupernetConfig, *, alone: int = 0
     ) -> None:
         super().__init__()
         self.model = model
