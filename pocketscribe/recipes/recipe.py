@@ -133,6 +133,11 @@ class StageConfig(TrainingConfig):
         return self
 
     @property
+    def steps(self) -> int:
+        """The least steps that this stage takes: padding makes batches shorter than they look."""
+        return int(3600 * self.audio_hours / (self.batch_seconds * self.accumulate))
+
+    @property
     def taught_by(self) -> str | None:
         """Whose model teaches while this stage trains, if any's."""
         return self.teacher if self.audio_hours else None

@@ -190,7 +190,7 @@ class Run:
                 cut_from(model, start.model, stage.cut, dev)
             before = start.card.get("stages", [])
             if not start.model.auxiliary:
-                alone = HEADS_ALONE
+                alone = min(HEADS_ALONE, stage.steps // 5)
                 if not stage.audio_hours:
                     model.auxiliary = start.model.auxiliary  # none are better than untrained ones
             if stage.heads_only:

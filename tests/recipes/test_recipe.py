@@ -124,6 +124,7 @@ def test_later_changes_win(recipe: Path) -> None:
         ("stage.0.kind=train", "key 'stage.0.kind' is gone: a stage with formats or a teacher"),
         ('evaluate.stages=["third"]', "evaluate.stages: no stage is named 'third'"),
         ("stage.0.audio_hours=0", "audio_hours = 0 needs from: the stage whose model is converted"),
+        ("stage.0.heads_only=true", "heads_only needs from: the model whose heads are trained"),
         ("stage.0.audio_hours=-1", "stage.0.audio_hours = -1: input should be greater than or"),
         (
             "stage.0.audio_hours=long",

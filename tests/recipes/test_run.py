@@ -192,6 +192,36 @@ def test_a_run_takes_the_model_of_another(
         run_here(upper, runs / "upper")
 
 
+def test_a_shipped_model_gets_heads_and_stays_what_it_is(
+    recipe: Path, tiny_run: Path, prepared_beside: Callable
+) -> None:
+    """What ships lacks what training alone needs; a teacher has to have it."""
+    shipped = tiny_run / "tiny.safetensors"
+    assert not load_model(shipped).model.auxiliary
+    stage = f"""
+[[stage]]
+name = "teacher"
+from = "{shipped}"
+heads_only = true
+audio_hours = 0.02
+
+[[stage]]
+name = "student"
+from = "teacher"
+teacher = "teacher"
+audio_hours = 0.01
+"""
+    base, _, _ = TINY_RECIPE.partition("[[stage]]")
+    recipe.write_text(base + stage, encoding="utf-8")
+    run = prepared_beside(recipe) / "run"
+    run_here(recipe, run)
+    before = load_file(shipped)
+    teacher, student = (load_file(run / name / "model.safetensors") for name in ("teacher", "student"))
+    assert all(torch.equal(teacher[name], t.float()) for name, t in before.items())
+    assert {name.split(".")[0] for name in teacher.keys() - before.keys()} == {"auxiliary"}
+    assert not any(torch.equal(student[name], t.float()) for name, t in before.items() if t.ndim > 1)
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
