@@ -28,13 +28,27 @@ from pocketscribe.training.loop import measured_precision
 from pocketscribe.training.objectives import LossConfig, Plain, StepContext
 
 LITTLE_HOURS = 100.0  # of speech: below it a trained model is a better start than none
-HEARD_PER_HOUR, LEAST_HEARD, MOST_HEARD = 8.0, 4.0, 400.0  # hours that the supernet hears
-# What each stage hears, beside the supernet.
-SHARES = {"start": 0.3, "supernet": 1.0, "halfway": 0.2, "student": 0.4, "low_bits": 0.4}
+HEARD_PER_HOUR, LEAST_HEARD, MOST_HEARD = 8.0, 6.0, 400.0  # hours, of which each stage has a share
+# Of those, what each stage hears.
+SHARES = {
+    "start": 0.3,
+    "tuned": 0.7,
+    "supernet": 0.6,
+    "halfway": 0.3,
+    "student": 0.5,
+    "low_bits": 0.4,
+}
 # Of the time of a plain step of the largest model: the supernet's passes, a teacher and a smaller
 # student, the same with formats.
-COSTS = {"start": 1.0, "supernet": 2.6, "halfway": 1.3, "student": 1.1, "low_bits": 1.5}
-STAGES = ("start", "supernet", "search", "halfway", "student", "low_bits")
+COSTS = {
+    "start": 1.0,
+    "tuned": 1.0,
+    "supernet": 2.6,
+    "halfway": 1.3,
+    "student": 1.1,
+    "low_bits": 1.5,
+}
+STAGES = ("start", "tuned", "supernet", "search", "halfway", "student", "low_bits")
 HEADER_BYTES = 8_000  # of a file: its config, plan and card, which grows from stage to stage
 FEW_WORDS = 300  # of dev: fewer cannot tell one candidate from another
 NOISE_SECONDS = 24.0  # of the batch on which speed is measured
@@ -100,12 +114,8 @@ def plan(
     if started is not None:
         config, shares["start"] = started, 0.0
         choices.append(Choice("stage.0.from", json.dumps(str(start)), reason))
-        why = "its worthiest units first: smaller networks are the first units of larger ones"
-        rate = "{ lr = 0.004, warmup_steps = 400 }"
-        choices.append(Choice("stage.1.optimiser", rate, "a third of the rate: it is trained"))
-        choices.append(Choice("stage.1.cut", '{ units = "norm", ranked = true }', why))
     space, sizes = _space(config)
-    choices.append(Choice("stage.1.supernet", sizes, "halves to wholes of every width"))
+    choices.append(Choice("stage.2.supernet", sizes, "halves to wholes of every width"))
     limit = read_bytes(budget, "--budget") - HEADER_BYTES
     choices += _budgets(space, recipe, limit, budget)
 
@@ -113,7 +123,9 @@ def plan(
     cost = sum(share * COSTS[stage] for stage, share in shares.items())
     if minutes is None:
         heard = min(max(HEARD_PER_HOUR * seen.train.hours, LEAST_HEARD), MOST_HEARD)
-        why = f"{HEARD_PER_HOUR:g} hours for each of {seen.train.hours:.2f} in the supernet"
+        why = (
+            f"{HEARD_PER_HOUR:g} hours for each of {seen.train.hours:.2f}, at least {LEAST_HEARD:g}"
+        )
     else:
         heard = minutes / 60 * speed / cost
         why = f"{minutes:g} minutes at {speed:.0f} x real time"
@@ -175,10 +187,10 @@ def _budgets(space: Space, recipe: Recipe, limit: int, budget: str) -> list[Choi
     above = limit * 3 // 2
     text = '"{}"'.format
     return [
-        Choice("stage.2.search.budget", text(above), "half as much again: the way there"),
-        Choice("stage.3.take.budget", text(above), "the step between supernet and budget"),
-        Choice("stage.4.take.budget", text(limit), f"{budget} less {HEADER_BYTES:,} for a header"),
-        Choice("stage.5.take.budget", text(limit), "the same"),
+        Choice("stage.3.search.budget", text(above), "half as much again: the way there"),
+        Choice("stage.4.take.budget", text(above), "the step between supernet and budget"),
+        Choice("stage.5.take.budget", text(limit), f"{budget} less {HEADER_BYTES:,} for a header"),
+        Choice("stage.6.take.budget", text(limit), "the same"),
     ]
 
 

@@ -26,9 +26,9 @@ SMALL = (
     "model.joiner=16",
     "model.subsampling=8",
     "model.chunks={sizes=[4], left=8}",
-    "stage.2.search.candidates=6",
-    *(f"stage.{index}.batch_seconds=10" for index in (0, 1, 3, 4, 5)),
-    *(f"stage.{index}.audio_hours=0.004" for index in (0, 1, 3, 4, 5)),
+    "stage.3.search.candidates=6",
+    *(f"stage.{index}.batch_seconds=10" for index in (0, 1, 2, 4, 5, 6)),
+    *(f"stage.{index}.audio_hours=0.004" for index in (0, 1, 2, 4, 5, 6)),
 )
 MadeOnce = Callable[..., Path]
 

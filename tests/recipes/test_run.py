@@ -216,10 +216,14 @@ audio_hours = 0.01
     run = prepared_beside(recipe) / "run"
     run_here(recipe, run)
     before = load_file(shipped)
-    teacher, student = (load_file(run / name / "model.safetensors") for name in ("teacher", "student"))
+    teacher, student = (
+        load_file(run / name / "model.safetensors") for name in ("teacher", "student")
+    )
     assert all(torch.equal(teacher[name], t.float()) for name, t in before.items())
     assert {name.split(".")[0] for name in teacher.keys() - before.keys()} == {"auxiliary"}
-    assert not any(torch.equal(student[name], t.float()) for name, t in before.items() if t.ndim > 1)
+    assert not any(
+        torch.equal(student[name], t.float()) for name, t in before.items() if t.ndim > 1
+    )
 
 
 @pytest.mark.parametrize(
