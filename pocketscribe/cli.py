@@ -302,7 +302,9 @@ def size(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of finished runs, or results.json of some.")
+    ],
     out: Annotated[Path, typer.Option(help="Where tables, plots and the page go.")],
     audio: Annotated[
         int, typer.Option(min=0, help="How many of each part's worst utterances to hear on it.")

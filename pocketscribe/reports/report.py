@@ -9,7 +9,7 @@ from typing import Any
 from pocketscribe.errors import UserError, UserHint, needs_extra
 from pocketscribe.files import replacing, write_json, write_text
 from pocketscribe.reports.page import page
-from pocketscribe.reports.runs import FinishedRun, Row
+from pocketscribe.reports.runs import FinishedRun, Row, results_of
 from pocketscribe.reports.sound import embedded
 from pocketscribe.reports.tables import markdown
 from pocketscribe.reports.words import Utterance, worst
@@ -22,7 +22,8 @@ def write_report(
 ) -> list[Path]:
     """Writes report.md, report.json, report.html and a plot a scored part; returns their paths.
 
-    What holds no results is skipped with a hint, so that `runs/*` may be said.
+    A run is its folder or its results.json, wherever that lies and whatever it is called. What
+    holds no results is skipped with a hint, so that `runs/*` may be said.
 
     Args:
         audio: how many of each part's worst utterances can be heard on the page.
@@ -34,9 +35,10 @@ def write_report(
     """
     with needs_extra("report", "report"):
         import matplotlib.figure  # noqa: F401
-    done = [run for run in runs if (run / "results.json").is_file()]
+    done = [run for run in runs if results_of(run).is_file()]
     if not done:
-        raise UserError(f"{runs[0]}: no results.json in it; `pocketscribe run` writes one")
+        missing = "no such results" if runs[0].suffix == ".json" else "no results.json in it"
+        raise UserError(f"{runs[0]}: {missing}; `pocketscribe run` writes them")
     for run in runs:
         if run not in done:
             warnings.warn(f"{run} is no finished run and was skipped", UserHint, stacklevel=2)
@@ -78,19 +80,26 @@ def _sounds(
 def _plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     """WER with its interval against bytes, a point a run."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     crowded = len(rows) > 8  # names beside the points then, and no legend over them
     figure = Figure(figsize=(10, 7) if crowded else (7, 4.5), layout="constrained")
     axes = figure.subplots()
-    for row in rows:
+    sizes = [row["bytes"] / 1e6 for row in rows]
+    for row, size in zip(rows, sizes, strict=True):
         low, high = row["wer"] - row["ci_low"], row["ci_high"] - row["wer"]
         spread = [[100 * max(low, 0)], [100 * max(high, 0)]]
         name = f"{row['run']} {row['model']}"
-        size, wer = row["bytes"] / 1e6, 100 * row["wer"]
+        wer = 100 * row["wer"]
         axes.errorbar(size, wer, yerr=spread, fmt="o", capsize=4, label=name)
         if crowded:
             axes.annotate(row["model"], (size, wer), (5, 3), textcoords="offset points", size=7)
     axes.set(xlabel="MB", ylabel="WER, % (95% interval)", title=title)
+    if max(sizes) > 4 * min(sizes):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     if not crowded:

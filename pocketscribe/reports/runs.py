@@ -43,16 +43,22 @@ class _Recipe(Config, extra="ignore"):
     speech: _Speech
 
 
+def results_of(run: Path) -> Path:
+    """Where a run's results lie: in its folder, or `run` itself, kept without its run."""
+    return run if run.suffix == ".json" else run / "results.json"
+
+
 class FinishedRun:
-    """A run's folder with results in it.
+    """A run's folder with results in it, or its results alone: a .json file.
 
     Raises:
-        UserError: its results.json is not the results of a run.
+        UserError: these are not the results of a run.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.name = folder, folder.name
-        self.results = read_results(folder / "results.json")
+    def __init__(self, run: Path) -> None:
+        alone = results_of(run) == run
+        self.folder, self.name = (run.parent, run.stem) if alone else (run, run.name)
+        self.results = read_results(results_of(run))
         self.rows = tuple(
             Row(self, stage, title, result)
             for stage, model in self.results["models"].items()

@@ -87,6 +87,16 @@ def test_all_of_runs_may_be_named(tmp_path: Path) -> None:
     assert [row["run"] for row in json.loads(paths[0].read_text())] == ["fine"]
 
 
+def test_results_alone_are_a_run(tmp_path: Path) -> None:
+    """What is kept of a run when its folder is gone, under any name."""
+    run = run_folder(tmp_path / "run", part=result())
+    kept = (run / "results.json").rename(tmp_path / "kept.json")
+    paths = write_report([kept], tmp_path / "out")
+    assert [row["run"] for row in json.loads(paths[0].read_text())] == ["kept"]
+    with pytest.raises(UserError, match=r"gone\.json: no such results"):
+        write_report([tmp_path / "gone.json"], tmp_path / "out")
+
+
 def test_plots_need_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     run = run_folder(tmp_path / "run", part=result())
