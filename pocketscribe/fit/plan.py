@@ -38,6 +38,7 @@ SHARES = {
     "student": 0.5,
     "low_bits": 0.4,
 }
+HEADS = 0.2  # the share of a start that trains no more than heads
 # Of the time of a plain step of the largest model: the supernet's passes, a teacher and a smaller
 # student, the same with formats.
 COSTS = {
@@ -112,8 +113,12 @@ def plan(
     started, reason = _start(seen, start)
     shares = dict(SHARES)
     if started is not None:
-        config, shares["start"] = started, 0.0
+        config, shares["start"] = started, HEADS
         choices.append(Choice("stage.0.from", json.dumps(str(start)), reason))
+        why = "it comes without the heads that training needs; they learn first, alone"
+        choices.append(Choice("stage.0.heads_only", "true", why))
+        why = "the whole of it from the first step: it knows how to listen"
+        choices.append(Choice("stage.1.augment.grows", "[9.0, 9.0]", why))
     space, sizes = _space(config)
     choices.append(Choice("stage.2.supernet", sizes, "halves to wholes of every width"))
     limit = read_bytes(budget, "--budget") - HEADER_BYTES
@@ -131,7 +136,7 @@ def plan(
         why = f"{minutes:g} minutes at {speed:.0f} x real time"
     for stage, share in shares.items():
         key = f"stage.{STAGES.index(stage)}.audio_hours"
-        choices.append(Choice(key, f"{heard * share:.5f}", reason if stage == "start" else why))
+        choices.append(Choice(key, f"{heard * share:.5f}", why))
     taken = 60 * heard * cost / speed
     return Plan(choices, taken, list(_words(seen, started is not None)))
 
