@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "numbers.h"
+
 namespace pocket {
 namespace {
 
@@ -33,9 +35,9 @@ Engine::Engine(const Model &model, const Kernels &kernels, Chunk chunk, int coun
     int half = model.modes ? 0 : model.head_width / 2;
     for (int position = 0; position < 2 * slots_; ++position)
         for (int e = 0; e < half; ++e) {
-            double angle = position * std::pow(10000.0, -double(e) / half);
-            cos_.push_back(float(std::cos(angle)));
-            sin_.push_back(float(std::sin(angle)));
+            Turn at = turn(position * power(10000.0, -double(e) / half));
+            cos_.push_back(float(at.cosine));
+            sin_.push_back(float(at.sine));
         }
 }
 

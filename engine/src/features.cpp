@@ -1,22 +1,22 @@
 #include "features.h"
 
-#include <cmath>
+#include "numbers.h"
 
 namespace pocket {
 namespace {
 
-constexpr double pi = 3.14159265358979323846;
-
-double mel(double hertz) { return 1127.0 * std::log(1.0 + hertz / 700.0); }
+double mel(double hertz) { return 1127.0 * logarithm(1.0 + hertz / 700.0); }
 
 }  // namespace
 
 Features::Features(int mels, int low, int high) {
     for (int i = 0; i < window; ++i)  // Povey's
-        tables.window[i] = float(std::pow(0.5 - 0.5 * std::cos(2 * pi * i / (window - 1)), 0.85));
+        tables.window[i] =
+            float(power(0.5 - 0.5 * turn(2 * pi * i / (window - 1)).cosine, 0.85));
     for (int k = 0; k < 256; ++k) {
-        tables.fft_cos[k] = float(std::cos(2 * pi * k / 512));
-        tables.fft_sin[k] = float(std::sin(2 * pi * k / 512));
+        Turn at = turn(2 * pi * k / 512);
+        tables.fft_cos[k] = float(at.cosine);
+        tables.fft_sin[k] = float(at.sine);
         int reversed = 0;
         for (int bit = 0; bit < 8; ++bit) reversed |= (k >> bit & 1) << (7 - bit);
         tables.reversed[k] = uint8_t(reversed);

@@ -4,6 +4,7 @@
 #include <cstdarg>
 #include <cstring>
 
+#include "heap_sort.h"
 #include "sha256.h"
 
 #if !defined(__wasm__)
@@ -139,7 +140,7 @@ bool File::entry(const std::string &name, const Json &row, std::string_view data
 bool File::without_gaps(size_t bytes, Why &why) const {
     std::vector<const Array *> placed;
     for (const auto &[name, array] : arrays) placed.push_back(&array);
-    std::sort(placed.begin(), placed.end(), [](auto a, auto b) {
+    heap_sort(placed, [](auto a, auto b) {
         return a->data != b->data ? a->data < b->data : a->bytes < b->bytes;
     });
     size_t sum = 0;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "heap_sort.h"
+
 namespace pocket {
 namespace {
 
@@ -45,8 +47,7 @@ class Parser {
             if (!value(member, depth + 1)) return false;
         } while (next(','));
         if (!next('}')) return false;
-        std::sort(into.members.begin(), into.members.end(),
-                  [](const auto &a, const auto &b) { return a.first < b.first; });
+        heap_sort(into.members, [](const auto &a, const auto &b) { return a.first < b.first; });
         return std::adjacent_find(into.members.begin(), into.members.end(),
                                   [](const auto &a, const auto &b) {
                                       return a.first == b.first;

@@ -1,15 +1,14 @@
 // From a plan and arrays to a model. Every number is checked before it is used.
 #include <algorithm>
 #include <cmath>
-#include <complex>
 #include <cstring>
 
 #include "model.h"
+#include "numbers.h"
 
 namespace pocket {
 namespace {
 
-constexpr double pi = 3.14159265358979323846;
 constexpr int widest = 1 << 16;
 constexpr int64_t largest_state = 1 << 24;  // numbers that a stream remembers, as recogniser.py has it
 
@@ -304,16 +303,21 @@ class Builder {
             piece->resize(size_t(m.modes) * size_t(stride));
         for (int c = 0; c < mixed; ++c)
             for (int n = 0; n < m.modes; ++n) {
-                using Number = std::complex<double>;
                 size_t head = size_t(c / m.head_width), at = size_t(n * stride + c);
-                Number a(-std::exp(double(decay[head * size_t(m.modes) + size_t(n)])), n * pi);
-                Number power = std::exp(0.01 * std::exp(double(step[head])) * a);
+                // The state turns by exp(step a); what is read is 2 own (exp(step a) - 1) / a.
+                double down = -exponential(double(decay[head * size_t(m.modes) + size_t(n)]));
+                double round = n * pi, length = 0.01 * exponential(double(step[head]));
+                double left = exponential(length * down);
+                Turn by = turn(length * round);
+                double real = left * by.cosine, imaginary = left * by.sine;
                 const float *own = &read[2 * (size_t(c) * size_t(m.modes) + size_t(n))];
-                Number out = 2.0 * Number(own[0], own[1]) * (power - 1.0) / a;
-                s.real[at] = float(power.real());
-                s.imaginary[at] = float(power.imag());
-                s.read_real[at] = float(out.real());
-                s.read_imaginary[at] = float(out.imag());
+                double x = own[0] * (real - 1) - own[1] * imaginary;
+                double y = own[0] * imaginary + own[1] * (real - 1);
+                double scale = 2 / (down * down + round * round);
+                s.real[at] = float(real);
+                s.imaginary[at] = float(imaginary);
+                s.read_real[at] = float(scale * (x * down + y * round));
+                s.read_imaginary[at] = float(scale * (y * down - x * round));
                 for (float made : {s.real[at], s.imaginary[at], s.read_real[at], s.read_imaginary[at]})
                     if (!std::isfinite(made))
                         why_.refuse("%.80s: a state space beyond all bounds", name.c_str());
