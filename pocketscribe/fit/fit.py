@@ -57,7 +57,7 @@ def fit(
     own = read_recipe("fit", [c for c in changes if c.startswith("model.")])
     planned = plan(seen, budget, minutes, start, own)
     _show(planned, seen, changes, console)
-    recipe = read_recipe("fit", [*planned.changes, *changes], out.parent)
+    recipe = read_recipe(planned.recipe, [*planned.changes, *changes], out.parent)
     if dry_run:
         return None
     results = Run(recipe, out, root, console, device).go()
@@ -76,7 +76,12 @@ def fit(
 
 
 def _show(planned: Plan, seen: Look, changes: Sequence[str], console: Console) -> None:
-    table = Table("recipe key", "value", "because", title=f"the plan for {seen.folder.name}")
+    table = Table(
+        "recipe key",
+        "value",
+        "because",
+        title=f"the plan for {seen.folder.name}, into recipe {planned.recipe}",
+    )
     fixed = {change.partition("=")[0] for change in changes}
     for choice in planned.choices:
         if choice.key not in fixed:

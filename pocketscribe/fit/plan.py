@@ -5,21 +5,24 @@ docs/todm.md); each can be fixed by `--set`, for a plan is nothing but changes t
 """
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from pocketscribe.config import read_bytes
 from pocketscribe.errors import UserError
+from pocketscribe.export.size import size_of_model
 from pocketscribe.fit.look import Look
 from pocketscribe.models import ModelConfig, Recogniser
 from pocketscribe.models.saved import load_model
 from pocketscribe.models.subnets import Space, SpaceConfig
-from pocketscribe.recipes.recipe import Recipe
+from pocketscribe.recipes.reading import read_recipe
+from pocketscribe.recipes.recipe import Recipe, merged
 from pocketscribe.search.cost import FileBytes
 from pocketscribe.speech.batches import Batch
 from pocketscribe.speech.features import MELS
@@ -27,33 +30,62 @@ from pocketscribe.speech.units import Units
 from pocketscribe.training.loop import measured_precision
 from pocketscribe.training.objectives import LossConfig, Plain, StepContext
 
+LETTERS = 30  # units: A to Z, apostrophe, word mark, blank, unknown
 LITTLE_HOURS = 100.0  # of speech: below it a trained model is a better start than none
 HEARD_PER_HOUR, LEAST_HEARD, MOST_HEARD = 8.0, 6.0, 400.0  # hours, of which each stage has a share
-# Of those, what each stage hears.
-SHARES = {
-    "start": 0.3,
-    "tuned": 0.7,
-    "supernet": 0.6,
-    "halfway": 0.3,
-    "student": 0.5,
-    "low_bits": 0.4,
-}
+LEAST_SUPERNET = 20.0  # hours that a supernet hears: below them its small sizes stay far behind
 HEADS = 0.2  # the share of a start that trains no more than heads
-# Of the time of a plain step of the largest model: the supernet's passes, a teacher and a smaller
-# student, the same with formats.
-COSTS = {
-    "start": 1.0,
-    "tuned": 1.0,
-    "supernet": 2.6,
-    "halfway": 1.3,
-    "student": 1.1,
-    "low_bits": 1.5,
-}
-STAGES = ("start", "tuned", "supernet", "search", "halfway", "student", "low_bits")
 HEADER_BYTES = 8_000  # of a file: its config, plan and card, which grows from stage to stage
 FEW_WORDS = 300  # of dev: fewer cannot tell one candidate from another
 NOISE_SECONDS = 24.0  # of the batch on which speed is measured
 TELLING_WORDS = 1_000  # of test: fewer, and an interval is wide
+
+
+@dataclass(frozen=True)
+class Way:
+    """A recipe to fill in.
+
+    Attributes:
+        shares: of the hours heard, by stages: what each hears.
+        costs: of the time of a plain step of the largest model: what a step of each costs. A
+            supernet's passes; a teacher and a smaller student; the same with formats.
+    """
+
+    recipe: str
+    shares: dict[str, float]
+    costs: dict[str, float]
+
+    def key(self, stage: str, key: str) -> str:
+        """`--set`'s key of a stage's setting."""
+        return f"stage.{list(self.shares).index(stage)}.{key}"
+
+
+SUPERNET = Way(
+    "fit",
+    {
+        "start": 0.3,
+        "tuned": 0.7,
+        "supernet": 0.6,
+        "search": 0.0,
+        "halfway": 0.3,
+        "student": 0.5,
+        "low_bits": 0.4,
+    },
+    {
+        "start": 1.0,
+        "tuned": 1.0,
+        "supernet": 2.6,
+        "search": 0.0,
+        "halfway": 1.3,
+        "student": 1.1,
+        "low_bits": 1.5,
+    },
+)
+DIRECT = Way(
+    "fit_direct",
+    {"start": 0.3, "tuned": 0.7, "halfway": 0.7, "student": 1.0, "low_bits": 0.5},
+    {"start": 1.0, "tuned": 1.0, "halfway": 1.2, "student": 0.8, "low_bits": 0.8},
+)
 
 
 class Choice(NamedTuple):
@@ -73,10 +105,12 @@ class Plan:
     """What will be done.
 
     Attributes:
+        recipe: the recipe that the choices fill in.
         minutes: that training is expected to take on this machine.
         words: what this much speech can and cannot give.
     """
 
+    recipe: str
     choices: list[Choice]
     minutes: float
     words: list[str]
@@ -111,34 +145,48 @@ def plan(
 
     config = recipe.model
     started, reason = _start(seen, start)
-    shares = dict(SHARES)
+    config = started or config
+    speed = measured_speed(config)
+
+    def shares_of(way: Way) -> dict[str, float]:
+        return way.shares | ({"start": HEADS} if started else {})
+
+    def cost_of(way: Way) -> float:
+        return sum(share * way.costs[stage] for stage, share in shares_of(way).items())
+
+    def heard_on(way: Way) -> float:
+        if minutes is not None:
+            return minutes / 60 * speed / cost_of(way)
+        return min(max(HEARD_PER_HOUR * seen.train.hours, LEAST_HEARD), MOST_HEARD)
+
+    learnt = heard_on(SUPERNET) * SUPERNET.shares["supernet"]
+    way = SUPERNET if learnt >= LEAST_SUPERNET else DIRECT
     if started is not None:
-        config, shares["start"] = started, HEADS
         choices.append(Choice("stage.0.from", json.dumps(str(start)), reason))
         why = "it comes without the heads that training needs; they learn first, alone"
         choices.append(Choice("stage.0.heads_only", "true", why))
         why = "the whole of it from the first step: it knows how to listen"
         choices.append(Choice("stage.1.augment.grows", "[9.0, 9.0]", why))
-    space, sizes = _space(config)
-    choices.append(Choice("stage.2.supernet", sizes, "halves to wholes of every width"))
     limit = read_bytes(budget, "--budget") - HEADER_BYTES
-    choices += _budgets(space, recipe, limit, budget)
-
-    speed = measured_speed(config)
-    cost = sum(share * COSTS[stage] for stage, share in shares.items())
-    if minutes is None:
-        heard = min(max(HEARD_PER_HOUR * seen.train.hours, LEAST_HEARD), MOST_HEARD)
-        why = (
-            f"{HEARD_PER_HOUR:g} hours for each of {seen.train.hours:.2f}, at least {LEAST_HEARD:g}"
+    if way is SUPERNET:
+        space, sizes = _space(config)
+        choices.append(
+            Choice(way.key("supernet", "supernet"), sizes, "halves to wholes of every width")
         )
+        choices += _budgets(way, space, recipe, limit, budget)
     else:
-        heard = minutes / 60 * speed / cost
+        why = f"a supernet would hear {learnt:.1f} hours, and wants {LEAST_SUPERNET:g}: cut at once"
+        choices += _cuts(way, config, limit, budget, why)
+
+    heard, cost = heard_on(way), cost_of(way)
+    why = f"{HEARD_PER_HOUR:g} hours for each of {seen.train.hours:.2f}, at least {LEAST_HEARD:g}"
+    if minutes is not None:
         why = f"{minutes:g} minutes at {speed:.0f} x real time"
-    for stage, share in shares.items():
-        key = f"stage.{STAGES.index(stage)}.audio_hours"
-        choices.append(Choice(key, f"{heard * share:.5f}", why))
+    for stage, share in shares_of(way).items():
+        if share:
+            choices.append(Choice(way.key(stage, "audio_hours"), f"{heard * share:.5f}", why))
     taken = 60 * heard * cost / speed
-    return Plan(choices, taken, list(_words(seen, started is not None)))
+    return Plan(way.recipe, choices, taken, list(_words(seen, started is not None)))
 
 
 def _start(seen: Look, start: Path | None) -> tuple[ModelConfig | None, str]:
@@ -175,28 +223,83 @@ def _space(config: ModelConfig) -> tuple[Space, str]:
     rows = sizes.model_dump(exclude_defaults=True)
     table = ", ".join(f"{key} = {list(value)}" for key, value in rows.items() if value)
     with torch.device("meta"):
-        return Space(Recogniser(config, vocabulary=30), sizes), f"{{ {table}, random = 1 }}"
+        return Space(Recogniser(config, vocabulary=LETTERS), sizes), f"{{ {table}, random = 1 }}"
 
 
-def _budgets(space: Space, recipe: Recipe, limit: int, budget: str) -> list[Choice]:
+def _budgets(way: Way, space: Space, recipe: Recipe, limit: int, budget: str) -> list[Choice]:
     """What may be searched and taken; UserError where nothing is that small."""
-    searching = recipe.stage[STAGES.index("search")].search
+    searching = next(stage.search for stage in recipe.stage if stage.name == "search")
     assert searching is not None
-    size = FileBytes(space, vocabulary=30)
+    size = FileBytes(space, vocabulary=LETTERS)
     least = min(size(space.smallest, formats.rules) for formats in searching.formats)
     if least > limit:
-        raise UserError(
-            f"--budget {budget}: the smallest sub-network takes {least + HEADER_BYTES:,} bytes; "
-            "give more, or a smaller --set model"
-        )
+        raise _too_small(budget, least)
     above = limit * 3 // 2
     text = '"{}"'.format
+    within = f"{budget} less {HEADER_BYTES:,} for a header"
     return [
-        Choice("stage.3.search.budget", text(above), "half as much again: the way there"),
-        Choice("stage.4.take.budget", text(above), "the step between supernet and budget"),
-        Choice("stage.5.take.budget", text(limit), f"{budget} less {HEADER_BYTES:,} for a header"),
-        Choice("stage.6.take.budget", text(limit), "the same"),
+        Choice(
+            way.key("search", "search.budget"), text(above), "half as much again: the way there"
+        ),
+        Choice(way.key("halfway", "take.budget"), text(above), "the step between"),
+        Choice(way.key("student", "take.budget"), text(limit), within),
+        Choice(way.key("low_bits", "take.budget"), text(limit), "the same"),
     ]
+
+
+def _cuts(way: Way, config: ModelConfig, limit: int, budget: str, why: str) -> list[Choice]:
+    """Even cuts of a model, the last of which fits; UserError where none does."""
+    last = next(stage for stage in read_recipe(way.recipe).stage if stage.name == "low_bits")
+    formats = last.model_dump(mode="json")["formats"]
+
+    def size(share: float) -> int:
+        small = merged(config.model_dump(mode="json"), _shrunk(config, share))
+        with torch.device("meta"):
+            read = ModelConfig.read(small | {"formats": formats}, "a smaller model")
+            model = Recogniser(read, vocabulary=LETTERS)
+        return int(size_of_model(model)["bytes"])
+
+    share = next((s / 64 for s in range(64, 7, -1) if size(s / 64) <= limit), None)
+    if share is None:
+        raise _too_small(budget, size(8 / 64))
+    reasons = {"halfway": why, "student": f"the widest in four bits within {budget}"}
+    shares = {"halfway": math.sqrt(share), "student": share}
+    return [
+        Choice(way.key(stage, "model"), _toml(_shrunk(config, shares[stage])), reason)
+        for stage, reason in reasons.items()
+    ]
+
+
+def _shrunk(config: ModelConfig, share: float) -> dict[str, Any]:
+    """A share of every width, in multiples of 8; heads stay whole, layers stay all."""
+    encoder = config.encoder
+
+    def part(whole: int) -> int:
+        return max(8, 8 * round(share * whole / 8))
+
+    heads = max(1, round(share * encoder.heads))
+    small: dict[str, Any] = {
+        "width": part(encoder.width),
+        "heads": heads,
+        "head_width": encoder.head_width or encoder.width // encoder.heads,
+    }
+    if encoder.inner is not None:
+        small["inner"] = [part(inner) for inner in encoder.insides]
+    rest = {key: part(getattr(config, key)) for key in ("predictor", "joiner", "subsampling")}
+    return {"encoder": small, **rest}
+
+
+def _toml(table: dict[str, Any]) -> str:
+    """An inline table."""
+    rows = (f"{k} = {_toml(v) if isinstance(v, dict) else json.dumps(v)}" for k, v in table.items())
+    return f"{{ {', '.join(rows)} }}"
+
+
+def _too_small(budget: str, least: int) -> UserError:
+    return UserError(
+        f"--budget {budget}: the smallest sub-network takes {least + HEADER_BYTES:,} bytes; "
+        "give more, or a smaller --set model"
+    )
 
 
 def _words(seen: Look, started: bool) -> Sequence[str]:
@@ -223,7 +326,7 @@ def _words(seen: Look, started: bool) -> Sequence[str]:
 
 def measured_speed(config: ModelConfig) -> float:
     """Seconds of audio a second that a plain training step of such a model takes here, on noise."""
-    model, frames = Recogniser(config, vocabulary=30), round(100 * NOISE_SECONDS / 4)
+    model, frames = Recogniser(config, vocabulary=LETTERS), round(100 * NOISE_SECONDS / 4)
     batch = Batch(
         features=torch.randn(4, frames, MELS),
         frames=torch.full((4,), frames),
