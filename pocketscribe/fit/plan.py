@@ -328,7 +328,7 @@ def _words(seen: Look, started: bool) -> Sequence[str]:
 
 
 def measured_speed(config: ModelConfig) -> float:
-    """Seconds of audio a second that a plain training step of such a model should reach here, from steps on noise."""
+    """Seconds of audio a second that plain training should reach here, from steps on noise."""
     model, frames = Recogniser(config, vocabulary=LETTERS), round(100 * NOISE_SECONDS / 4)
     batch = Batch(
         features=torch.randn(4, frames, MELS),
