@@ -19,7 +19,7 @@ from pocketscribe.errors import UserError
 from pocketscribe.export.size import size_of_model
 from pocketscribe.fit.look import Look
 from pocketscribe.models import ModelConfig, Recogniser
-from pocketscribe.models.saved import load_model
+from pocketscribe.models.saved import Saved, load_model
 from pocketscribe.models.subnets import Space, SpaceConfig
 from pocketscribe.recipes.reading import read_recipe
 from pocketscribe.recipes.recipe import Recipe, merged
@@ -35,7 +35,7 @@ LITTLE_HOURS = 100.0  # of speech: below it a trained model is a better start th
 HEARD_PER_HOUR, LEAST_HEARD, MOST_HEARD = 8.0, 6.0, 400.0  # hours, of which each stage has a share
 LEAST_SUPERNET = 20.0  # hours that a supernet hears: below them its small sizes stay far behind
 HEADS = 0.2  # the share of a start that trains no more than heads
-HEADER_BYTES = 8_000  # of a file: its config, plan and card, which grows from stage to stage
+HEADER_BYTES = 9_000  # of a file: its config, plan and card of these stages
 FEW_WORDS = 300  # of dev: fewer cannot tell one candidate from another
 REACHED = (
     0.55  # of the speed on noise: real batches are loaded, augmented, padded, and dev is scored
@@ -148,7 +148,7 @@ def plan(
 
     config = recipe.model
     started, reason = _start(seen, start)
-    config = started or config
+    config = started.model.config if started else config
     speed = measured_speed(config)
 
     def shares_of(way: Way) -> dict[str, float]:
@@ -170,16 +170,18 @@ def plan(
         choices.append(Choice("stage.0.heads_only", "true", why))
         why = "the whole of it from the first step: it knows how to listen"
         choices.append(Choice("stage.1.augment.grows", "[9.0, 9.0]", why))
-    limit = read_bytes(budget, "--budget") - HEADER_BYTES
+    # A card tells of all stages, those of the start too.
+    header = HEADER_BYTES + (len(json.dumps(started.card)) if started else 0)
+    limit = read_bytes(budget, "--budget") - header
     if way is SUPERNET:
         space, sizes = _space(config)
         choices.append(
             Choice(way.key("supernet", "supernet"), sizes, "halves to wholes of every width")
         )
-        choices += _budgets(way, space, recipe, limit, budget)
+        choices += _budgets(way, space, recipe, limit, budget, header)
     else:
         why = f"a supernet would hear {learnt:.1f} hours, and wants {LEAST_SUPERNET:g}: cut at once"
-        choices += _cuts(way, config, limit, budget, why)
+        choices += _cuts(way, config, limit, budget, header, why)
 
     heard, cost = heard_on(way), cost_of(way)
     why = f"{HEARD_PER_HOUR:g} hours for each of {seen.train.hours:.2f}, at least {LEAST_HEARD:g}"
@@ -192,8 +194,8 @@ def plan(
     return Plan(way.recipe, choices, taken, list(_words(seen, started is not None)))
 
 
-def _start(seen: Look, start: Path | None) -> tuple[ModelConfig | None, str]:
-    """The config of the trained model to start from, if one should be; and why, or why not."""
+def _start(seen: Look, start: Path | None) -> tuple[Saved | None, str]:
+    """The trained model to start from, if one should be; and why, or why not."""
     if start is None:
         return None, "no trained model to start from"
     if seen.train.hours >= LITTLE_HOURS:
@@ -205,7 +207,7 @@ def _start(seen: Look, start: Path | None) -> tuple[ModelConfig | None, str]:
         return None, f"{start.name} cannot spell {' '.join(unknown)}"
     hours = sum(s.get("audio_hours_heard", 0) for s in saved.card.get("stages", ()))
     reason = f"{seen.train.hours:.2f} h are little; it has heard {hours:.0f} h and spells all of it"
-    return saved.model.config, reason
+    return saved, reason
 
 
 def _space(config: ModelConfig) -> tuple[Space, str]:
@@ -229,17 +231,19 @@ def _space(config: ModelConfig) -> tuple[Space, str]:
         return Space(Recogniser(config, vocabulary=LETTERS), sizes), f"{{ {table}, random = 1 }}"
 
 
-def _budgets(way: Way, space: Space, recipe: Recipe, limit: int, budget: str) -> list[Choice]:
+def _budgets(
+    way: Way, space: Space, recipe: Recipe, limit: int, budget: str, header: int
+) -> list[Choice]:
     """What may be searched and taken; UserError where nothing is that small."""
     searching = next(stage.search for stage in recipe.stage if stage.name == "search")
     assert searching is not None
     size = FileBytes(space, vocabulary=LETTERS)
     least = min(size(space.smallest, formats.rules) for formats in searching.formats)
     if least > limit:
-        raise _too_small(budget, least)
+        raise _too_small(budget, least + header)
     above = limit * 3 // 2
     text = '"{}"'.format
-    within = f"{budget} less {HEADER_BYTES:,} for a header"
+    within = f"{budget} less {header:,} for a header"
     return [
         Choice(
             way.key("search", "search.budget"), text(above), "half as much again: the way there"
@@ -250,7 +254,9 @@ def _budgets(way: Way, space: Space, recipe: Recipe, limit: int, budget: str) ->
     ]
 
 
-def _cuts(way: Way, config: ModelConfig, limit: int, budget: str, why: str) -> list[Choice]:
+def _cuts(
+    way: Way, config: ModelConfig, limit: int, budget: str, header: int, why: str
+) -> list[Choice]:
     """Even cuts of a model, the last of which fits; UserError where none does."""
     last = next(stage for stage in read_recipe(way.recipe).stage if stage.name == "low_bits")
     formats = last.model_dump(mode="json")["formats"]
@@ -264,7 +270,7 @@ def _cuts(way: Way, config: ModelConfig, limit: int, budget: str, why: str) -> l
 
     share = next((s / 64 for s in range(64, 7, -1) if size(s / 64) <= limit), None)
     if share is None:
-        raise _too_small(budget, size(8 / 64))
+        raise _too_small(budget, size(8 / 64) + header)
     reasons = {"halfway": why, "student": f"the widest in four bits within {budget}"}
     shares = {"halfway": math.sqrt(share), "student": share}
     return [
@@ -300,7 +306,7 @@ def _toml(table: dict[str, Any]) -> str:
 
 def _too_small(budget: str, least: int) -> UserError:
     return UserError(
-        f"--budget {budget}: the smallest sub-network takes {least + HEADER_BYTES:,} bytes; "
+        f"--budget {budget}: the smallest sub-network takes {least:,} bytes; "
         "give more, or a smaller --set model"
     )
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from pocketscribe.errors import UserError
 from pocketscribe.fit import fit as fitting
+from pocketscribe.fit import plan as planning
 from pocketscribe.fit.fit import fit
 from pocketscribe.fit.look import look
 from pocketscribe.models.saved import load_model
@@ -26,10 +27,11 @@ SMALL = (
     "model.joiner=16",
     "model.subsampling=8",
     "model.chunks={sizes=[4], left=8}",
-    "stage.3.search.candidates=6",
-    *(f"stage.{index}.batch_seconds=10" for index in (0, 1, 2, 4, 5, 6)),
-    *(f"stage.{index}.audio_hours=0.004" for index in (0, 1, 2, 4, 5, 6)),
 )
+WAYS = {  # the stages that train, and what else is made small
+    "fit": ((0, 1, 2, 4, 5, 6), ["stage.3.search.candidates=6"]),
+    "fit_direct": ((0, 1, 2, 3, 4), []),
+}
 MadeOnce = Callable[..., Path]
 
 
@@ -58,13 +60,21 @@ def quietly(folder: Path, budget: str, out: Path, **options: object) -> object:
         torch.set_num_threads(threads)
 
 
+def small(way: str) -> list[str]:
+    stages, more = WAYS[way]
+    short = ("batch_seconds=10", "audio_hours=0.004")
+    return [*SMALL, *more, *(f"stage.{index}.{change}" for index in stages for change in short)]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_from_a_folder_to_a_file_under_the_budget(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
+    monkeypatch.setattr(planning, "LEAST_SUPERNET", 0.0 if way == "fit" else 1000.0)
     monkeypatch.setattr(fitting, "ALSO", ("sherpa-onnx",))  # ExecuTorch takes a minute
     monkeypatch.setattr(fitting, "START", tmp_path / "none")
     out = tmp_path / "runs" / "fit-spoken"
-    results = quietly(folder, "30kB", out, changes=SMALL)
+    results = quietly(folder, "30kB", out, changes=small(way))
     assert set(results["models"]) == {"student", "low_bits"}
     shipped = out / "fit.pocket"
     assert shipped.stat().st_size <= 30_000
@@ -74,7 +84,7 @@ def test_from_a_folder_to_a_file_under_the_budget(
     assert (out / "sherpa-onnx" / "encoder.onnx").is_file()
     assert (out / "report" / "report.md").is_file()
     before = shipped.read_bytes()
-    quietly(folder, "30kB", out, changes=SMALL)  # there is nothing left to do
+    quietly(folder, "30kB", out, changes=small(way))  # there is nothing left to do
     assert shipped.read_bytes() == before
 
 
@@ -91,6 +101,10 @@ def test_a_dry_run_looks_and_plans(
     assert "stage.0.heads_only" in said and "it knows how to listen" in said
     assert "words of dev tell no sizes apart" in said
     assert not out.exists()
+    assert "a supernet would hear" in said and "recipe fit_direct" in said
+    fit(str(folder), "1MB", out, None, console, minutes=1e5, dry_run=True, start=None)
+    said = capsys.readouterr().out
+    assert "stage.2.supernet" in said and "halves to wholes" in said
 
 
 def test_what_is_looked_at(folder: Path, tmp_path: Path) -> None:
