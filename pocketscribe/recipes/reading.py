@@ -52,6 +52,11 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
     spaces: dict[str | None, Space] = {}
     for stage in read.stage:
         config = read.model_of(stage.name, outside.config, f"{path.name}: ")
+        if stage.heads_only and config.head != "transducer":
+            raise UserError(
+                f"{path.name}: stage {stage.name!r}: heads_only: a CTC model has no heads "
+                "that only training needs"
+            )
         if stage.cut is not None and stage.from_ is not None:
             source = read.model_of(stage.from_, outside.config, f"{path.name}: ")
             try:

@@ -1,5 +1,6 @@
 """A recipe is a list of stages: what is trained on what, in one TOML file."""
 
+import sys
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +17,7 @@ from pocketscribe.speech.units import UnitsConfig
 from pocketscribe.training.cutting import CutConfig
 from pocketscribe.training.loop import TrainingConfig
 from pocketscribe.training.masks import MaskConfig
+from pocketscribe.training.objectives import HEADS_ALONE
 from pocketscribe.training.supernet import SupernetConfig
 from pocketscribe.training.teacher import DistilConfig
 from pocketscribe.weights import FormatRule
@@ -110,6 +112,10 @@ class StageConfig(TrainingConfig):
             raise ValueError("distil needs a teacher")
         if self.heads_only and self.from_ is None:
             raise ValueError("heads_only needs from: the model whose heads are trained")
+        if self.heads_only and (self.cut or self.teacher or self.formats or self.supernet):
+            raise ValueError(
+                "heads_only leaves the model as it is: leave out cut, teacher, formats and supernet"
+            )
         if self.take is not None and self.from_ is None:
             raise ValueError("take needs from: the supernet whose part it takes, or that part")
         if self.search is not None and self.supernet is None and self.from_ is None:
@@ -132,10 +138,15 @@ class StageConfig(TrainingConfig):
             )
         return self
 
-    @property
-    def steps(self) -> int:
-        """The least steps that this stage takes: padding makes batches shorter than they look."""
-        return int(3600 * self.audio_hours / (self.batch_seconds * self.accumulate))
+    def heads_alone(self, bare: bool) -> int:
+        """Steps in which the heads that only training needs learn by themselves.
+
+        `bare` says that the model in `from` has none. Theirs is a fifth of a training at most.
+        """
+        if self.heads_only:
+            return sys.maxsize
+        steps = 3600 * self.audio_hours / (self.batch_seconds * self.accumulate)
+        return min(HEADS_ALONE, int(steps) // 5) if bare else 0
 
     @property
     def taught_by(self) -> str | None:

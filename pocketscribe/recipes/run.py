@@ -9,7 +9,6 @@ on its card) and results.json.
 
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ from pocketscribe.training.loop import (
     use_fitting_threads,
 )
 from pocketscribe.training.masks import settle
-from pocketscribe.training.objectives import HEADS_ALONE, Objective, Plain
+from pocketscribe.training.objectives import Objective, Plain
 from pocketscribe.training.supernet import Sandwich
 from pocketscribe.training.teacher import Teacher, check_teacher
 
@@ -180,7 +179,7 @@ class Run:
         model = Recogniser(self._model_of(stage.name), len(units))
         use_fitting_threads(stored_parameters(model))
         before: list[dict[str, Any]] = []
-        alone: int = 0
+        bare = False
         if stage.from_ is not None:
             start = self._load(stage.from_, units)
             if stage.cut is None:
@@ -189,12 +188,9 @@ class Run:
                 dev = speech.dev_batches(units) if stage.cut.listens else None
                 cut_from(model, start.model, stage.cut, dev)
             before = start.card.get("stages", [])
-            if not start.model.auxiliary:
-                alone = min(HEADS_ALONE, stage.steps // 5)
-                if not stage.audio_hours:
-                    model.auxiliary = start.model.auxiliary  # none are better than untrained ones
-            if stage.heads_only:
-                alone = sys.maxsize
+            bare = not start.model.auxiliary
+            if bare and not stage.audio_hours:
+                model.auxiliary = start.model.auxiliary  # none are better than untrained ones
         else:
             mean, std = feature_statistics(usable)
             model.mean.copy_(mean)
@@ -212,7 +208,7 @@ class Run:
         )
         progress = Progress()
         if stage.audio_hours:
-            objective = self._objective(stage, model, units, usable, alone)
+            objective = self._objective(stage, model, units, usable, bare)
             training = Training(
                 fabric,
                 model,
@@ -278,9 +274,10 @@ class Run:
         model: Recogniser,
         units: Units,
         heard: Sequence[Trainable],
-        alone: int,
+        bare: bool,
     ) -> Objective:
         """What the stage's steps compute: each word of a stage wraps round what is there."""
+        alone = stage.heads_alone(bare)
         objective: Objective = Plain(model, stage.loss, alone=alone)
         if stage.supernet is not None:
             objective = Sandwich(model, stage.loss, stage.supernet, alone=alone)

@@ -61,7 +61,6 @@ class Sandwich(Objective):
         super().__init__()
         self.model = model
         self.config = config
-        self.alone = alone
         self.plain = Plain(model, loss, alone=alone)
         self.space = Space(model, config)
         self.passes = 2 + config.random
@@ -100,7 +99,7 @@ class Sandwich(Objective):
             small = Recogniser(config, self.model.vocabulary)
         if self.config.scaled_dropout:
             scale_dropout(small, self.model)
-        return _Student(Plain(small, self.plain.config, alone=self.alone), self.config)
+        return _Student(Plain(small, self.plain.config, alone=self.plain.alone), self.config)
 
     @torch.no_grad()
     def _opinion(self, outputs: Outputs, batch: Batch) -> Said | None:

@@ -47,10 +47,16 @@ def recipe(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_shipped_recipes(name: str) -> None:
     found = read_recipe(name)
-    assert found.name == {"fit_direct": "fit"}.get(
-        name, name
-    )  # both leave fit.pocket and found.speech.test
+    assert found.name == {"fit_direct": "fit"}.get(name, name), "both leave fit.pocket"
+    assert found.speech.test
     assert Recipe.read(found.model_dump(by_alias=True, mode="json"), "again") == found
+
+
+def test_a_ctc_model_has_no_other_heads_to_train(recipe: Path) -> None:
+    changes = (finetune("heads_only = true"), "model.head=ctc")
+    with pytest.raises(UserError, match=r"stage 'second': heads_only: a CTC model has no heads"):
+        read_recipe(str(recipe), changes)
+    assert read_recipe(str(recipe), changes[:1]).stage[1].heads_only
 
 
 def test_there_are_the_promised_recipes() -> None:
@@ -173,6 +179,10 @@ def test_later_changes_win(recipe: Path) -> None:
             "distil.nodes = 'student' are the windows of the pruned loss",
         ),
         (finetune("distil = { ctc = 2.0 }"), "distil needs a teacher"),
+        (
+            finetune('heads_only = true, formats = [{ match = "*", bits = 8 }]'),
+            "heads_only leaves the model as it is: leave out cut, teacher, formats and supernet",
+        ),
         (finetune('teacher = "first", supernet = {}'), "a supernet's largest network teaches the"),
         (
             finetune("supernet = { width = [4096] }"),
