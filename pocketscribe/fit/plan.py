@@ -1,7 +1,8 @@
 """What to train for how long, to fit a budget: every choice a line of the recipe, with its reason.
 
 The numbers are rules of thumb from what was measured while this project was made (docs/training.md,
-docs/todm.md); each can be fixed by `--set`, for a plan is nothing but changes to recipes/fit.toml.
+docs/todm.md); each can be fixed by `--set`, for a plan is nothing but changes to recipes/fit.toml
+or, where training is short, to recipes/fit_direct.toml.
 """
 
 import json
@@ -34,61 +35,89 @@ LETTERS = 30  # units: A to Z, apostrophe, word mark, blank, unknown
 LITTLE_HOURS = 100.0  # of speech: below it a trained model is a better start than none
 HEARD_PER_HOUR, LEAST_HEARD, MOST_HEARD = 8.0, 6.0, 400.0  # hours, of which each stage has a share
 LEAST_SUPERNET = 20.0  # hours that a supernet hears: below them its small sizes stay far behind
-HEADS = 0.2  # the share of a start that trains no more than heads
 HEADER_BYTES = 9_000  # of a file: its config, plan and card of these stages
 FEW_WORDS = 300  # of dev: fewer cannot tell one candidate from another
-REACHED = (
-    0.55  # of the speed on noise: real batches are loaded, augmented, padded, and dev is scored
-)
+REACHED = 0.55  # of the speed on noise: real batches are loaded and padded, and dev is scored
 NOISE_SECONDS = 24.0  # of the batch on which speed is measured
 TELLING_WORDS = 1_000  # of test: fewer, and an interval is wide
 
 
-@dataclass(frozen=True)
-class Way:
-    """A recipe to fill in.
+class Effort(NamedTuple):
+    """Of a stage.
 
     Attributes:
-        shares: of the hours heard, by stages: what each hears.
-        costs: of the time of a plain step of the largest model: what a step of each costs. A
-            supernet's passes; a teacher and a smaller student; the same with formats.
+        share: of the hours heard in all: what it hears.
+        cost: of its steps, in those of a plain step of the largest model.
     """
 
+    share: float
+    cost: float
+
+
+HEADS = Effort(0.2, 1.0)  # of a start that is trained already: it gets the heads that it lacks
+
+
+class Way(NamedTuple):
+    """A recipe to fill in, and the efforts of its stages."""
+
     recipe: str
-    shares: dict[str, float]
-    costs: dict[str, float]
+    stages: dict[str, Effort]
 
     def key(self, stage: str, key: str) -> str:
         """`--set`'s key of a stage's setting."""
-        return f"stage.{list(self.shares).index(stage)}.{key}"
+        return f"stage.{list(self.stages).index(stage)}.{key}"
+
+    def of_trained(self) -> "Way":
+        """The same, where the start is trained already."""
+        return self._replace(stages=self.stages | {"start": HEADS})
+
+    @property
+    def cost(self) -> float:
+        """Hours of plain steps for each hour heard."""
+        return sum(effort.share * effort.cost for effort in self.stages.values())
 
 
 SUPERNET = Way(
     "fit",
     {
-        "start": 0.3,
-        "tuned": 0.7,
-        "supernet": 0.6,
-        "search": 0.0,
-        "halfway": 0.3,
-        "student": 0.5,
-        "low_bits": 0.4,
-    },
-    {
-        "start": 1.0,
-        "tuned": 1.0,
-        "supernet": 2.6,
-        "search": 0.0,
-        "halfway": 1.3,
-        "student": 1.1,
-        "low_bits": 1.5,
+        "start": Effort(0.3, 1.0),
+        "tuned": Effort(0.7, 1.0),
+        "supernet": Effort(0.6, 2.6),  # several passes
+        "search": Effort(0.0, 0.0),
+        "halfway": Effort(0.3, 1.3),  # a teacher, and a smaller student
+        "student": Effort(0.5, 1.1),
+        "low_bits": Effort(0.4, 1.5),  # the same through formats
     },
 )
 DIRECT = Way(
     "fit_direct",
-    {"start": 0.3, "tuned": 0.7, "halfway": 0.7, "student": 1.0, "low_bits": 0.5},
-    {"start": 1.0, "tuned": 1.0, "halfway": 1.2, "student": 0.8, "low_bits": 0.8},
+    {
+        "start": Effort(0.3, 1.0),
+        "tuned": Effort(0.7, 1.0),
+        "halfway": Effort(0.7, 1.2),
+        "student": Effort(1.0, 0.8),
+        "low_bits": Effort(0.5, 0.8),
+    },
 )
+
+
+class Room(NamedTuple):
+    """A budget, and how much of it a file's header takes."""
+
+    budget: str
+    header: int
+
+    @property
+    def arrays(self) -> int:
+        """Bytes that are left for the arrays."""
+        return read_bytes(self.budget, "--budget") - self.header
+
+    def too_small(self, arrays: int) -> UserError:
+        """The refusal, where `arrays` bytes are the least."""
+        return UserError(
+            f"--budget {self.budget}: the smallest sub-network takes {arrays + self.header:,} "
+            "bytes; give more, or a smaller --set model"
+        )
 
 
 class Choice(NamedTuple):
@@ -146,51 +175,43 @@ def plan(
     else:
         choices.append(Choice("speech.test", "[]", "too few recordings to set some aside"))
 
-    config = recipe.model
     started, reason = _start(seen, start)
-    config = started.model.config if started else config
+    config = started.model.config if started else recipe.model
     speed = measured_speed(config)
-
-    def shares_of(way: Way) -> dict[str, float]:
-        return way.shares | ({"start": HEADS} if started else {})
-
-    def cost_of(way: Way) -> float:
-        return sum(share * way.costs[stage] for stage, share in shares_of(way).items())
+    with_supernet, direct = SUPERNET, DIRECT
+    if started:
+        with_supernet, direct = with_supernet.of_trained(), direct.of_trained()
 
     def heard_on(way: Way) -> float:
         if minutes is not None:
-            return minutes / 60 * speed / cost_of(way)
+            return minutes / 60 * speed / way.cost
         return min(max(HEARD_PER_HOUR * seen.train.hours, LEAST_HEARD), MOST_HEARD)
 
-    learnt = heard_on(SUPERNET) * SUPERNET.shares["supernet"]
-    way = SUPERNET if learnt >= LEAST_SUPERNET else DIRECT
-    if started is not None:
-        choices.append(Choice("stage.0.from", json.dumps(str(start)), reason))
+    learnt = heard_on(with_supernet) * with_supernet.stages["supernet"].share
+    way = with_supernet if learnt >= LEAST_SUPERNET else direct
+    if started:
+        choices.append(Choice(way.key("start", "from"), json.dumps(str(start)), reason))
         why = "it comes without the heads that training needs; they learn first, alone"
-        choices.append(Choice("stage.0.heads_only", "true", why))
+        choices.append(Choice(way.key("start", "heads_only"), "true", why))
         why = "the whole of it from the first step: it knows how to listen"
-        choices.append(Choice("stage.1.augment.grows", "[9.0, 9.0]", why))
+        choices.append(Choice(way.key("tuned", "augment.grows"), "[9.0, 9.0]", why))
     # A card tells of all stages, those of the start too.
-    header = HEADER_BYTES + (len(json.dumps(started.card)) if started else 0)
-    limit = read_bytes(budget, "--budget") - header
-    if way is SUPERNET:
-        space, sizes = _space(config)
-        choices.append(
-            Choice(way.key("supernet", "supernet"), sizes, "halves to wholes of every width")
-        )
-        choices += _budgets(way, space, recipe, limit, budget, header)
+    room = Room(budget, HEADER_BYTES + (len(json.dumps(started.card)) if started else 0))
+    if way is with_supernet:
+        choices += _searched(way, config, recipe, room)
     else:
         why = f"a supernet would hear {learnt:.1f} hours, and wants {LEAST_SUPERNET:g}: cut at once"
-        choices += _cuts(way, config, limit, budget, header, why)
+        choices += _cuts(way, config, room, why)
 
-    heard, cost = heard_on(way), cost_of(way)
+    heard = heard_on(way)
     why = f"{HEARD_PER_HOUR:g} hours for each of {seen.train.hours:.2f}, at least {LEAST_HEARD:g}"
     if minutes is not None:
         why = f"{minutes:g} minutes at {speed:.0f} x real time"
-    for stage, share in shares_of(way).items():
-        if share:
-            choices.append(Choice(way.key(stage, "audio_hours"), f"{heard * share:.5f}", why))
-    taken = 60 * heard * cost / speed
+    for stage, effort in way.stages.items():
+        if effort.share:
+            hours = f"{heard * effort.share:.5f}"
+            choices.append(Choice(way.key(stage, "audio_hours"), hours, why))
+    taken = 60 * heard * way.cost / speed
     return Plan(way.recipe, choices, taken, list(_words(seen, started is not None)))
 
 
@@ -210,12 +231,15 @@ def _start(seen: Look, start: Path | None) -> tuple[Saved | None, str]:
     return saved, reason
 
 
-def _space(config: ModelConfig) -> tuple[Space, str]:
-    """Halves to wholes of every dimension, in multiples that N:M groups and kernels like."""
+def _searched(way: Way, config: ModelConfig, recipe: Recipe, room: Room) -> list[Choice]:
+    """A supernet's sizes, and what may be searched and taken; UserError where none is that small.
+
+    Sizes are halves to wholes of every dimension.
+    """
     encoder = config.encoder
 
     def parts(whole: int, *shares: float) -> tuple[int, ...]:
-        return tuple(sorted({max(8, 8 * round(share * whole / 8)) for share in shares} - {whole}))
+        return tuple(sorted({_part(whole, share) for share in shares} - {whole}))
 
     sizes = SpaceConfig(
         layers=tuple(sorted({max(1, 2 * encoder.layers // 3)} - {encoder.layers})),
@@ -225,38 +249,28 @@ def _space(config: ModelConfig) -> tuple[Space, str]:
         predictor=parts(config.predictor, 0.5, 0.75),
         joiner=parts(config.joiner, 0.5, 0.75),
     )
-    rows = sizes.model_dump(exclude_defaults=True)
-    table = ", ".join(f"{key} = {list(value)}" for key, value in rows.items() if value)
     with torch.device("meta"):
-        return Space(Recogniser(config, vocabulary=LETTERS), sizes), f"{{ {table}, random = 1 }}"
-
-
-def _budgets(
-    way: Way, space: Space, recipe: Recipe, limit: int, budget: str, header: int
-) -> list[Choice]:
-    """What may be searched and taken; UserError where nothing is that small."""
+        space = Space(Recogniser(config, vocabulary=LETTERS), sizes)
     searching = next(stage.search for stage in recipe.stage if stage.name == "search")
     assert searching is not None
     size = FileBytes(space, vocabulary=LETTERS)
     least = min(size(space.smallest, formats.rules) for formats in searching.formats)
-    if least > limit:
-        raise _too_small(budget, least + header)
-    above = limit * 3 // 2
-    text = '"{}"'.format
-    within = f"{budget} less {header:,} for a header"
+    if least > room.arrays:
+        raise room.too_small(least)
+    rows = sizes.model_dump(exclude_defaults=True)
+    supernet = _toml({**{key: value for key, value in rows.items() if value}, "random": 1})
+    above, within = f'"{room.arrays * 3 // 2}"', f'"{room.arrays}"'
+    why = f"{room.budget} less {room.header:,} for a header"
     return [
-        Choice(
-            way.key("search", "search.budget"), text(above), "half as much again: the way there"
-        ),
-        Choice(way.key("halfway", "take.budget"), text(above), "the step between"),
-        Choice(way.key("student", "take.budget"), text(limit), within),
-        Choice(way.key("low_bits", "take.budget"), text(limit), "the same"),
+        Choice(way.key("supernet", "supernet"), supernet, "halves to wholes of every width"),
+        Choice(way.key("search", "search.budget"), above, "half as much again: the way there"),
+        Choice(way.key("halfway", "take.budget"), above, "the step between"),
+        Choice(way.key("student", "take.budget"), within, why),
+        Choice(way.key("low_bits", "take.budget"), within, "the same"),
     ]
 
 
-def _cuts(
-    way: Way, config: ModelConfig, limit: int, budget: str, header: int, why: str
-) -> list[Choice]:
+def _cuts(way: Way, config: ModelConfig, room: Room, why: str) -> list[Choice]:
     """Even cuts of a model, the last of which fits; UserError where none does."""
     last = next(stage for stage in read_recipe(way.recipe).stage if stage.name == "low_bits")
     formats = last.model_dump(mode="json")["formats"]
@@ -268,47 +282,42 @@ def _cuts(
             model = Recogniser(read, vocabulary=LETTERS)
         return int(size_of_model(model)["bytes"])
 
-    share = next((s / 64 for s in range(64, 7, -1) if size(s / 64) <= limit), None)
+    shares = [part / 64 for part in range(64, 7, -1)]
+    share = next((share for share in shares if size(share) <= room.arrays), None)
     if share is None:
-        raise _too_small(budget, size(8 / 64) + header)
-    reasons = {"halfway": why, "student": f"the widest in four bits within {budget}"}
-    shares = {"halfway": math.sqrt(share), "student": share}
+        raise room.too_small(size(shares[-1]))
+    halfway, student = (_toml(_shrunk(config, part)) for part in (math.sqrt(share), share))
     return [
-        Choice(way.key(stage, "model"), _toml(_shrunk(config, shares[stage])), reason)
-        for stage, reason in reasons.items()
+        Choice(way.key("halfway", "model"), halfway, why),
+        Choice(
+            way.key("student", "model"), student, f"the widest in four bits within {room.budget}"
+        ),
     ]
 
 
+def _part(whole: int, share: float) -> int:
+    """A share of a width, in multiples that N:M groups and kernels like."""
+    return max(8, 8 * round(share * whole / 8))
+
+
 def _shrunk(config: ModelConfig, share: float) -> dict[str, Any]:
-    """A share of every width, in multiples of 8; heads stay whole, layers stay all."""
+    """A share of every width; heads stay whole, layers stay all."""
     encoder = config.encoder
-
-    def part(whole: int) -> int:
-        return max(8, 8 * round(share * whole / 8))
-
-    heads = max(1, round(share * encoder.heads))
     small: dict[str, Any] = {
-        "width": part(encoder.width),
-        "heads": heads,
+        "width": _part(encoder.width, share),
+        "heads": max(1, round(share * encoder.heads)),
         "head_width": encoder.head_width or encoder.width // encoder.heads,
     }
     if encoder.inner is not None:
-        small["inner"] = [part(inner) for inner in encoder.insides]
-    rest = {key: part(getattr(config, key)) for key in ("predictor", "joiner", "subsampling")}
-    return {"encoder": small, **rest}
+        small["inner"] = [_part(inner, share) for inner in encoder.insides]
+    rest = ("predictor", "joiner", "subsampling")
+    return {"encoder": small, **{key: _part(getattr(config, key), share) for key in rest}}
 
 
 def _toml(table: dict[str, Any]) -> str:
     """An inline table."""
     rows = (f"{k} = {_toml(v) if isinstance(v, dict) else json.dumps(v)}" for k, v in table.items())
     return f"{{ {', '.join(rows)} }}"
-
-
-def _too_small(budget: str, least: int) -> UserError:
-    return UserError(
-        f"--budget {budget}: the smallest sub-network takes {least:,} bytes; "
-        "give more, or a smaller --set model"
-    )
 
 
 def _words(seen: Look, started: bool) -> Sequence[str]:
@@ -339,7 +348,7 @@ def measured_speed(config: ModelConfig) -> float:
     batch = Batch(
         features=torch.randn(4, frames, MELS),
         frames=torch.full((4,), frames),
-        targets=torch.randint(2, 30, (4, frames // 10)),
+        targets=torch.randint(2, LETTERS, (4, frames // 10)),
         labels=torch.full((4,), frames // 10),
         seconds=NOISE_SECONDS,
         total_frames=4 * frames,
