@@ -5,6 +5,7 @@
 
 #include "model.h"
 #include "numbers.h"
+#include "pieces.h"
 
 namespace pocket {
 namespace {
@@ -349,77 +350,6 @@ class Builder {
     Why &why_;
 };
 
-// The pieces of a sentencepiece model: field 1 of a protobuf, whose own field 1 is the text.
-class Pieces {
-  public:
-    static bool read(const std::string &base64, std::vector<std::string> &pieces) {
-        std::string bytes;
-        if (!decode(base64, bytes)) return false;
-        Pieces whole{bytes.data(), bytes.data() + bytes.size()};
-        while (whole.at_ != whole.end_) {
-            uint64_t field;
-            std::string_view content;
-            if (!whole.next(field, content)) return false;
-            if (field != 1) continue;
-            Pieces piece{content.data(), content.data() + content.size()};
-            pieces.emplace_back();
-            while (piece.at_ != piece.end_) {
-                if (!piece.next(field, content)) return false;
-                if (field == 1) pieces.back() = content;
-            }
-        }
-        return true;
-    }
-
-  private:
-    Pieces(const char *at, const char *end) : at_(at), end_(end) {}
-
-    static bool decode(const std::string &text, std::string &bytes) {
-        uint32_t word = 0;
-        int held = 0;
-        for (char c : text) {
-            if (c == '=') break;
-            const char *letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-            const char *found = c ? std::strchr(letters, c) : nullptr;
-            if (!found) return false;
-            word = word << 6 | uint32_t(found - letters);
-            if ((held += 6) >= 8) bytes += char(word >> (held -= 8) & 255);
-        }
-        return true;
-    }
-
-    // The next field's number, and its bytes where it has a length.
-    bool next(uint64_t &field, std::string_view &content) {
-        uint64_t tag, size = 0;
-        if (!varint(tag)) return false;
-        field = tag >> 3;
-        content = {};
-        switch (tag & 7) {
-            case 0: return varint(size);
-            case 1: size = 8; break;
-            case 2: if (!varint(size)) return false; break;
-            case 5: size = 4; break;
-            default: return false;
-        }
-        if (size > uint64_t(end_ - at_)) return false;
-        content = {at_, size_t(size)};
-        at_ += size;
-        return true;
-    }
-
-    bool varint(uint64_t &value) {
-        value = 0;
-        for (int shift = 0; shift < 64 && at_ != end_; shift += 7) {
-            uint8_t byte = uint8_t(*at_++);
-            value |= uint64_t(byte & 127) << shift;
-            if (byte < 128) return true;
-        }
-        return false;
-    }
-
-    const char *at_, *end_;
-};
-
 }  // namespace
 
 bool Model::build(Why &why) {
@@ -427,7 +357,7 @@ bool Model::build(Why &why) {
     if (!parse(file.metadata["plan"], plan) || plan.kind != Json::object)
         return why.refuse("its plan is damaged");
     if (!Builder(*this, plan, why).build()) return false;
-    if (!Pieces::read(file.metadata["units"], units) || units.size() != size_t(vocabulary))
+    if (!read_pieces(file.metadata["units"], units) || units.size() != size_t(vocabulary))
         return why.refuse("its text units are damaged, or not those of its model");
     for (const std::string &unit : units)
         if (unit.find('\0') != std::string::npos) return why.refuse("its text units are damaged");

@@ -22,6 +22,18 @@ int posix_memalign(void **made, size_t to, size_t n) {
 enum { STREAMS = 3, MOST = 1 << 20 };
 static float samples[MOST];
 
+/* Steps until no stream has a chunk left; the labels that were said. */
+static long hear(pocket_engine *engine, const int streams[STREAMS]) {
+    long said = 0;
+    while (pocket_step(engine) > 0)
+        for (int i = 0; i < STREAMS; ++i) {
+            pocket_result result;
+            pocket_take(engine, streams[i], &result);
+            said += result.settled;
+        }
+    return said;
+}
+
 int main(int count, char **argument) {
     char why[POCKET_WHY];
     FILE *file = count > 3 ? fopen(argument[2], "rb") : NULL;
@@ -41,25 +53,14 @@ int main(int count, char **argument) {
         pocket_stream_reset(engine, streams[0]);
         for (size_t at = 0; at < heard;) {
             int n = heard - at < 1600 ? (int)(heard - at) : 1600, taken = 0;
-            for (int i = 0; i < STREAMS; ++i) taken = pocket_accept(engine, streams[i], samples + at, n);
+            for (int i = 0; i < STREAMS; ++i)
+                taken = pocket_accept(engine, streams[i], samples + at, n);
             if (taken < 0) return fprintf(stderr, "refused\n"), 2;
             at += (size_t)taken;
-            while (pocket_step(engine) > 0)
-                for (int i = 0; i < STREAMS; ++i) {
-                    pocket_result result;
-                    pocket_take(engine, streams[i], &result);
-                    said += result.settled;
-                }
+            said += hear(engine, streams);
         }
         for (int i = 0; i < STREAMS; ++i) pocket_finish(engine, streams[i]);
-        for (int more = 1; more > 0;) {
-            more = pocket_step(engine);
-            for (int i = 0; i < STREAMS; ++i) {
-                pocket_result result;
-                pocket_take(engine, streams[i], &result);
-                said += result.settled;
-            }
-        }
+        said += hear(engine, streams);
         for (int i = 0; i < STREAMS; ++i) pocket_stream_free(engine, streams[i]);
     }
     long after = allocations;
