@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from called import Call, Ended
+from pocketscribe import cli
 from pocketscribe.models.saved import save_model
 from talkative import talkative as talkative_model
 from tiny import TINY_RECIPE, run_here
@@ -79,3 +82,19 @@ def tiny_run(made_once: Callable[..., Path]) -> Path:
         run_here(folder / "tiny.toml", folder / "tiny")
 
     return made_once("runs", make) / "tiny"
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Runs `pocketscribe ARGUMENTS` in this process."""
+
+    def run(*arguments: str | Path) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["pocketscribe", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return Ended(code, *capsys.readouterr())
+
+    return run

@@ -3,16 +3,14 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from pocketscribe import cli
+from called import Call, Ended, check_refused
 from pocketscribe.models import ChunkConfig, ConformerConfig, ModelConfig, Recogniser
 from pocketscribe.models.saved import Saved, save_model
 from pocketscribe.speech.units import Units, UnitsConfig
@@ -68,40 +66,6 @@ def speech(tmp_path: Path) -> Path:
     rows = [f"{name}\tone two\ttest" for name in ("a.wav", "b.flac", "c.wav")]
     (folder / "manifest.tsv").write_text("\n".join(["path\ttranscript\tsplit", *rows]) + "\n")
     return folder
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Ended]:
-    """Runs `pocketscribe ARGUMENTS` in this process."""
-
-    def run(*arguments: str | Path) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["pocketscribe", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return Ended(code, *capsys.readouterr())
-
-    return run
-
-
-Call = Callable[..., Ended]
-
-
-def check_refused(ended: Ended, said: str) -> None:
-    assert ended.code == 2
-    assert said in ended.err
-    assert ended.err.startswith("pocketscribe: ") and ended.err.count("\n") == 1
-    assert "Traceback" not in ended.out + ended.err
 
 
 @pytest.mark.parametrize(
@@ -379,52 +343,3 @@ def test_a_process_of_its_own() -> None:
     check_refused(
         Ended(ended.returncode, ended.stdout, ended.stderr), "nowhere: neither a model nor"
     )
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (OSError(28, "No space left on device"), "No space left on device"),
-        (OSError(13, "Permission denied", "out"), "out: Permission denied"),
-        (FileNotFoundError("features.lca is missing\nwhen calling x"), "features.lca is missing"),
-        (EOFError("a file ended early"), "a file ended early"),
-        (MemoryError("no room for 7 PiB"), "too much for this machine (no room for 7 PiB)"),
-        (RecursionError("nested too deeply"), "too much for this machine (nested too deeply)"),
-        (OverflowError("int too large"), "too much for this machine (int too large)"),
-        (RuntimeError("can't allocate memory"), "too much for this machine (can't allocate memory"),
-    ],
-)
-def test_whatever_a_library_says_is_one_line(
-    error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, call: Call
-) -> None:
-    raising(monkeypatch, error)
-    ended = call("size", "quickstart")
-    assert ended.code == 2 and ended.err.strip().startswith(f"pocketscribe: {line}")
-    assert ended.err.strip().count("\n") == 0
-
-
-def test_a_fault_of_ours_is_not_blamed_on_the_input(
-    monkeypatch: pytest.MonkeyPatch, call: Call
-) -> None:
-    raising(monkeypatch, RuntimeError("shapes do not match"))
-    with pytest.raises(RuntimeError, match="shapes"):
-        call("size", "quickstart")
-
-
-def test_only_a_run_promises_to_go_on(monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
-    raising(monkeypatch, KeyboardInterrupt())
-    ended = call("size", "quickstart")
-    assert ended.code == 130 and ended.err == "pocketscribe: stopped\n"
-    ended = call("run", "quickstart", "--out", "nowhere")
-    assert ended.code == 130
-    assert ended.err == "pocketscribe: stopped; the same command goes on from here\n"
-
-
-def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    """From now on `size` and `run` end like this."""
-
-    def ends(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr("pocketscribe.recipes.size.size", ends)
-    monkeypatch.setattr("pocketscribe.recipes.run.Run", ends)
