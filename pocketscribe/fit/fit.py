@@ -57,7 +57,8 @@ def fit(
     own = read_recipe("fit", [c for c in changes if c.startswith("model.")])
     planned = plan(seen, budget, minutes, start, own)
     _show(planned, seen, changes, console)
-    recipe = read_recipe(planned.recipe, [*planned.changes, *changes], out.parent)
+    named = ["name=fit", *planned.changes, *changes]  # whichever recipe it is, it leaves fit.pocket
+    recipe = read_recipe(planned.recipe, named, out.parent)
     if dry_run:
         return None
     results = Run(recipe, out, root, console, device).go()
