@@ -1,4 +1,4 @@
-"""A report over runs: report.json, report.md, a plot a part, and report.html."""
+"""A report over runs: report.json, report.md, two plots a part, and report.html."""
 
 import re
 import warnings
@@ -15,12 +15,14 @@ from pocketscribe.reports.tables import markdown
 from pocketscribe.reports.words import Utterance, worst
 
 SHOWN = 6  # of a part's utterances
+AGAINST = {"bytes": "MB", "parameters_stored": "million parameters stored"}  # WER, in the plots
 
 
 def write_report(
     runs: list[Path], out: Path, audio: int = 0, root: Path | None = None
 ) -> list[Path]:
-    """Writes report.md, report.json, report.html and a plot a scored part; returns their paths.
+    """Writes report.md, report.json, report.html and, for each scored part, plots of WER against
+    bytes and against parameters; returns their paths.
 
     A run is its folder or its results.json, wherever that lies and whatever it is called. What
     holds no results is skipped with a hint, so that `runs/*` may be said.
@@ -54,9 +56,10 @@ def write_report(
     write_text(paths[1], markdown(plain))
     write_text(paths[2], text)
     for title in parts:
-        path = out / (re.sub(r"[^\w.-]+", "_", title.replace("=", "-")) + ".png")
-        _plot([row for row in plain if row["data"] == title], title, path)
-        paths.append(path)
+        name = re.sub(r"[^\w.-]+", "_", title.replace("=", "-"))
+        for key, label in AGAINST.items():
+            paths.append(out / f"{name}-{key.split('_')[0]}.png")
+            _plot([row for row in plain if row["data"] == title], key, label, title, paths[-1])
     return paths
 
 
@@ -77,15 +80,15 @@ def _sounds(
     return found
 
 
-def _plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
-    """WER with its interval against bytes, a point a run."""
+def _plot(rows: list[dict[str, Any]], key: str, label: str, title: str, path: Path) -> None:
+    """WER with its interval against a size in millions, a point a model."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
     crowded = len(rows) > 8  # names beside the points then, and no legend over them
     figure = Figure(figsize=(10, 7) if crowded else (7, 4.5), layout="constrained")
     axes = figure.subplots()
-    sizes = [row["bytes"] / 1e6 for row in rows]
+    sizes = [row[key] / 1e6 for row in rows]
     for row, size in zip(rows, sizes, strict=True):
         low, high = row["wer"] - row["ci_low"], row["ci_high"] - row["wer"]
         spread = [[100 * max(low, 0)], [100 * max(high, 0)]]
@@ -94,7 +97,7 @@ def _plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
         axes.errorbar(size, wer, yerr=spread, fmt="o", capsize=4, label=name)
         if crowded:
             axes.annotate(row["model"], (size, wer), (5, 3), textcoords="offset points", size=7)
-    axes.set(xlabel="MB", ylabel="WER, % (95% interval)", title=title)
+    axes.set(xlabel=label, ylabel="WER, % (95% interval)", title=title)
     if max(sizes) > 4 * min(sizes):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -15,6 +15,7 @@ from pocketscribe.search.frontier import Point as SubNetwork
 WER = "WER, %"
 AGAINST: dict[str, Callable[[Row], float | None]] = {
     "size, MB": lambda row: row.result["bytes"] / 1e6,
+    "parameters stored, millions": lambda row: row.result["parameters_stored"] / 1e6,
     "real-time factor": lambda row: row.result["rtf"],
     "training cost, audio hours × million parameters": lambda row: row.cost and row.cost / 1e6,
 }

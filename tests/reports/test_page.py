@@ -60,6 +60,7 @@ def test_every_plot_is_there_and_says_what_it_is(document: Document) -> None:
     labels = [svg["aria-label"] or "" for svg in plots]
     assert [label.split(",")[0] for label in labels] == [
         "WER against size",
+        "WER against parameters stored",
         "WER against real-time factor",
         "WER against training cost",
         "WER on one half of dev against size",
@@ -141,7 +142,7 @@ def test_a_model_that_cannot_be_read_has_no_cost(tmp_path: Path) -> None:
     with pytest.warns(UserHint, match="goes without its training cost"):
         write_report([run], tmp_path / "out")
     document = Document((tmp_path / "out" / "report.html").read_text())
-    assert len([svg for svg in document.all("svg") if svg.get("role") == "img"]) == 2
+    assert len([svg for svg in document.all("svg") if svg.get("role") == "img"]) == 3
 
 
 def test_a_file_elsewhere_is_none_of_the_runs(tmp_path: Path) -> None:

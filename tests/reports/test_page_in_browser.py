@@ -38,7 +38,7 @@ def test_the_page(browser: Any, page: Path, width: int, scheme: str) -> None:
     assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
     assert seen.evaluate("document.documentElement.scrollWidth") <= width
     plots = seen.query_selector_all("svg[role=img]")
-    assert len(plots) == 7
+    assert len(plots) == 8
     for plot in plots:
         assert plot.is_visible() and plot.bounding_box()["height"] > 150
     paper, ink = (

@@ -34,8 +34,10 @@ def test_report_lays_runs_side_by_side(tmp_path: Path) -> None:
         "report.json",
         "report.md",
         "report.html",
-        "fsdd_test.png",
-        "speechocean762_test_path-wav_a_b.png",
+        "fsdd_test-bytes.png",
+        "fsdd_test-parameters.png",
+        "speechocean762_test_path-wav_a_b-bytes.png",
+        "speechocean762_test_path-wav_a_b-parameters.png",
     ]
     assert sorted(out.iterdir()) == sorted(paths)
     rows = json.loads(paths[0].read_text())
@@ -53,7 +55,7 @@ def test_report_lays_runs_side_by_side(tmp_path: Path) -> None:
 def test_an_interval_beside_its_point_is_no_obstacle(tmp_path: Path) -> None:
     """A single speaker's interval is the point, and rounding may put it on the wrong side."""
     run = run_folder(tmp_path / "run", part=result(wer=0.1, ci_low=0.1 + 1e-12, ci_high=0.1))
-    assert len(write_report([run], tmp_path / "out")) == 4
+    assert len(write_report([run], tmp_path / "out")) == 5
 
 
 @pytest.mark.parametrize(
