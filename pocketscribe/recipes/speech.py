@@ -108,7 +108,7 @@ class Speech:
             self.console.print(f"{count} utterances cannot be trained on: {listed}")
             write_json(listed, refused)
         for part in parts:
-            found = part.bad + len(part.cuts)
+            found = part.bad + part.count
             if part.bad > share * found:
                 raise UserError(
                     f"corpus {part.prepared.config.title!r}: {part.bad} of {found} utterances "

@@ -6,6 +6,7 @@ Dimensions: B batch, T feature frames (10 ms), F mel bins, U labels.
 import math
 import random
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -28,6 +29,8 @@ from pocketscribe.speech.prepare import Prepared
 from pocketscribe.speech.units import Units
 
 BUCKETS = 30  # of similar durations
+IN_MEMORY = 300_000  # utterances of a part: 960 hours of LibriSpeech, a gigabyte
+SHUFFLED = 20_000  # of a larger part, at a time
 
 
 @dataclass  # not frozen: in mixed precision Fabric rebuilds it, field by field
@@ -59,11 +62,14 @@ class Trainable:
     """One prepared part with the utterances that can be learnt from.
 
     Attributes:
+        cuts: in memory, or of a large part read from disk whenever they are asked for.
+        count, seconds: of these.
         refused: id and reason of each that cannot; `bad` of them are not merely too long.
     """
 
     prepared: Prepared
     cuts: CutSet
+    count: int
     seconds: float
     refused: tuple[tuple[str, str], ...]
     bad: int = 0
@@ -71,7 +77,7 @@ class Trainable:
 
 def trainable(prepared: Prepared, units: Units, max_seconds: float) -> Trainable:
     """Leaves out what these units cannot spell, what is too long, and labels longer than frames."""
-    kept, long, bad, seconds = [], [], [], 0.0
+    kept, count, long, bad, seconds = [], 0, [], [], 0.0
     for cut in prepared.cuts:
         words = cut.supervisions[0].text
         if cut.duration > max_seconds:
@@ -81,11 +87,29 @@ def trainable(prepared: Prepared, units: Units, max_seconds: float) -> Trainable
         elif len(units.encode(words)) > cut.num_frames // FACTOR:
             bad.append((cut.id, "more labels than encoder frames"))
         else:
-            kept.append(cut)
+            if count < IN_MEMORY:
+                kept.append(cut)
+            count += 1
             seconds += cut.duration
-    if not kept:
+    if not count:
         raise UserError(f"corpus {prepared.config.title!r}: nothing in it can be trained on")
-    return Trainable(prepared, CutSet(kept), seconds, (*bad, *long), len(bad))
+    refused = (*bad, *long)
+    if count > IN_MEMORY:
+        kept.clear()
+        cuts = prepared.cuts.filter(_OtherThan(frozenset(name for name, _ in refused)))
+    else:
+        cuts = CutSet(kept)
+    return Trainable(prepared, cuts, count, seconds, refused, len(bad))
+
+
+@dataclass(frozen=True)
+class _OtherThan:
+    """A class: whoever loads batches in another process pickles it."""
+
+    refused: frozenset[str]
+
+    def __call__(self, cut: MonoCut) -> bool:
+        return cut.id not in self.refused
 
 
 class TrainingBatches(IterableDataset):
@@ -135,14 +159,14 @@ class TrainingBatches(IterableDataset):
     def global_batches(self) -> Iterator[list[MonoCut]]:
         """The utterances of each global batch."""
         # Drawing by weight x count makes each part's audio heard in proportion to weight x seconds.
-        weights = [p.prepared.config.weight * len(p.cuts) for p in self.parts]
+        weights = [p.prepared.config.weight * p.count for p in self.parts]
         rng = random.Random(self.seed)
-        endless = [p.cuts.shuffle(rng=rng).repeat() for p in self.parts]
+        endless = [p.cuts.shuffle(rng, SHUFFLED).repeat() for p in self.parts]
         if len(endless) > 1:
             mixed = CutSet.mux(*endless, weights=weights, seed=self.seed)
         else:
             mixed = endless[0]
-        count = sum(len(p.cuts) for p in self.parts)
+        count = sum(p.count for p in self.parts)
         mean_seconds = sum(p.seconds for p in self.parts) / count
         # At least two batches a bucket, or small corpora would come in small batches.
         most_seconds = self.batch_seconds / self.views
@@ -203,9 +227,11 @@ def label_entropy(parts: Sequence[Trainable], units: Units) -> float:
     """Nats a label: what it costs to guess labels by how often each is heard in training."""
     counts = torch.zeros(len(units), dtype=torch.float64)
     for part in parts:
-        found = [label for cut in part.cuts for label in units.encode(cut.supervisions[0].text)]
-        weight = part.prepared.config.weight
-        counts += weight * torch.bincount(torch.tensor(found), minlength=len(units))
+        found = Counter(
+            label for cut in part.cuts for label in units.encode(cut.supervisions[0].text)
+        )
+        for label, count in found.items():
+            counts[label] += part.prepared.config.weight * count
     return float(torch.distributions.Categorical(counts).entropy())
 
 

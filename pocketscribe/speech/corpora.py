@@ -18,7 +18,8 @@ from pydantic import Field, model_validator
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
-from pocketscribe.speech.cut_sets import CUTS, SHAR, by_recipe, cut_sets, one_cut_set, recipe, shar
+from pocketscribe.speech.archives import INDEX, SHAR, TARS, archives
+from pocketscribe.speech.cut_sets import CUTS, by_recipe, cut_sets, one_cut_set, recipe
 from pocketscribe.speech.held_out import HeldOut
 from pocketscribe.speech.items import ALL, EmptyPartError, Item
 from pocketscribe.speech.manifests import (
@@ -38,8 +39,9 @@ Reader = Callable[[Path, str], Iterator[Item]]  # what a file says of a split
 FORMATS: dict[str, Reader] = {
     "connected.tsv": connected_digits,
     **dict.fromkeys(MANIFESTS, manifest),
-    SHAR: shar,
+    **dict.fromkeys((INDEX, SHAR), archives),
     f"*cuts*{CUTS}": cut_sets,
+    TARS: archives,
 }
 
 
@@ -214,6 +216,12 @@ def _format(folder: Path) -> tuple[Reader, Path] | None:
     return next(found, None)
 
 
+def _in_archives(folder: Path) -> bool:
+    """Whether to ask what is in it would be to read all of it."""
+    kinds = (_format(path) for path in (folder, *folder.iterdir()) if path.is_dir())
+    return any(kind is not None and kind[0] is archives for kind in kinds)
+
+
 def _folder(folder: Path, split: str) -> Iterator[Item]:
     """A folder of one of the formats, or of folders of splits, or with audio beside .txt files."""
     if (found := _format(folder)) is not None:
@@ -258,8 +266,8 @@ def fingerprint(config: CorpusConfig, source: Source, held_out: HeldOut) -> str:
         if path is not None:
             digest.update(f"{path} {held_out.digest}".encode())
             files[path] = None
-    elif path is not None and (_by_recipe(config, path) or any(path.rglob(SHAR))):
-        part = path / config.split  # to ask what is in it would be to read all of it
+    elif path is not None and (_by_recipe(config, path) or _in_archives(path)):
+        part = path / config.split
         files |= dict.fromkeys(sorted((part if part.is_dir() else path).rglob("*.*")))
     else:
         for item in items(config, Source(path), held_out):

@@ -1,4 +1,4 @@
-"""Corpora by lhotse: cut sets as they are, Shar folders, and whatever lhotse has a recipe for."""
+"""Corpora by lhotse: cut sets as they are, and whatever lhotse has a recipe for."""
 
 import inspect
 import re
@@ -16,7 +16,6 @@ from pocketscribe.speech.features import resampled
 from pocketscribe.speech.items import ALL, EmptyPartError, Item, split_up
 
 CUTS = ".jsonl.gz"
-SHAR = f"cuts.[0-9]*{CUTS}"
 
 
 def cut_sets(file: Path, split: str) -> Iterator[Item]:
@@ -37,16 +36,10 @@ def cut_sets(file: Path, split: str) -> Iterator[Item]:
 
 def one_cut_set(file: Path, split: str) -> Iterator[Item]:
     """A file of cuts, which need not say what split they are in."""
-    yield from split_up(list(_items(partial(CutSet.from_jsonl_lazy, file), file)), split, file)
+    yield from split_up(list(items_of(partial(CutSet.from_jsonl_lazy, file), file)), split, file)
 
 
-def shar(file: Path, split: str) -> Iterator[Item]:
-    """The folder of `file` in lhotse's Shar format: cuts beside archives of audio."""
-    cuts = _items(partial(CutSet.from_shar, in_dir=file.parent), file.parent)
-    yield from cuts if split == ALL else split_up(list(cuts), split, file.parent)
-
-
-def _items(cuts: Callable[[], CutSet], source: Path) -> Iterator[Item]:
+def items_of(cuts: Callable[[], CutSet], source: Path) -> Iterator[Item]:
     """An item for each supervision of each cut; cuts without one say nothing."""
     try:
         for cut in cuts():
@@ -54,13 +47,21 @@ def _items(cuts: Callable[[], CutSet], source: Path) -> Iterator[Item]:
             if len(cut.supervisions) > 1:
                 parts = list(cut.trim_to_supervisions(keep_overlapping=False))
             for part in parts:
-                yield _item(part)
+                yield _item(part, source)
     except Exception as error:  # lhotse and gzip raise many kinds for damaged files
-        reason = str(error).strip() or type(error).__name__
-        raise UserError(f"{source}: not a lhotse cut set, or a damaged one ({reason})") from None
+        raise UserError(
+            f"{source}: not a lhotse cut set, or a damaged one ({why(error)})"
+        ) from None
 
 
-def _item(cut: Cut) -> Item:
+def why(error: BaseException) -> str:
+    """What an error came of: lhotse's own say what to install where a file is not to be had."""
+    while error.__context__ is not None and not error.__suppress_context__:
+        error = error.__context__
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _item(cut: Cut, source: Path) -> Item:
     said = cut.supervisions[0] if cut.supervisions else None
     name = said.id if said else cut.id
     text, speaker = (said.text or "", said.speaker or "") if said else ("", "")
@@ -68,7 +69,7 @@ def _item(cut: Cut) -> Item:
     files = tuple(_files(cut))
     if len(files) == 1 and _is_whole(cut):
         return Item(name, text, speaker, files[0], columns=columns)
-    return Item(name, text, speaker, None, partial(_load, cut), files, columns)
+    return Item(name, text, speaker, None, partial(_load, cut), files or (source,), columns)
 
 
 def _columns(said: SupervisionSegment) -> dict[str, str]:
@@ -151,4 +152,4 @@ def _is_set(one: object) -> bool:
 def _of_set(one: Mapping[str, Any], folder: Path) -> list[Item]:
     cuts = CutSet.from_manifests(recordings=one["recordings"], supervisions=one["supervisions"])
     spoken = cuts.filter(lambda cut: bool(cut.supervisions))
-    return sorted(_items(lambda: spoken, folder), key=lambda item: item.id)
+    return sorted(items_of(lambda: spoken, folder), key=lambda item: item.id)

@@ -102,7 +102,7 @@ def audio_blocks(source: Path | IOBase) -> Iterator[np.ndarray]:
 
 
 def _name(source: Path | IOBase) -> str:
-    return str(source) if isinstance(source, Path) else "standard input"
+    return str(source) if isinstance(source, Path) else getattr(source, "name", "standard input")
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Preparing a corpus: check every item, compute its features once, remember what was refused.
 
 A prepared part is a folder: cuts.jsonl.gz (a lhotse CutSet with feature manifests), features.lca,
-audio/ (only what was made here: synthetic speech, joined digits), bad.tsv (id and reason of every
+audio/ (synthetic speech alone: what lies elsewhere is not copied), bad.tsv (id and reason of every
 refused item) and prepared.json (what it was made from).
 """
 
@@ -208,17 +208,17 @@ def _write(
 
 def _try(
     item: Item, folder: Path, transcribed: bool
-) -> tuple[str, Recording, np.ndarray] | RefusedError:
+) -> tuple[str, Recording | None, np.ndarray] | RefusedError:
     """Words, recording and features, or why there are none."""
     try:
         words = words_of(item) if transcribed else ""
         samples = listen(item, MAX_SECONDS if transcribed else MAX_SOUND_SECONDS)
+        if item.audio is None and item.sources:  # heard from within other files
+            return words, None, fbank(samples)
+        path = folder / _made_name(item) if item.audio is None else item.audio.absolute()
         if item.audio is None:
-            path = folder / _made_name(item)
             soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
             samples = read_audio(path)
-        else:
-            path = item.audio.absolute()
         recording = Recording.from_file(path, recording_id=item.id)
         if recording.sampling_rate != SAMPLE_RATE:
             recording = recording.resample(SAMPLE_RATE)
@@ -232,9 +232,12 @@ def _made_name(item: Item) -> str:
     return f"audio/{quote(item.id, safe=' ')}.flac"
 
 
-def _cut(item: Item, words: str, recording: Recording, features: np.ndarray, key: str) -> MonoCut:
-    if item.audio is None:  # the folder will be renamed
+def _cut(
+    item: Item, words: str, recording: Recording | None, features: np.ndarray, key: str
+) -> MonoCut:
+    if recording is not None and item.audio is None:  # the folder will be renamed
         recording.sources[0].source = _made_name(item)
+    seconds = len(features) * HOP_SECONDS if recording is None else recording.duration
     manifest = Features(
         type="fbank",
         num_frames=features.shape[0],
@@ -242,18 +245,18 @@ def _cut(item: Item, words: str, recording: Recording, features: np.ndarray, key
         frame_shift=HOP_SECONDS,
         sampling_rate=SAMPLE_RATE,
         start=0,
-        duration=recording.duration,
+        duration=seconds,
         storage_type=LilcomChunkyWriter.name,
         storage_path=FEATURES,
         storage_key=key,
-        recording_id=recording.id,
+        recording_id=item.id,
         channels=0,
     )
     supervision = SupervisionSegment(
         id=item.id,
-        recording_id=recording.id,
+        recording_id=item.id,
         start=0,
-        duration=recording.duration,
+        duration=seconds,
         text=words,
         speaker=item.speaker,
         custom={k: v for k, v in item.columns.items() if k not in ("id", "path", "transcript")},
@@ -261,7 +264,7 @@ def _cut(item: Item, words: str, recording: Recording, features: np.ndarray, key
     return MonoCut(
         id=item.id,
         start=0,
-        duration=recording.duration,
+        duration=seconds,
         channel=0,
         recording=recording,
         features=manifest,

@@ -4,7 +4,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
+from lhotse import MonoCut, Recording, SupervisionSegment
+
+from pocketscribe.errors import UserError
+from pocketscribe.speech.corpora import CorpusConfig, items, locate
+from pocketscribe.speech.items import Item
 
 Row = dict[str, object]
 MakeCorpus = Callable[..., Path]  # what the fixture make_corpus gives
@@ -36,3 +42,32 @@ def write_corpus(folder: Path, rows: Sequence[Row]) -> Path:
         lines.append("\t".join(str(row.get(column, "")) for column in columns))
     (folder / "manifest.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+def load(corpus: object, split: str = "all", root: Path | None = None) -> list[Item]:
+    """All items of a part."""
+    part = CorpusConfig(corpus=str(corpus), split=split)
+    return list(items(part, locate(part, root)))
+
+
+def refusal(*asked: object, **more: object) -> str:
+    """The one line that `load` refuses with."""
+    with pytest.raises(UserError) as caught:
+        load(*asked, **more)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def cut(folder: Path, name: str, seconds: float = 1.0, said: int = 1, rate: int = 16000) -> MonoCut:
+    """A cut of a whole recording in which so many things are said one after the other."""
+    file = folder / f"{name}.wav"
+    soundfile.write(file, sound(seconds, len(name), rate), rate)
+    recording = Recording.from_file(file, recording_id=name)
+    each = seconds / max(said, 1)
+    supervisions = [
+        SupervisionSegment(
+            f"{name}-{n}", name, n * each, each, text=f"said {n}", speaker="ann", custom={"take": n}
+        )
+        for n in range(said)
+    ]
+    return MonoCut(name, 0, seconds, 0, recording=recording, supervisions=supervisions)

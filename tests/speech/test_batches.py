@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from lhotse import CutSet, MonoCut
 from torch import Tensor
 
+import pocketscribe.speech.batches as speech_batches
 from pocketscribe.errors import UserError
 from pocketscribe.speech.augment import AugmentConfig
 from pocketscribe.speech.batches import (
@@ -53,9 +55,17 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> list[Prepared]:
     return parts
 
 
-@pytest.fixture(scope="module")
-def parts(prepared: list[Prepared], units: Units) -> list[Trainable]:
-    return [trainable(part, units, 20.0) for part in prepared]
+@pytest.fixture(scope="module", params=["in memory", "from disk"])
+def parts(
+    prepared: list[Prepared], units: Units, request: pytest.FixtureRequest
+) -> Iterator[list[Trainable]]:
+    with pytest.MonkeyPatch.context() as changed:
+        if request.param == "from disk":
+            changed.setattr(speech_batches, "IN_MEMORY", 19)  # of parts of 30 and 20
+            changed.setattr(speech_batches, "SHUFFLED", 7)
+        found = [trainable(part, units, 20.0) for part in prepared]
+        assert [part.cuts.is_lazy for part in found] == [request.param == "from disk"] * 2
+        yield found
 
 
 def batches(parts: list[Trainable], units: Units, **others: object) -> TrainingBatches:
@@ -179,7 +189,7 @@ def weighted(part: Trainable, cuts: list[MonoCut], weight: float) -> Trainable:
     """Some of a part's utterances as a part with a weight of its own."""
     config = part.prepared.config.model_copy(update={"weight": weight})
     seconds = sum(cut.duration for cut in cuts)
-    return Trainable(replace(part.prepared, config=config), CutSet(cuts), seconds, ())
+    return Trainable(replace(part.prepared, config=config), CutSet(cuts), len(cuts), seconds, ())
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 4.0), (0.5, 0.25)])
@@ -256,9 +266,13 @@ def picky(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return prepare(CorpusConfig(corpus=str(folder)), None, tmp / "out")
 
 
-def test_what_cannot_be_trained_on_is_refused_with_a_reason(picky: Prepared, units: Units) -> None:
+@pytest.mark.parametrize("in_memory", [1, 1000])
+def test_what_cannot_be_trained_on_is_refused_with_a_reason(
+    picky: Prepared, units: Units, monkeypatch: pytest.MonkeyPatch, in_memory: int
+) -> None:
+    monkeypatch.setattr(speech_batches, "IN_MEMORY", in_memory)
     found = trainable(picky, units, 2.0)
-    assert [cut.id for cut in found.cuts] == ["good", "tight"]
+    assert [cut.id for cut in found.cuts] == ["good", "tight"] and found.count == 2
     assert found.seconds == pytest.approx(0.8)
     assert dict(found.refused) == {
         "letters": "these units cannot spell it",

@@ -1,4 +1,4 @@
-"""Lhotse's cut sets, its Shar format and its recipes are corpora as they are."""
+"""Lhotse's cut sets and its recipes are corpora as they are."""
 
 import gzip
 from pathlib import Path
@@ -6,40 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse import CutSet, SupervisionSegment
 
-from pocketscribe.errors import UserError, UserHint
-from pocketscribe.speech.corpora import CorpusConfig, fingerprint, items, locate
+from pocketscribe.errors import UserHint
+from pocketscribe.speech.corpora import CorpusConfig, fingerprint, locate
 from pocketscribe.speech.held_out import HeldOut
-from pocketscribe.speech.items import EmptyPartError, Item
-from small_corpora import sound
-
-
-def load(corpus: object, split: str = "all", root: Path | None = None) -> list[Item]:
-    part = CorpusConfig(corpus=str(corpus), split=split)
-    return list(items(part, locate(part, root)))
-
-
-def refusal(*asked: object, **more: object) -> str:
-    with pytest.raises(UserError) as caught:
-        load(*asked, **more)  # type: ignore[arg-type]
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def cut(folder: Path, name: str, seconds: float = 1.0, said: int = 1, rate: int = 16000) -> MonoCut:
-    """A cut of a whole recording in which so many things are said one after the other."""
-    file = folder / f"{name}.wav"
-    soundfile.write(file, sound(seconds, len(name), rate), rate)
-    recording = Recording.from_file(file, recording_id=name)
-    each = seconds / max(said, 1)
-    supervisions = [
-        SupervisionSegment(
-            f"{name}-{n}", name, n * each, each, text=f"said {n}", speaker="ann", custom={"take": n}
-        )
-        for n in range(said)
-    ]
-    return MonoCut(name, 0, seconds, 0, recording=recording, supervisions=supervisions)
+from pocketscribe.speech.items import EmptyPartError
+from small_corpora import cut, load, refusal, sound
 
 
 def test_a_cut_set(tmp_path: Path) -> None:
@@ -91,27 +64,6 @@ def test_a_cut_set_without_splits_is_split_up(tmp_path: Path) -> None:
     with pytest.warns(UserHint, match="2 of its 20 speakers are dev"):
         dev = load(tmp_path, "dev")
     assert len(dev) == 2
-
-
-def test_shar(tmp_path: Path) -> None:
-    cuts = [cut(tmp_path, name) for name in ("one", "seven", "eleven")]
-    for split, part in (("train", cuts[:2]), ("test", cuts[2:])):
-        folder = tmp_path / "mine" / split
-        folder.mkdir(parents=True)
-        CutSet(part).to_shar(folder, fields={"recording": "wav"})
-    for item, original in zip(load(tmp_path / "mine", "train"), cuts, strict=False):
-        assert item.id == f"train/{original.id}-0" and item.text == "said 0"
-        np.testing.assert_allclose(item.read(), original.load_audio()[0], atol=1e-4)
-    assert [i.id for i in load(tmp_path / "mine")] == [
-        "train/one-0",
-        "train/seven-0",
-        "test/eleven-0",
-    ]
-    part = CorpusConfig(corpus=str(tmp_path / "mine"), split="test")
-    before = fingerprint(part, locate(part, None), HeldOut(()))
-    archive = next((tmp_path / "mine/test").glob("*.tar"))
-    archive.write_bytes(archive.read_bytes() + b"\0")
-    assert fingerprint(part, locate(part, None), HeldOut(())) != before
 
 
 @pytest.mark.parametrize("damage", ["cut short", "flipped", "no gzip", "other"])

@@ -8,7 +8,7 @@ import soundfile
 
 from pocketscribe.errors import UserError
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
-from pocketscribe.speech.features import read_audio
+from pocketscribe.speech.features import fbank, read_audio
 from pocketscribe.speech.items import Item
 from pocketscribe.speech.prepare import prepare
 from pocketscribe.speech.reverberation import in_a_room
@@ -58,7 +58,7 @@ def test_a_reverberated_copy_is_a_part_of_its_own(
     assert np.abs(a.load_features() - b.load_features()).mean() > 0.1
     # What is scored is what would be prepared.
     [item] = items(wet, locate(wet, tmp_path))
-    np.testing.assert_allclose(b.load_audio()[0], item.read(), atol=1e-4)
+    np.testing.assert_allclose(b.load_features(), fbank(item.read()), atol=0.11)  # 0.1: on disk
     # Other responses make another copy.
     soundfile.write(rooms / "hall.wav", sound(0.1), 16000)
     assert prepare(wet, tmp_path, tmp_path / "out").folder != echoing.folder
