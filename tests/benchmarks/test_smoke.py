@@ -22,6 +22,8 @@ LINES = {  # the least that each says
     "engine": 4,
     "features": 7,
     "joined": 1,
+    "lazy_cuts": 5,
+    "librispeech_steps": 5,
     "search": 22,
     "soak": 1,
     "streaming": 8,
@@ -62,6 +64,10 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
             if request.param == "search":
                 return {**part, "model": BENCHMARKS.parent / "models" / "todm.safetensors"}
             return {**part, "out": tmp_path / "out"}
+        case "lazy_cuts":
+            return {"utterances": [60], "batches": 2}
+        case "librispeech_steps":
+            return {"stages": "librispeech/float", "seconds": 20, "steps": 2, "width": 16}
         case "streaming" | "engine" | "soak":
             model = tmp_path / "model.pocket"
             units = characters()
