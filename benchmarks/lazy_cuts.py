@@ -78,7 +78,9 @@ def many(small: Path, count: int, folder: Path) -> Prepared:
     written = Written.read(read_json(small / "prepared.json"), "prepared.json")
     sizes = {**written.bytes, CUTS: (folder / CUTS).stat().st_size}
     (folder / "prepared.json").unlink()
-    write_json(folder / "prepared.json", written.model_copy(update={"bytes": sizes}).model_dump())
+    summary = written.summary.model_copy(update={"utterances": count})
+    about = written.model_copy(update={"bytes": sizes, "summary": summary})
+    write_json(folder / "prepared.json", about.model_dump())
     return Prepared(folder, CONFIG)
 
 

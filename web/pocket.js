@@ -91,7 +91,7 @@ class Stream {
     this.#units = units;
     this.#place = wasm.malloc(4 * 16000);
     this.#result = wasm.malloc(WHY);
-    words(wasm, this.#place, 10).fill(0).set([chunk, 1]);
+    words(wasm, this.#place, 11).fill(0).set([chunk, 1]);
     this.#engine = wasm.pocket_engine_new(model, this.#place, this.#result);
     if (!this.#engine) throw new Error(text(wasm, this.#result));
     this.#number = wasm.pocket_stream_new(this.#engine);

@@ -71,6 +71,8 @@ typedef struct {
     const int32_t *hotwords; /* units of phrases that a beam prefers, a 0 after each; copied */
     int32_t hotword_units;   /* how many numbers that is, zeros counted; 0: none */
     float hotword_score;     /* what each unit of such a phrase is worth, in nats, such as 1.5 */
+    int32_t float16;         /* 1: streams remember frames in float16, in little more than half the
+                              * memory, and are no longer equal to float32 to the last bits */
 } pocket_options;
 
 /* A label that was emitted. */

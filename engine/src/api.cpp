@@ -158,7 +158,8 @@ pocket_engine *pocket_engine_new(const pocket_model *model, const pocket_options
     if (!guides(wanted, m, why)) return nullptr;
     if (wanted.lm) search.lm = &wanted.lm->ngram;
 #endif
-    auto made = new (std::nothrow) pocket_engine{Engine(m, *chosen, *chunk, streams, search)};
+    auto made = new (std::nothrow) pocket_engine{Engine(m, *chosen, *chunk, streams, search,
+                                                        wanted.float16 != 0)};
     if (made && made->engine.allocate(streams)) return made;
     delete made;
     return why.refuse("no memory for %d streams", streams), nullptr;

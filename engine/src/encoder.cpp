@@ -89,8 +89,8 @@ void Engine::attend(const Block &block, int layer, Stream **several, int count) 
     for (int i = 0; i < count; ++i) {
         Stream &s = *several[i];
         int first = int(s.chunks % (slots_ / size_)) * size_;
-        float *keys = s.keys + size_t(layer) * size_t(m.mixed()) * size_t(key_stride_);
-        float *values = s.values + size_t(layer) * size_t(slots_) * size_t(v.stride);
+        size_t keys = size_t(layer) * size_t(m.mixed()) * size_t(key_stride_);
+        size_t values = size_t(layer) * size_t(slots_) * size_t(v.stride);
         for (int f = 0; f < size_; ++f) {
             int row = i * size_ + f, slot = first + f;
             for (int e = 0; e < m.mixed(); ++e) q[row][e] *= scale;
@@ -98,18 +98,20 @@ void Engine::attend(const Block &block, int layer, Stream **several, int count) 
             const float *sin = &sin_[size_t(slot) * size_t(half)];
             for (int h = 0; h < m.heads; ++h) {
                 const float *key = k[row] + h * head_width;
-                float *into = keys + size_t(h) * size_t(head_width) * size_t(key_stride_) + slot;
+                size_t into = keys + size_t(h * head_width) * size_t(key_stride_) + size_t(slot);
                 for (int e = 0; e < half; ++e) {
-                    into[size_t(e) * size_t(key_stride_)] = key[e] * cos[e] - key[e + half] * sin[e];
-                    into[size_t(e + half) * size_t(key_stride_)] =
-                        key[e + half] * cos[e] + key[e] * sin[e];
+                    s.keys.put(into + size_t(e) * size_t(key_stride_),
+                               key[e] * cos[e] - key[e + half] * sin[e]);
+                    s.keys.put(into + size_t(e + half) * size_t(key_stride_),
+                               key[e + half] * cos[e] + key[e] * sin[e]);
                 }
             }
-            std::copy(v[row], v[row] + v.stride, values + size_t(slot) * size_t(v.stride));
+            s.values.put(values + size_t(slot) * size_t(v.stride), v[row], size_t(v.stride));
         }
         int64_t filled = std::min<int64_t>((s.chunks + 1) * size_, slots_);
         kernels_.attend({size_, m.heads, head_width, slots_, int(filled), first, cos_.data(),
-                         sin_.data(), {q[i * size_], q.stride}, keys, key_stride_, values, v.stride,
+                         sin_.data(), {q[i * size_], q.stride}, float16_, s.keys.from(keys), key_stride_,
+                         s.values.from(values), v.stride,
                          attention_work_, {y[i * size_], y.stride}});
         for (int row = i * size_; row < (i + 1) * size_; ++row)  // where the norm was wider
             std::fill(y[row] + m.mixed(), y[row] + y.stride, 0.0f);
@@ -146,13 +148,13 @@ void Engine::convolve(const Block &block, int layer, Stream **several, int count
     linear(block.conv_gate, n, count * size_, gate, 0, true);
     size_t past = size_t(m.kernel - 1) * size_t(seen.stride);
     for (int i = 0; i < count; ++i) {
-        float *own = several[i]->frames_past + size_t(layer) * past;
-        std::copy(own, own + past, seen[0]);
+        Past &own = several[i]->frames_past;
+        own.get(size_t(layer) * past, seen[0], past);
         kernels_.gate({value[i * size_], value.stride}, {gate[i * size_], gate.stride}, size_,
                       m.width, {seen[m.kernel - 1], seen.stride});
         kernels_.depthwise(seen, size_, m.width, block.depthwise.data(), m.kernel,
                            block.depthwise_bias.data(), {y[i * size_], y.stride});
-        std::copy(seen[size_], seen[size_] + past, own);
+        own.put(size_t(layer) * past, seen[size_], past);
     }
     norm(y, count * size_, block.inner_norm, y);
     kernels_.silu(y, count * size_, m.width);

@@ -17,7 +17,7 @@ constexpr int waiting_chunks = 4;  // whose labels nobody has taken
 }  // namespace
 
 Engine::Engine(const Model &model, const Kernels &kernels, Chunk chunk, int count,
-               const Search &search)
+               const Search &search, bool float16)
     : model_(model),
       kernels_(kernels),
       chunk_(chunk),
@@ -25,6 +25,7 @@ Engine::Engine(const Model &model, const Kernels &kernels, Chunk chunk, int coun
       slots_(chunk.left + chunk.size),
       key_stride_(padded(slots_)),
       search_(search),
+      float16_(float16),
       beam_(search.beam),
       features_(model.mels, model.low, model.high) {
     most_ = std::max(1, std::min(count, tile_rows / size_));
@@ -64,18 +65,18 @@ bool Engine::allocate(int count) {
 
 void Engine::place(Stream &s) {
     const Model &m = model_;
-    size_t width = size_t(padded(m.width)), layers = size_t(m.layers);
+    size_t layers = size_t(m.layers);
     Arena &memory = stream_memory_;
     memory.place(s.audio, size_t(capacity_));
     memory.place(s.past, size_t(3 * padded(m.mels)));
     if (m.modes) {
         memory.place(s.modes, modes());
     } else {
-        memory.place(s.keys, keys());
+        place(s.keys, keys());
         // A head's last vector may reach beyond the last row.
-        memory.place(s.values, layers * size_t(slots_) * size_t(padded(m.mixed())) + lanes);
+        place(s.values, layers * size_t(slots_) * size_t(padded(m.mixed())) + lanes);
     }
-    memory.place(s.frames_past, layers * size_t(m.kernel - 1) * width);
+    place(s.frames_past, frames());
     memory.place(s.tokens, size_t(waiting_chunks * size_) + unsettled());
     if (m.transducer) memory.place(s.prefix.prediction, size_t(padded(m.joined)));
     for (auto *several : {&s.beam, &s.next})
@@ -87,6 +88,10 @@ void Engine::place(Stream &s) {
         }
 }
 
+void Engine::place(Past &past, size_t count) {
+    float16_ ? stream_memory_.place(past.halves, count) : stream_memory_.place(past.floats, count);
+}
+
 size_t Engine::unsettled() const { return beam_ > 1 ? size_t(most_unsettled) : 0; }
 
 size_t Engine::keys() const {
@@ -95,6 +100,10 @@ size_t Engine::keys() const {
 
 size_t Engine::modes() const {
     return size_t(model_.layers) * size_t(model_.modes) * 2 * size_t(padded(model_.mixed()));
+}
+
+size_t Engine::frames() const {
+    return size_t(model_.layers) * size_t(model_.kernel - 1) * size_t(padded(model_.width));
 }
 
 void Engine::place_work() {
@@ -157,13 +166,12 @@ void Engine::reset(Stream &s) {
     s.samples = s.chunks = s.last_chunk = 0;
     s.frames = s.silence = s.count = s.settled = s.last = 0;
     std::fill(s.past, s.past + 3 * padded(m.mels), 0.0f);
-    size_t frames = size_t(m.layers) * size_t(m.kernel - 1) * size_t(padded(m.width));
-    std::fill(s.frames_past, s.frames_past + frames, 0.0f);
+    forget(s.frames_past, frames());
     // Slots that are not filled yet get no weight; but what is there must be a number.
     if (m.modes)
         std::fill(s.modes, s.modes + modes(), 0.0f);
     else
-        std::fill(s.keys, s.keys + keys(), 0.0f);
+        forget(s.keys, keys());
     if (m.transducer) {
         s.prefix.labels[0] = -1;
         s.prefix.labels[1] = 0;
@@ -171,6 +179,13 @@ void Engine::reset(Stream &s) {
     }
     if constexpr (beams)
         if (beam_ > 1) start(s);
+}
+
+void Engine::forget(Past &past, size_t count) const {
+    if (float16_)
+        std::fill(past.halves, past.halves + count, uint16_t(0));
+    else
+        std::fill(past.floats, past.floats + count, 0.0f);
 }
 
 int Engine::accept(Stream &s, const float *samples, int count) {

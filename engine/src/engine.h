@@ -87,6 +87,26 @@ struct Candidate {
     float log_probability;
 };
 
+// Numbers that a stream remembers, in one of two ways: the other is null.
+struct Past {
+    float *floats = nullptr;
+    uint16_t *halves = nullptr;  // float16
+
+    const void *from(size_t at) const {
+        return floats ? static_cast<const void *>(floats + at) : halves + at;
+    }
+    void put(size_t at, float value) {
+        floats ? void(floats[at] = value) : void(halves[at] = narrowed(value));
+    }
+    void put(size_t at, const float *values, size_t count) {
+        for (size_t i = 0; i < count; ++i) put(at + i, values[i]);
+    }
+    void get(size_t at, float *values, size_t count) const {
+        for (size_t i = 0; i < count; ++i)
+            values[i] = floats ? floats[at + i] : widened(halves[at + i]);
+    }
+};
+
 struct Stream {
     bool open, finished, taken;
     int held;         // samples in `audio`
@@ -101,17 +121,17 @@ struct Stream {
 
     float *audio;   // from `before` samples before the next frame's hop on
     float *past;    // [3][mels]: normalised features before the chunk
-    float *keys;    // [layer][mixed][key_stride]: a ring, rotated by their slots
-    float *values;  // [layer][slot][mixed]
+    Past keys;      // [layer][mixed][key_stride]: a ring, rotated by their slots
+    Past values;    // [layer][slot][mixed]
     float *modes;   // [layer][mode][real, imaginary][mixed]: of state spaces
-    float *frames_past;  // [layer][kernel - 1][width]: what the convolutions saw last
+    Past frames_past;  // [layer][kernel - 1][width]: what the convolutions saw last
     pocket_token *tokens;
 };
 
 class Engine {
   public:
     Engine(const Model &model, const Kernels &kernels, Chunk chunk, int streams,
-           const Search &search);
+           const Search &search, bool float16);
     bool allocate(int streams);
 
     int open_stream();
@@ -129,9 +149,12 @@ class Engine {
     struct Tile;
 
     void place(Stream &stream);
+    void place(Past &past, size_t count);
+    void forget(Past &past, size_t count) const;
     void place_work();
-    size_t keys() const;   // numbers of a stream
-    size_t modes() const;  // the same of state spaces
+    size_t keys() const;    // numbers of a stream
+    size_t modes() const;   // the same of state spaces
+    size_t frames() const;  // what its convolutions saw last
     bool ready(const Stream &stream) const;
     Rows rows(float *data, int width) const { return {data, padded(width)}; }
 
@@ -169,6 +192,7 @@ class Engine {
     const Chunk chunk_;
     const int size_, slots_, key_stride_;  // frames of a chunk and of the ring; of a key's row
     const Search search_;
+    const bool float16_;                   // what streams remember of frames
     const int beam_;                       // hypotheses of a stream; 1: greedy search
     std::optional<Hotwords> hotwords_;
     int most_;                             // streams of a tile

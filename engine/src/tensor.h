@@ -21,6 +21,24 @@ inline float widened(uint16_t half) {
     return half & 0x8000 ? -value : value;
 }
 
+// The nearest float16, halves to even; the largest where there is none.
+inline uint16_t narrowed(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    uint32_t sign = bits >> 16 & 0x8000;
+    bits &= 0x7FFFFFFF;
+    if (bits >= 0x477FF000) return uint16_t(sign | 0x7BFF);
+    if (bits < 0x38800000) {  // subnormal: in steps of 2^-24, which are those of floats from a half on
+        float size;
+        std::memcpy(&size, &bits, 4);
+        size += 0.5f;
+        std::memcpy(&bits, &size, 4);
+        return uint16_t(sign | (bits - 0x3F000000));
+    }
+    bits += 0xFFF + (bits >> 13 & 1);
+    return uint16_t(sign | (bits - 0x38000000) >> 13);
+}
+
 struct Tensor {
     int out = 0, fan_in = 0;
     int bits = 16;           // 16: float16

@@ -77,6 +77,7 @@ class Trainable:
 
 def trainable(prepared: Prepared, units: Units, max_seconds: float) -> Trainable:
     """Leaves out what these units cannot spell, what is too long, and labels longer than frames."""
+    in_memory = prepared.summary["utterances"] <= IN_MEMORY
     kept, count, long, bad, seconds = [], 0, [], [], 0.0
     for cut in prepared.cuts:
         words = cut.supervisions[0].text
@@ -87,18 +88,15 @@ def trainable(prepared: Prepared, units: Units, max_seconds: float) -> Trainable
         elif len(units.encode(words)) > cut.num_frames // FACTOR:
             bad.append((cut.id, "more labels than encoder frames"))
         else:
-            if count < IN_MEMORY:
-                kept.append(cut)
             count += 1
             seconds += cut.duration
+            if in_memory:
+                kept.append(cut)
     if not count:
         raise UserError(f"corpus {prepared.config.title!r}: nothing in it can be trained on")
     refused = (*bad, *long)
-    if count > IN_MEMORY:
-        kept.clear()
-        cuts = prepared.cuts.filter(_OtherThan(frozenset(name for name, _ in refused)))
-    else:
-        cuts = CutSet(kept)
+    others = _OtherThan(frozenset(name for name, _ in refused))
+    cuts = CutSet(kept) if in_memory else prepared.cuts.filter(others)
     return Trainable(prepared, cuts, count, seconds, refused, len(bad))
 
 

@@ -77,6 +77,9 @@ SHAPES = {
 }
 
 
+MODELS = Path(__file__).parents[2] / "models"
+
+
 def both(
     path: Path, audio: list[np.ndarray], chunk: int | None = None
 ) -> tuple[list[Transcript], list[Transcript]]:
@@ -122,6 +125,7 @@ def test_a_transducer_writes_the_same(
     assert found[6].scores == pytest.approx(expected[6].scores, abs=1e-3)
 
 
+@pytest.mark.parametrize("float16", [False, True])
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
@@ -133,7 +137,7 @@ def test_a_transducer_writes_the_same(
     ],
 )
 def test_the_same_bits_everywhere(
-    name: str, shape: str, utterances: list[np.ndarray], tmp_path: Path
+    name: str, shape: str, float16: bool, utterances: list[np.ndarray], tmp_path: Path
 ) -> None:
     """On every instruction set and in every company: what the encoder gives, and what is said."""
     formats = {**EXACT, **ROUNDED}[name]
@@ -142,11 +146,40 @@ def test_the_same_bits_everywhere(
     found = set()
     for kernels in native.kernels():
         for streams in (1, 2, 6):
-            engine = native.Engine(model, streams=streams, kernels=kernels)
+            engine = native.Engine(model, 0, streams, kernels, float16=float16)
             said = engine.transcribe(utterances)
             found.add((engine.stats().hash, repr(said)))
             assert engine.stats().kernels == kernels
     assert len(found) == 1 and "scalar" in native.kernels()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_float16_remembers_is_near(
+    shape: str, utterances: list[np.ndarray], tmp_path: Path
+) -> None:
+    """The same labels at the same frames but for few; scores as near as float16 is to a number."""
+    model = native.Model(babbling(tmp_path / "m.pocket", formats=EXACT["int8"], **SHAPES[shape]))
+    exact, near = (native.Engine(model, float16=float16) for float16 in (False, True))
+    assert near.stats().stream_bytes < exact.stats().stream_bytes
+    wanted, found = exact.transcribe(utterances), near.transcribe(utterances)
+    pairs = [
+        (a.score, b.score)
+        for one, other in zip(wanted, found, strict=True)
+        for a, b in zip(one, other, strict=False)
+        if (a.unit, a.frame) == (b.unit, b.frame)
+    ]
+    assert len(pairs) > 0.97 * sum(map(len, wanted)) > 100
+    apart = np.abs(np.diff(pairs))
+    assert 0 < apart.mean() < 2e-3
+    near.transcribe(utterances[::-1])  # what it heard before is forgotten
+    assert near.transcribe(utterances) == found
+
+
+def test_a_streams_memory(utterances: list[np.ndarray]) -> None:
+    """docs/engine.md: what a stream of the shipped model takes, either way."""
+    model = native.Model(MODELS / "usm_lite.pocket")
+    for float16, most in ((False, 0.8e6), (True, 0.45e6)):
+        assert native.Engine(model, float16=float16).stats().stream_bytes < most
 
 
 def test_streams_come_and_go(packed: Path, utterances: list[np.ndarray]) -> None:

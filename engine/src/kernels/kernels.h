@@ -47,9 +47,10 @@ struct Attention {
     int first;                 // slot of the first query's own frame
     const float *cos, *sin;    // [position][head_width / 2] of positions 0 … 2 slots - 1
     Rows query;                // scaled, not rotated
-    const float *keys;         // rotated by their slots, [head][head_width][stride]
+    bool float16;              // which keys and values are; floats otherwise
+    const void *keys;          // rotated by their slots, [head][head_width][stride]
     int key_stride;
-    const float *values;       // [slot][value_stride]
+    const void *values;        // [slot][value_stride]
     int value_stride;
     float *work;               // 4 x (2 x head_width + key_stride) numbers
     Rows out;

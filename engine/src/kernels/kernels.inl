@@ -341,14 +341,14 @@ void turn(const float *x, const float *cos, const float *sin, int half, float *i
 }
 
 // Scores of Q queries, `apart` numbers from each other, against V x 16 slots from `at` on.
-template <int Q, int V>
-POCKET_INLINE void scores(const Attention &a, const float *keys, const float *query, int apart,
+template <int Q, int V, typename N>
+POCKET_INLINE void scores(const Attention &a, const N *keys, const float *query, int apart,
                           int at, F16 (*into)[4]) {
     F16 acc[Q][V] = {};
     for (int e = 0; e < a.head_width; ++e) {
         F16 key[V];
         for (int v = 0; v < V; ++v)
-            key[v] = load<F16>(keys + size_t(e) * a.key_stride + at + v * lanes);
+            key[v] = wide(keys + size_t(e) * a.key_stride + at + v * lanes);
         for (int q = 0; q < Q; ++q)
             for (int v = 0; v < V; ++v) acc[q][v] = acc[q][v] + key[v] * query[q * apart + e];
     }
@@ -357,14 +357,14 @@ POCKET_INLINE void scores(const Attention &a, const float *keys, const float *qu
 }
 
 // Values of V x 16 channels from each `offset` on, weighed for Q queries.
-template <int Q, int V>
+template <int Q, int V, typename N>
 POCKET_INLINE void weighed(const Attention &a, int head, const int *offset, const float *weight,
                            const float *by, int query) {
-    const float *values = a.values + head * a.head_width;
+    const N *values = static_cast<const N *>(a.values) + head * a.head_width;
     F16 acc[Q][V] = {};
     for (int s = 0; s < a.valid; ++s)
         for (int v = 0; v < V; ++v) {
-            F16 value = load<F16>(values + size_t(s) * a.value_stride + offset[v]);
+            F16 value = wide(values + size_t(s) * a.value_stride + offset[v]);
             for (int q = 0; q < Q; ++q)
                 acc[q][v] = acc[q][v] + value * weight[size_t(q) * a.key_stride + s];
         }
@@ -378,12 +378,12 @@ POCKET_INLINE void weighed(const Attention &a, int head, const int *offset, cons
 
 // A ring of slots: what lies behind the chunk's own ones is older by a turn of the ring, so a query
 // is rotated twice, once for either part; keys are rotated once, by their slots.
-template <int Q>
+template <int Q, typename N>
 void attend_rows(const Attention &a, int head, int query) {
     int half = a.head_width / 2, end = a.first + a.queries, vectors = padded(a.valid) / lanes;
     int apart = 2 * a.head_width;
     float *near = a.work, *far = near + a.head_width, *weight = near + Q * apart;
-    const float *keys = a.keys + size_t(head) * a.head_width * a.key_stride;
+    const N *keys = static_cast<const N *>(a.keys) + size_t(head) * a.head_width * a.key_stride;
     F16 most[Q];
     for (int q = 0; q < Q; ++q) {
         const float *own = a.query[query + q] + head * a.head_width;
@@ -432,16 +432,21 @@ void attend_rows(const Attention &a, int head, int query) {
         for (int k = 0; k < several; ++k)
             offset[k] = std::max(0, std::min((v + k) * lanes, a.head_width - lanes));
         if (several == 3)
-            weighed<Q, 3>(a, head, offset, weight, by, query);
+            weighed<Q, 3, N>(a, head, offset, weight, by, query);
         else
-            weighed<Q, 1>(a, head, offset, weight, by, query);
+            weighed<Q, 1, N>(a, head, offset, weight, by, query);
         v += several;
     }
 }
 
 void attend(const Attention &a) {
     for (int h = 0; h < a.heads; ++h)
-        by_rows<POCKET_QUERIES>(a.queries, [&]<int Q>(int query) { attend_rows<Q>(a, h, query); });
+        by_rows<POCKET_QUERIES>(a.queries, [&]<int Q>(int query) {
+            if (a.float16)
+                attend_rows<Q, uint16_t>(a, h, query);
+            else
+                attend_rows<Q, float>(a, h, query);
+        });
 }
 
 // ---- State spaces ------------------------------------------------------------------------------

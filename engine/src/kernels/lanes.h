@@ -12,6 +12,7 @@ namespace {
 typedef float F16 __attribute__((vector_size(64)));
 typedef int32_t I16 __attribute__((vector_size(64)));
 typedef uint32_t U16 __attribute__((vector_size(64)));
+typedef uint16_t H16 __attribute__((vector_size(32)));  // float16
 typedef uint8_t B16 __attribute__((vector_size(16)));
 typedef uint8_t B32 __attribute__((vector_size(32)));
 typedef uint8_t B64 __attribute__((vector_size(64)));
@@ -27,6 +28,13 @@ POCKET_INLINE V load(const void *from) {
 template <typename V>
 POCKET_INLINE void store(void *to, V v) {
     std::memcpy(to, &v, sizeof v);
+}
+POCKET_INLINE F16 wide(const float *from) { return load<F16>(from); }
+// As `widened` of tensor.h.
+POCKET_INLINE F16 wide(const uint16_t *from) {
+    U16 bits = __builtin_convertvector(load<H16>(from), U16);
+    F16 size = __builtin_bit_cast(F16, (bits & 0x7FFF) << 13) * 0x1p112f;
+    return __builtin_bit_cast(F16, __builtin_bit_cast(U16, size) | (bits & 0x8000) << 16);
 }
 POCKET_INLINE F16 all(float x) { return F16{} + x; }
 POCKET_INLINE F16 floats(I16 x) { return __builtin_convertvector(x, F16); }
