@@ -1,0 +1,127 @@
+"""Which sizes fit into a budget: a supernet's, or even cuts of a model."""
+
+import json
+import math
+from typing import Any, NamedTuple
+
+import torch
+
+from pocketscribe.config import read_bytes
+from pocketscribe.errors import UserError
+from pocketscribe.export.size import size_of_model
+from pocketscribe.fit.ways import Choice, Way
+from pocketscribe.models import ModelConfig, Recogniser
+from pocketscribe.models.subnets import Space, SpaceConfig
+from pocketscribe.recipes.reading import read_recipe
+from pocketscribe.recipes.recipe import Recipe, merged
+from pocketscribe.search.cost import FileBytes
+
+LETTERS = 30  # units: A to Z, apostrophe, word mark, blank, unknown
+
+
+class Room(NamedTuple):
+    """A budget, and how much of it a file's header takes."""
+
+    budget: str
+    header: int
+
+    @property
+    def arrays(self) -> int:
+        """Bytes that are left for the arrays."""
+        return read_bytes(self.budget, "--budget") - self.header
+
+    def too_small(self, arrays: int) -> UserError:
+        """The refusal, where `arrays` bytes are the least."""
+        return UserError(
+            f"--budget {self.budget}: the smallest sub-network takes {arrays + self.header:,} "
+            "bytes; give more, or a smaller --set model"
+        )
+
+
+def searched(way: Way, config: ModelConfig, recipe: Recipe, room: Room) -> list[Choice]:
+    """A supernet's sizes, and what may be searched and taken; UserError where none is that small.
+
+    Sizes are halves to wholes of every dimension.
+    """
+    encoder = config.encoder
+
+    def parts(whole: int, *shares: float) -> tuple[int, ...]:
+        return tuple(sorted({_part(whole, share) for share in shares} - {whole}))
+
+    sizes = SpaceConfig(
+        layers=tuple(sorted({max(1, 2 * encoder.layers // 3)} - {encoder.layers})),
+        width=parts(encoder.width, 0.5, 0.7, 0.85),
+        heads=tuple(range((encoder.heads + 1) // 2, encoder.heads)),
+        inner=parts(max(encoder.insides), 0.5, 0.7),
+        predictor=parts(config.predictor, 0.5, 0.75),
+        joiner=parts(config.joiner, 0.5, 0.75),
+    )
+    with torch.device("meta"):
+        space = Space(Recogniser(config, vocabulary=LETTERS), sizes)
+    searching = next(stage.search for stage in recipe.stage if stage.name == "search")
+    assert searching is not None
+    size = FileBytes(space, vocabulary=LETTERS)
+    least = min(size(space.smallest, formats.rules) for formats in searching.formats)
+    if least > room.arrays:
+        raise room.too_small(least)
+    rows = sizes.model_dump(exclude_defaults=True)
+    supernet = _toml({**{key: value for key, value in rows.items() if value}, "random": 1})
+    above, within = f'"{room.arrays * 3 // 2}"', f'"{room.arrays}"'
+    why = f"{room.budget} less {room.header:,} for a header"
+    return [
+        Choice(way.key("supernet", "supernet"), supernet, "halves to wholes of every width"),
+        Choice(way.key("search", "search.budget"), above, "half as much again: the way there"),
+        Choice(way.key("halfway", "take.budget"), above, "the step between"),
+        Choice(way.key("student", "take.budget"), within, why),
+        Choice(way.key("low_bits", "take.budget"), within, "the same"),
+    ]
+
+
+def cuts(way: Way, config: ModelConfig, room: Room, why: str) -> list[Choice]:
+    """Even cuts of a model, the last of which fits; UserError where none does."""
+    last = next(stage for stage in read_recipe(way.recipe).stage if stage.name == "low_bits")
+    formats = last.model_dump(mode="json")["formats"]
+
+    def size(share: float) -> int:
+        small = merged(config.model_dump(mode="json"), _shrunk(config, share))
+        with torch.device("meta"):
+            read = ModelConfig.read(small | {"formats": formats}, "a smaller model")
+            model = Recogniser(read, vocabulary=LETTERS)
+        return int(size_of_model(model)["bytes"])
+
+    shares = [part / 64 for part in range(64, 7, -1)]
+    share = next((share for share in shares if size(share) <= room.arrays), None)
+    if share is None:
+        raise room.too_small(size(shares[-1]))
+    halfway, student = (_toml(_shrunk(config, part)) for part in (math.sqrt(share), share))
+    return [
+        Choice(way.key("halfway", "model"), halfway, why),
+        Choice(
+            way.key("student", "model"), student, f"the widest in four bits within {room.budget}"
+        ),
+    ]
+
+
+def _part(whole: int, share: float) -> int:
+    """A share of a width, in multiples that N:M groups and kernels like."""
+    return max(8, 8 * round(share * whole / 8))
+
+
+def _shrunk(config: ModelConfig, share: float) -> dict[str, Any]:
+    """A share of every width; heads stay whole, layers stay all."""
+    encoder = config.encoder
+    small: dict[str, Any] = {
+        "width": _part(encoder.width, share),
+        "heads": max(1, round(share * encoder.heads)),
+        "head_width": encoder.head_width or encoder.width // encoder.heads,
+    }
+    if encoder.inner is not None:
+        small["inner"] = [_part(inner, share) for inner in encoder.insides]
+    rest = ("predictor", "joiner", "subsampling")
+    return {"encoder": small, **{key: _part(getattr(config, key), share) for key in rest}}
+
+
+def _toml(table: dict[str, Any]) -> str:
+    """An inline table."""
+    rows = (f"{k} = {_toml(v) if isinstance(v, dict) else json.dumps(v)}" for k, v in table.items())
+    return f"{{ {', '.join(rows)} }}"

@@ -1,0 +1,39 @@
+"""How fast this machine trains a model."""
+
+import time
+
+import torch
+
+from pocketscribe.fit.sizes import LETTERS
+from pocketscribe.models import ModelConfig, Recogniser
+from pocketscribe.speech.batches import Batch
+from pocketscribe.speech.features import MELS
+from pocketscribe.training.loop import measured_precision
+from pocketscribe.training.objectives import LossConfig, Plain, StepContext
+
+REACHED = 0.55  # of the speed on noise: real batches are loaded and padded, and dev is scored
+NOISE_SECONDS = 24.0  # of the batch on which speed is measured
+
+
+def measured_speed(config: ModelConfig) -> float:
+    """Seconds of audio a second that plain training should reach here, from steps on noise."""
+    model, frames = Recogniser(config, vocabulary=LETTERS), round(100 * NOISE_SECONDS / 4)
+    batch = Batch(
+        features=torch.randn(4, frames, MELS),
+        frames=torch.full((4,), frames),
+        targets=torch.randint(2, LETTERS, (4, frames // 10)),
+        labels=torch.full((4,), frames // 10),
+        seconds=NOISE_SECONDS,
+        total_frames=4 * frames,
+    )
+    objective = Plain(model, LossConfig())
+    context = StepContext(10**6, config.chunks.streaming)
+    precision = measured_precision(config.encoder.width, NOISE_SECONDS, "cpu")["precision"]
+    taken = []
+    for _ in range(3):
+        started = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = objective(batch, context)["loss"]
+        loss.backward()
+        taken.append(time.perf_counter() - started)
+    return REACHED * NOISE_SECONDS / min(taken)
