@@ -56,9 +56,14 @@ class Scored(Config, extra="ignore"):
 
 
 class Results(Config, extra="ignore"):
-    """A run's results.json: what every reader of it may count on."""
+    """A run's results.json: what every reader of it may count on.
+
+    Attributes:
+        changed: what `--set` changed in the recipe.
+    """
 
     recipe: str
+    changed: tuple[str, ...] = ()
     beam: int = 1
     models: dict[str, Scored]
 

@@ -46,7 +46,7 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
     data = _composed(path, ())
     for change in changes:
         _change(data, change)
-    read = Recipe.read({"name": path.stem, **data}, path.name)
+    read = Recipe.read({"name": path.stem, "changed": list(changes), **data}, path.name)
     outside = Outside(runs)
     models: list[ModelConfig] = []
     spaces: dict[str | None, Space] = {}

@@ -167,9 +167,14 @@ class EvaluateConfig(Config):
 
 
 class Recipe(Config):
-    """A whole recipe. A run is one recipe file; its name is the file's."""
+    """A whole recipe. A run is one recipe file; its name is the file's.
+
+    Attributes:
+        changed: what `--set` changed in the file, so that the run can be repeated.
+    """
 
     name: FileName
+    changed: tuple[str, ...] = ()
     speech: SpeechConfig
     model: ModelConfig = ModelConfig()
     stage: tuple[StageConfig, ...] = Field(min_length=1, max_length=100)

@@ -64,6 +64,8 @@ def score_and_ship(recipe: Recipe, folder: Path, root: Path | None, bar: Bar) ->
     results: dict[str, Any] = {"recipe": recipe.name, "beam": beam, "models": {}}
     if path.is_file() and (old := read_results(path)).get("beam", beam) == beam:
         results = old
+    if recipe.changed:
+        results["changed"] = list(recipe.changed)
     for stage in recipe.scored:
         shipped = _ship(recipe, stage, folder)
         runtime = TorchRuntime(shipped, SearchConfig(beam=beam))

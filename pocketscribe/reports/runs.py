@@ -70,7 +70,8 @@ class FinishedRun:
         """What makes the run, as far as its results tell."""
         recipe = self.results["recipe"]
         other = [] if recipe == self.name else ["--out", f"runs/{self.name}"]
-        return shlex.join(["pocketscribe", "run", recipe, *other])
+        changed = [word for change in self.results.get("changed", ()) for word in ("--set", change)]
+        return shlex.join(["pocketscribe", "run", recipe, *other, *changed])
 
     @cached_property
     def cards(self) -> dict[str, Card]:

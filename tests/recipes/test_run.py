@@ -85,7 +85,8 @@ def test_only_what_is_new_is_scored(
     more = 'speech.test=[{corpus="synthetic", split="test"}, {corpus="fsdd", split="test"}]'
     run_here(recipe, folder, more)
     assert scored == ["fsdd test"]
-    run_here(recipe, folder, more, "evaluate.beam=2")  # another way of scoring: all anew
+    changes = [more, "evaluate.beam=2"]  # another way of scoring: all anew
+    assert run_here(recipe, folder, *changes)["changed"] == changes
     assert scored == ["fsdd test", "synthetic dev", "synthetic test", "fsdd test"]
 
 

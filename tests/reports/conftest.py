@@ -34,7 +34,7 @@ def rich_run(folder: Path, speech: Path) -> Path:
     models = {"float": {"file": "mine.safetensors", "scores": scores}}
     folder.mkdir(parents=True)
     write = {
-        "results.json": {"recipe": EVIL, "models": models},
+        "results.json": {"recipe": EVIL, "changed": ["stage.0.seed=1"], "models": models},
         "recipe.json": {"speech": {"dev": [], "test": [{"corpus": str(speech), "split": "test"}]}},
     }
     for name, data in write.items():
