@@ -81,31 +81,30 @@ def _sounds(
 
 
 def _plot(rows: list[dict[str, Any]], key: str, label: str, title: str, path: Path) -> None:
-    """WER with its interval against a size in millions, a point a model."""
+    """WER with its interval against a size in millions, a point a model, a colour a run."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
-    crowded = len(rows) > 8  # names beside the points then, and no legend over them
-    figure = Figure(figsize=(10, 7) if crowded else (7, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
     axes = figure.subplots()
-    sizes = [row[key] / 1e6 for row in rows]
-    for row, size in zip(rows, sizes, strict=True):
-        low, high = row["wer"] - row["ci_low"], row["ci_high"] - row["wer"]
-        spread = [[100 * max(low, 0)], [100 * max(high, 0)]]
-        name = f"{row['run']} {row['model']}"
-        wer = 100 * row["wer"]
-        axes.errorbar(size, wer, yerr=spread, fmt="o", capsize=4, label=name)
-        if crowded:
-            axes.annotate(row["model"], (size, wer), (5, 3), textcoords="offset points", size=7)
+    runs = list(dict.fromkeys(row["run"] for row in rows))
+    for run in runs:
+        for row in (row for row in rows if row["run"] == run):
+            x, wer = row[key] / 1e6, 100 * row["wer"]
+            spread = [[max(wer - 100 * row["ci_low"], 0)], [max(100 * row["ci_high"] - wer, 0)]]
+            axes.errorbar(x, wer, yerr=spread, fmt="o", capsize=4, color=f"C{runs.index(run)}")
+            axes.annotate(row["model"], (x, wer), (6, 3), textcoords="offset points", size=7)
+        axes.plot([], [], "o", color=f"C{runs.index(run)}", label=run)
     axes.set(xlabel=label, ylabel="WER, % (95% interval)", title=title)
+    sizes = [row[key] for row in rows]
     if max(sizes) > 4 * min(sizes):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.12)  # room for the names
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    if not crowded:
-        axes.legend()
+    axes.legend(fontsize=8)
     with replacing(path) as beside:
         figure.savefig(beside, dpi=120)

@@ -83,7 +83,9 @@ def test_a_row_has_its_groups_and_its_command(document: Document) -> None:
     for cell in ("1,000", "4.87M", "19,480,000", "0.0123", "+0.24 s", "45"):
         assert cell in cells
     assert document.said("small").count(" 10.00–15.00") == 2
-    assert any(code.endswith("--out runs/mine --set stage.0.seed=1") for code in document.said("code"))
+    assert any(
+        code.endswith("--out runs/mine --set stage.0.seed=1") for code in document.said("code")
+    )
 
 
 def test_worst_come_first(document: Document) -> None:
