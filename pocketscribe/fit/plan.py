@@ -19,6 +19,7 @@ from pocketscribe.speech.units import Units
 
 LITTLE_HOURS = 100.0  # of speech: below it a trained model is a better start than none
 HEARD_PER_HOUR, LEAST_HEARD, MOST_HEARD = 8.0, 6.0, 400.0  # hours, of which each stage has a share
+MOST_PASSES = 200.0  # over the speech: more would be learning it by heart
 LEAST_SUPERNET = 20.0  # hours that a supernet hears: below them its small sizes stay far behind
 HEADER_BYTES = 9_000  # of a file: its config, plan and card of these stages
 FEW_WORDS = 300  # of dev: fewer cannot tell one candidate from another
@@ -78,7 +79,8 @@ def plan(
     def heard_on(way: Way) -> float:
         if minutes is not None:
             return minutes / 60 * speed / way.cost
-        return min(max(HEARD_PER_HOUR * seen.train.hours, LEAST_HEARD), MOST_HEARD)
+        least = min(LEAST_HEARD, MOST_PASSES * seen.train.hours)
+        return min(max(HEARD_PER_HOUR * seen.train.hours, least), MOST_HEARD)
 
     learnt = heard_on(with_supernet) * with_supernet.stages["supernet"].share
     way = with_supernet if learnt >= LEAST_SUPERNET else direct
@@ -97,7 +99,10 @@ def plan(
         choices += cuts(way, config, room, why)
 
     heard = heard_on(way)
-    why = f"{HEARD_PER_HOUR:g} hours for each of {seen.train.hours:.2f}, at least {LEAST_HEARD:g}"
+    why = (
+        f"{HEARD_PER_HOUR:g} hours for each of {seen.train.hours:.2g}, at least {LEAST_HEARD:g}, "
+        f"at most {MOST_PASSES:g} times all of it"
+    )
     if minutes is not None:
         why = f"{minutes:g} minutes at {speed:.0f} x real time"
     for stage, effort in way.stages.items():
@@ -120,7 +125,7 @@ def _start(seen: Look, start: Path | None) -> tuple[Saved | None, str]:
     if unknown:
         return None, f"{start.name} cannot spell {' '.join(unknown)}"
     hours = sum(s.get("audio_hours_heard", 0) for s in saved.card.get("stages", ()))
-    reason = f"{seen.train.hours:.2f} h are little; it has heard {hours:.0f} h and spells all of it"
+    reason = f"{seen.train.hours:.2g} h are little; it has heard {hours:.0f} h and spells all of it"
     return saved, reason
 
 
