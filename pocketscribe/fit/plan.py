@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pocketscribe.fit.look import Look
-from pocketscribe.fit.sizes import Room, cuts, searched
+from pocketscribe.fit.sizes import cuts, room, searched
 from pocketscribe.fit.speed import measured_speed
 from pocketscribe.fit.ways import DIRECT, SUPERNET, Choice, Way
 from pocketscribe.models.saved import Saved, load_model
+from pocketscribe.recipes.reading import read_recipe
 from pocketscribe.recipes.recipe import Recipe
 from pocketscribe.speech.units import Units
 
@@ -21,7 +22,7 @@ LITTLE_HOURS = 100.0  # of speech: below it a trained model is a better start th
 HEARD_PER_HOUR, LEAST_HEARD, MOST_HEARD = 8.0, 6.0, 400.0  # hours, of which each stage has a share
 MOST_PASSES = 200.0  # over the speech: more would be learning it by heart
 LEAST_SUPERNET = 20.0  # hours that a supernet hears: below them its small sizes stay far behind
-HEADER_BYTES = 9_000  # of a file: its config, plan and card of these stages
+STAGE_BYTES = 500  # of a card: what it says of a stage
 FEW_WORDS = 300  # of dev: fewer cannot tell one candidate from another
 TELLING_WORDS = 1_000  # of test: fewer, and an interval is wide
 
@@ -91,12 +92,14 @@ def plan(
         why = "the whole of it from the first step: it knows how to listen"
         choices.append(Choice(way.key("tuned", "augment.grows"), "[9.0, 9.0]", why))
     # A card tells of all stages, those of the start too.
-    room = Room(budget, HEADER_BYTES + (len(json.dumps(started.card)) if started else 0))
+    card = {**(started.card if started else {}), "": " " * STAGE_BYTES * len(way.stages) + folder}
+    filled = recipe if way is with_supernet else read_recipe(way.recipe)
+    space = room(budget, config, filled, card)
     if way is with_supernet:
-        choices += searched(way, config, recipe, room)
+        choices += searched(way, config, filled, space)
     else:
         why = f"a supernet would hear {learnt:.1f} hours, and wants {LEAST_SUPERNET:g}: cut at once"
-        choices += cuts(way, config, room, why)
+        choices += cuts(way, config, filled, space, why)
 
     heard = heard_on(way)
     why = (

@@ -2,6 +2,9 @@
 
 import json
 import math
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -11,12 +14,15 @@ from pocketscribe.errors import UserError
 from pocketscribe.export.size import size_of_model
 from pocketscribe.fit.ways import Choice, Way
 from pocketscribe.models import ModelConfig, Recogniser
+from pocketscribe.models.saved import Saved, save_packed
 from pocketscribe.models.subnets import Space, SpaceConfig
-from pocketscribe.recipes.reading import read_recipe
 from pocketscribe.recipes.recipe import Recipe, merged
 from pocketscribe.search.cost import FileBytes
+from pocketscribe.speech.units import Units, UnitsConfig
+from pocketscribe.weights.format import FormatRule
 
 LETTERS = 30  # units: A to Z, apostrophe, word mark, blank, unknown
+LEAST_SHARE = 1 / 8  # of a model's widths: narrower ones are not cut
 
 
 class Room(NamedTuple):
@@ -36,6 +42,34 @@ class Room(NamedTuple):
             f"--budget {self.budget}: the smallest sub-network takes {arrays + self.header:,} "
             "bytes; give more, or a smaller --set model"
         )
+
+
+def room(budget: str, config: ModelConfig, recipe: Recipe, card: dict[str, Any]) -> Room:
+    """What a budget has room for beside names and shapes of all tensors, plan, units and card.
+
+    Measured on files, in every format that the recipe may end with: of a narrow model, for widths
+    are a few digits of it.
+    """
+    small = merged(config.model_dump(mode="json"), _shrunk(config, LEAST_SHARE))
+    units = Units.learn(["ABCDEFGHIJKLMNOPQRSTUVWXYZ'"], UnitsConfig(kind="char")).to_json()
+    headers = []
+    with TemporaryDirectory() as folder:
+        for rules in _formats(recipe):
+            formats = [rule.model_dump(mode="json") for rule in rules]
+            read = ModelConfig.read(small | {"formats": formats}, "a smaller model")
+            model = Recogniser(read, vocabulary=LETTERS)
+            file = Path(folder) / "model.pocket"
+            save_packed(file, Saved(model, units, card))
+            headers.append(file.stat().st_size - int(size_of_model(model)["bytes"]))
+    return Room(budget, max(headers))
+
+
+def _formats(recipe: Recipe) -> Iterator[tuple[FormatRule, ...]]:
+    for stage in recipe.stage:
+        if stage.formats:
+            yield stage.formats
+        if stage.search is not None:
+            yield from (formats.rules for formats in stage.search.formats or ())
 
 
 def searched(way: Way, config: ModelConfig, recipe: Recipe, room: Room) -> list[Choice]:
@@ -77,9 +111,9 @@ def searched(way: Way, config: ModelConfig, recipe: Recipe, room: Room) -> list[
     ]
 
 
-def cuts(way: Way, config: ModelConfig, room: Room, why: str) -> list[Choice]:
+def cuts(way: Way, config: ModelConfig, recipe: Recipe, room: Room, why: str) -> list[Choice]:
     """Even cuts of a model, the last of which fits; UserError where none does."""
-    last = next(stage for stage in read_recipe(way.recipe).stage if stage.name == "low_bits")
+    last = next(stage for stage in recipe.stage if stage.name == "low_bits")
     formats = last.model_dump(mode="json")["formats"]
 
     def size(share: float) -> int:
@@ -89,10 +123,10 @@ def cuts(way: Way, config: ModelConfig, room: Room, why: str) -> list[Choice]:
             model = Recogniser(read, vocabulary=LETTERS)
         return int(size_of_model(model)["bytes"])
 
-    shares = [part / 64 for part in range(64, 7, -1)]
+    shares = [part / 64 for part in range(64, round(64 * LEAST_SHARE) - 1, -1)]
     share = next((share for share in shares if size(share) <= room.arrays), None)
     if share is None:
-        raise room.too_small(size(shares[-1]))
+        raise room.too_small(size(LEAST_SHARE))
     halfway, student = (_toml(_shrunk(config, part)) for part in (math.sqrt(share), share))
     return [
         Choice(way.key("halfway", "model"), halfway, why),

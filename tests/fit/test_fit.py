@@ -74,17 +74,17 @@ def test_from_a_folder_to_a_file_under_the_budget(
     monkeypatch.setattr(fitting, "ALSO", ("sherpa-onnx",))  # ExecuTorch takes a minute
     monkeypatch.setattr(fitting, "START", tmp_path / "none")
     out = tmp_path / "runs" / "fit-spoken"
-    results = quietly(folder, "30kB", out, changes=small(way))
+    results = quietly(folder, "36kB", out, changes=small(way))
     assert set(results["models"]) == {"student", "low_bits"}
     shipped = out / "fit.pocket"
-    assert shipped.stat().st_size <= 30_000
+    assert shipped.stat().st_size <= 36_000
     model = load_model(shipped).model
     assert model.config.formats and model.config.encoder.width <= 16
     assert "low_bits" in (out / "README.md").read_text()
     assert (out / "sherpa-onnx" / "encoder.onnx").is_file()
     assert (out / "report" / "report.md").is_file()
     before = shipped.read_bytes()
-    quietly(folder, "30kB", out, changes=small(way))  # there is nothing left to do
+    quietly(folder, "36kB", out, changes=small(way))  # there is nothing left to do
     assert shipped.read_bytes() == before
 
 
