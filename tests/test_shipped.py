@@ -28,6 +28,7 @@ def test_all_of_them_are_under_40_mb() -> None:
         ("todm.safetensors", "search"),
         ("usm_lite.pocket", "int4_2of4"),
         ("progressive.safetensors", "student"),
+        ("progressive.pocket", "int4_2of4"),
         ("progressive_digits.safetensors", "fifth"),
         ("progressive_digits.pocket", "int4_2of4"),
         ("fit_fsdd.pocket", "low_bits"),
