@@ -87,9 +87,9 @@ def main(
                 f"{row['memory']:.1f}",
                 f"{row['flop'] / 1e9:.1f}",
                 f"{hours:,.0f}",
-                *(f"{flop / rate / UTILISED / 3600:,.0f}" for rate in GPUS.values()),
+                *(f"{flop / rate / UTILISED / 3600:,.1f}" for rate in GPUS.values()),
             )
-    Console(width=120).print(table)
+    Console(width=160).print(table)
 
 
 def one(folder: str, stage: str, *, seconds: float, steps: int, width: int) -> None:
@@ -111,7 +111,7 @@ def one(folder: str, stage: str, *, seconds: float, steps: int, width: int) -> N
             else:
                 losses = super()._step(*args)
                 seen["times"].append(time.perf_counter() - start)
-            parameters = self.raw_objective.named_parameters()
+            parameters = self.model.named_parameters()
             seen["parameters"] = sum(p.numel() for n, p in parameters if "auxiliary" not in n)
             return losses
 
