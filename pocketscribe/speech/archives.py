@@ -8,7 +8,6 @@ a.txt or a.json within a tar. They lie in a folder, or a shards.json in it says 
 """
 
 import io
-import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -27,7 +26,7 @@ from pocketscribe.files import read_json
 from pocketscribe.speech.cut_sets import CUTS, items_of, why
 from pocketscribe.speech.features import audio_blocks
 from pocketscribe.speech.items import ALL, Item, split_up
-from pocketscribe.speech.manifests import AUDIO_SUFFIXES
+from pocketscribe.speech.manifests import AUDIO_SUFFIXES, json_row
 
 INDEX, SHAR, TARS = "shards.json", f"cuts.[0-9]*{CUTS}", "*.tar"
 LARGEST = 1 << 29  # bytes of one file within an archive
@@ -127,10 +126,9 @@ def _pair(key: str, parts: dict[str, bytes], folder: Path) -> Item | None:
     if audio is None:
         return None
     try:
-        about = json.loads(parts.get(".json", b"{}"))
-        row = {name: "" if value is None else str(value) for name, value in about.items()}
-        said = parts[".txt"].decode() if ".txt" in parts else ""
-    except (ValueError, AttributeError, RecursionError):
+        row = json_row(parts.get(".json", b"{}"))
+        said = parts.get(".txt", b"").decode()
+    except ValueError:
         raise ValueError(f"what lies beside the audio of {key} is no text or no object") from None
     said = said or row.get("transcript") or row.get("text") or ""
     made = partial(_decoded, key, audio)

@@ -216,9 +216,9 @@ def _format(folder: Path) -> tuple[Reader, Path] | None:
     return next(found, None)
 
 
-def _in_archives(folder: Path) -> bool:
+def _in_archives(path: Path) -> bool:
     """Whether to ask what is in it would be to read all of it."""
-    kinds = (_format(path) for path in (folder, *folder.iterdir()) if path.is_dir())
+    kinds = (_format(folder) for folder in (path, *path.glob("*")) if folder.is_dir())
     return any(kind is not None and kind[0] is archives for kind in kinds)
 
 

@@ -113,11 +113,20 @@ def _jsonl(path: Path) -> Rows:
             if not line.strip():
                 continue
             try:
-                row = {k: "" if v is None else str(v) for k, v in json.loads(line).items()}
-                "".join((*row, *row.values())).encode()  # half a surrogate pair is no text
-            except (ValueError, AttributeError, RecursionError):
+                row = json_row(line)
+            except ValueError:
                 raise UserError(f"{path}: line {number} is not a JSON object") from None
             yield number, row
+
+
+def json_row(text: str | bytes) -> dict[str, str]:
+    """A JSON object as a row; null is an empty string. Raises ValueError where it is none."""
+    try:
+        row = {k: "" if v is None else str(v) for k, v in json.loads(text).items()}
+        "".join((*row, *row.values())).encode()  # half a surrogate pair is no text
+    except (AttributeError, RecursionError) as error:
+        raise ValueError("no JSON object") from error
+    return row
 
 
 ROWS: dict[str, Callable[[Path], Rows]] = {".tsv": _tsv, ".csv": _csv, ".jsonl": _jsonl}

@@ -176,8 +176,9 @@ def test_archives_that_are_not_as_they_should_be(
     assert "404" in refusal(
         index(mine, cuts=[f"{address}/c.jsonl.gz"], recording=[f"{address}/r.tar"])
     )
-    pairs(folder / "j.tar", {"j.wav": wav(sound(0.2)), "j.json": b"[1]"})
-    assert "beside the audio of j" in refusal(index(mine, tar=[f"{address}/j.tar"]))
+    for about in (b"[1]", b'{"text": "\\ud800"}', b"{"):
+        pairs(folder / "j.tar", {"j.wav": wav(sound(0.2)), "j.json": about})
+        assert "beside the audio of j" in refusal(index(mine, tar=[f"{address}/j.tar"]))
     # Nothing in an index is ever run.
     assert "not a tar archive" in refusal(index(mine, tar=[f"pipe:touch {tmp_path}/ran"]))
     assert "not a lhotse cut set" in refusal(index(mine, cuts=[f"pipe:touch {tmp_path}/ran"]))

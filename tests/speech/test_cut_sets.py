@@ -12,6 +12,7 @@ from pocketscribe.errors import UserHint
 from pocketscribe.speech.corpora import CorpusConfig, fingerprint, locate
 from pocketscribe.speech.held_out import HeldOut
 from pocketscribe.speech.items import EmptyPartError
+from pocketscribe.speech.prepare import prepare
 from small_corpora import cut, load, refusal, sound
 
 
@@ -33,6 +34,18 @@ def test_a_cut_set(tmp_path: Path) -> None:
     assert none.text == ""
     # As a file, too.
     assert [i.id for i in load(tmp_path / "cuts.jsonl.gz")] == [i.id for i in load(tmp_path)]
+
+
+def test_a_file_of_cuts_is_prepared(tmp_path: Path) -> None:
+    """And what lies in a longer recording is heard, not copied."""
+    cuts = [cut(tmp_path, "one"), cut(tmp_path, "three", 1.5, 3)]
+    for said in (said for one in cuts for said in one.supervisions):
+        said.text = "said"
+    CutSet(cuts).to_file(tmp_path / "cuts.jsonl.gz")
+    part = CorpusConfig(corpus=str(tmp_path / "cuts.jsonl.gz"), split="all")
+    prepared = prepare(part, None, tmp_path / "out", 1.0)
+    assert [one.duration for one in prepared.cuts] == [1.0, 0.5, 0.5, 0.5]
+    assert not list((prepared.folder / "audio").iterdir())
 
 
 def test_what_a_cut_says_of_its_time_is_heard(tmp_path: Path) -> None:
