@@ -41,8 +41,8 @@ STAGES = (
     "progressive_librispeech/third",
     "todm_librispeech/supernet",
 )
-SPLITS = ("train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "dev-other")
-SPLITS = (*SPLITS, "test-clean", "test-other")
+TRAIN = ("train-clean-100", "train-clean-360", "train-other-500")
+SPLITS = (*TRAIN, "dev-clean", "dev-other", "test-clean", "test-other")
 GPUS = {"A100": 312e12, "H100": 989e12}  # bf16, dense, as its maker says
 UTILISED = 0.3
 WORDS_A_SECOND = 2.7
@@ -97,7 +97,7 @@ def one(folder: str, stage: str, *, seconds: float, steps: int, width: int) -> N
     recipe, name = stage.split("/")
     root = Path(folder)
     asked = next(s for s in read_recipe(recipe, (), root / "runs").stage if s.name == name)
-    seen: dict[str, Any] = {"times": [], "audio": 0.0}
+    seen: dict[str, Any] = {"times": []}
 
     class Watched(Training):
         def _step(self, *args: Any) -> dict[str, float] | None:
@@ -116,10 +116,9 @@ def one(folder: str, stage: str, *, seconds: float, steps: int, width: int) -> N
             return losses
 
     recipes_run.Training = Watched  # type: ignore[misc]
-    changes = [
-        *_small(recipe, seconds, steps),
-        *([f"model.encoder.width={width}"] if width else []),
-    ]
+    changes = _small(recipe, seconds, steps)
+    if width:
+        changes.append(f"model.encoder.width={width}")
     run = Run(read_recipe(recipe, changes, root / "runs"), root / "runs" / recipe, root, Console())
     run.train(name)
     if run.fabric.is_global_zero:
@@ -151,7 +150,7 @@ def librispeech(root: Path, utterances: int) -> None:
         folder = root / split / "1" / "2"
         folder.mkdir(parents=True)
         lines = []
-        for number in range(utterances if split.startswith("train") else 2):
+        for number in range(utterances if split in TRAIN else 2):
             seconds = rng.choice([rng.uniform(2, 11), rng.uniform(11, 16.5)], p=[0.3, 0.7])
             said = rng.choice(words, max(1, round(WORDS_A_SECOND * seconds)))
             noise = 0.1 * rng.standard_normal(int(16000 * seconds)).clip(-5, 5)

@@ -1,6 +1,7 @@
 // An engine: streams, and the working memory to take them through the network together.
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -99,11 +100,16 @@ struct Past {
         floats ? void(floats[at] = value) : void(halves[at] = narrowed(value));
     }
     void put(size_t at, const float *values, size_t count) {
-        for (size_t i = 0; i < count; ++i) put(at + i, values[i]);
+        if (floats)
+            std::copy(values, values + count, floats + at);
+        else
+            for (size_t i = 0; i < count; ++i) halves[at + i] = narrowed(values[i]);
     }
     void get(size_t at, float *values, size_t count) const {
-        for (size_t i = 0; i < count; ++i)
-            values[i] = floats ? floats[at + i] : widened(halves[at + i]);
+        if (floats)
+            std::copy(floats + at, floats + at + count, values);
+        else
+            for (size_t i = 0; i < count; ++i) values[i] = widened(halves[at + i]);
     }
 };
 
