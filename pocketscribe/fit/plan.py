@@ -23,6 +23,7 @@ HEARD_PER_HOUR, LEAST_HEARD, MOST_HEARD = 8.0, 6.0, 400.0  # hours, of which eac
 MOST_PASSES = 200.0  # over the speech: more would be learning it by heart
 LEAST_SUPERNET = 20.0  # hours that a supernet hears: below them its small sizes stay far behind
 STAGE_BYTES = 500  # of a card: what it says of a stage
+ENOUGH_TO_KEEP = 10.0  # hours of speech: below them a cut model forgets most of a language
 FEW_WORDS = 300  # of dev: fewer cannot tell one candidate from another
 TELLING_WORDS = 1_000  # of test: fewer, and an interval is wide
 
@@ -146,6 +147,12 @@ def _words(seen: Look, started: bool) -> Sequence[str]:
         )
     elif hours < 10 and not started:
         found.append(f"{hours:.1f} hours from nothing make a weak recogniser; ten are a start.")
+    if hours < ENOUGH_TO_KEEP and started:
+        found.append(
+            "What is cut from the trained recogniser hears this folder alone, and loses much of "
+            "what it knew besides: do not expect other words or voices of it. More speech to "
+            """train on: --set 'speech.train=[{corpus = "FOLDER"}, {corpus = "MORE"}]'."""
+        )
     if words < TELLING_WORDS:
         found.append(
             f"{words} words of test tell little: what is scored on them is no promise "

@@ -98,6 +98,7 @@ def test_a_dry_run_looks_and_plans(
     assert "1 unusable" in said and "silent.wav" in said
     assert "60 minutes at" in said and "about 60 minutes" in said
     assert "cannot teach it what it has never heard" in said
+    assert "loses much of what it knew besides" in said
     assert "stage.0.heads_only" in said and "it knows how to listen" in said
     assert "words of dev tell no sizes apart" in said
     assert not out.exists()
