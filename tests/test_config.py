@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
-from pocketscribe.recipes.reading import read_recipe, shipped
+from pocketscribe.recipes.reading import read_recipe
 from pocketscribe.recipes.recipe import Recipe
 
 
@@ -171,11 +171,6 @@ def test_reads_a_recipe_and_changes_on_top(tmp_path: Path) -> None:
     assert recipe.speech.units.kind == "char"
     again = Recipe.model_validate_json(recipe.model_dump_json(by_alias=True))
     assert again == recipe
-
-
-@pytest.mark.parametrize("name", sorted(shipped()))
-def test_shipped_recipes_are_sound(name: str) -> None:
-    assert read_recipe(name).name == name
 
 
 @pytest.mark.parametrize(

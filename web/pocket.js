@@ -21,7 +21,10 @@ let compiled;
 /** The engine, compiled once a page. */
 function engine() {
   const file = WebAssembly.validate(RELAXED) ? "pocket-wasm-relaxed.wasm" : "pocket-wasm.wasm";
-  compiled ??= WebAssembly.compileStreaming(fetch(new URL(file, import.meta.url)));
+  compiled ??= WebAssembly.compileStreaming(fetch(new URL(file, import.meta.url))).catch((why) => {
+    compiled = undefined; // another time the network may be there
+    throw why;
+  });
   return compiled;
 }
 
@@ -39,7 +42,10 @@ export async function load(source) {
   const instance = await WebAssembly.instantiate(await engine(), {
     wasi_snapshot_preview1: system,
   });
-  return new Model(instance.exports, new Uint8Array(data.buffer ?? data));
+  const bytes = ArrayBuffer.isView(data)
+    ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+    : new Uint8Array(data);
+  return new Model(instance.exports, bytes);
 }
 
 class Model {

@@ -15,8 +15,8 @@
  * are N engines. Streams are numbers within their engine; all that are ready go through the network
  * together, and what each hears does not depend on the others, nor on the processor, to the bit.
  *
- * Functions that give a pointer give NULL where they fail, and the reason in `why` (one line, never
- * NULL-less); those that give an int give a negative POCKET_… code. Nothing exits or throws.
+ * Functions that give a pointer give NULL where they fail, and the reason in `why` (one line, always
+ * NUL-terminated); those that give an int give a negative POCKET_… code. Nothing exits or throws.
  */
 #ifndef POCKET_H
 #define POCKET_H

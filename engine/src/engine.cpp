@@ -20,7 +20,6 @@ Engine::Engine(const Model &model, const Kernels &kernels, Chunk chunk, int coun
                const Search &search, bool float16)
     : model_(model),
       kernels_(kernels),
-      chunk_(chunk),
       size_(chunk.size),
       slots_(chunk.left + chunk.size),
       key_stride_(padded(slots_)),

@@ -152,8 +152,6 @@ class Engine {
     std::vector<Stream> streams;
 
   private:
-    struct Tile;
-
     void place(Stream &stream);
     void place(Past &past, size_t count);
     void forget(Past &past, size_t count) const;
@@ -195,7 +193,6 @@ class Engine {
 
     const Model &model_;
     const Kernels &kernels_;
-    const Chunk chunk_;
     const int size_, slots_, key_stride_;  // frames of a chunk and of the ring; of a key's row
     const Search search_;
     const bool float16_;                   // what streams remember of frames

@@ -17,8 +17,6 @@ struct Map {
     const Tensor *weight = nullptr, *factor = nullptr;
     bool transposed = false;
     std::vector<float> scale, bias;  // padded with zeros; empty where there is none
-
-    int rank() const { return !factor ? 0 : factor->out; }
 };
 
 struct Norm {
@@ -74,7 +72,6 @@ struct Model {
 
     int mixed() const { return heads * head_width; }  // width of what a mixer mixes
     int head() const { return transducer ? joined : vocabulary; }  // width of what a search takes
-    size_t unpacked_bytes() const { return unpacked; }
 
     // Fills everything from `file`, which has been read.
     bool build(Why &why);

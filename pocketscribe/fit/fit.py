@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pocketscribe.config import read_bytes
@@ -81,15 +82,15 @@ def _show(planned: Plan, seen: Look, changes: Sequence[str], console: Console) -
         "recipe key",
         "value",
         "because",
-        title=f"the plan for {seen.folder.name}, into recipe {planned.recipe}",
+        title=f"the plan for {escape(seen.folder.name)}, into recipe {planned.recipe}",
     )
     fixed = {change.partition("=")[0] for change in changes}
     for choice in planned.choices:
         if choice.key not in fixed:
-            table.add_row(choice.key, choice.value, choice.reason)
+            table.add_row(choice.key, escape(choice.value), escape(choice.reason))
     for change in changes:
         key, _, value = change.partition("=")
-        table.add_row(key, value, "--set")
+        table.add_row(escape(key), escape(value), "--set")
     console.print(table)
     console.print(
         f"training: about {planned.minutes:.0f} minutes on this machine, searching besides"

@@ -128,7 +128,8 @@ def _start(seen: Look, start: Path | None) -> tuple[Saved | None, str]:
     unknown = sorted(seen.letters - {c for c in seen.letters if units.can_spell(c)})
     if unknown:
         return None, f"{start.name} cannot spell {' '.join(unknown)}"
-    hours = sum(s.get("audio_hours_heard", 0) for s in saved.card.get("stages", ()))
+    heard = [stage.get("audio_hours_heard", 0) for stage in saved.stages]
+    hours = sum(h for h in heard if isinstance(h, int | float))
     reason = f"{seen.train.hours:.2g} h are little; it has heard {hours:.0f} h and spells all of it"
     return saved, reason
 

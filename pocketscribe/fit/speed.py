@@ -8,7 +8,7 @@ from pocketscribe.fit.sizes import LETTERS
 from pocketscribe.models import ModelConfig, Recogniser
 from pocketscribe.speech.batches import Batch
 from pocketscribe.speech.features import MELS
-from pocketscribe.training.loop import measured_precision
+from pocketscribe.training.fabric import measured_precision
 from pocketscribe.training.objectives import LossConfig, Plain, StepContext
 
 REACHED = 0.55  # of the speed on noise: real batches are loaded and padded, and dev is scored

@@ -47,6 +47,18 @@ class Saved:
     units: str
     card: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def stages(self) -> list[dict[str, Any]]:
+        """What the card says of each stage that made the model.
+
+        Raises:
+            UserError: not as a run says it; a card may come from anywhere.
+        """
+        found = self.card.get("stages", [])
+        if not isinstance(found, list) or not all(isinstance(stage, dict) for stage in found):
+            raise UserError("a model whose card was not written by a run: its stages are no tables")
+        return found
+
 
 class Header(Config):
     """The metadata of a file, but for its format and its digest; `saved_header` writes it.

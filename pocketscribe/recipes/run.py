@@ -37,13 +37,11 @@ from pocketscribe.speech.units import Units
 from pocketscribe.training.checkpoint import Progress
 from pocketscribe.training.cutting import cut_from
 from pocketscribe.training.distilled import Distilled
+from pocketscribe.training.fabric import make_fabric, measured_precision, use_fitting_threads
 from pocketscribe.training.formatted import Formatted
 from pocketscribe.training.kept import Kept
 from pocketscribe.training.loop import (
     Training,
-    make_fabric,
-    measured_precision,
-    use_fitting_threads,
 )
 from pocketscribe.training.masks import settle
 from pocketscribe.training.objectives import Objective, Plain
@@ -187,7 +185,7 @@ class Run:
             else:
                 dev = speech.dev_batches(units) if stage.cut.listens else None
                 cut_from(model, start.model, stage.cut, dev)
-            before = start.card.get("stages", [])
+            before = start.stages
             bare = not start.model.auxiliary
             if bare and not stage.audio_hours:
                 model.auxiliary = start.model.auxiliary  # none are better than untrained ones
@@ -234,7 +232,7 @@ class Run:
         self, stage: StageConfig, supernet: Saved, speech: Speech, bar: Bar
     ) -> tuple[Point, ...]:
         """The frontier of a supernet, which says on its card what can be taken out of it."""
-        spaces = [made["space"] for made in supernet.card["stages"] if "space" in made]
+        spaces = [made["space"] for made in supernet.stages if "space" in made]
         if not spaces:
             raise UserError(
                 f"stage {stage.name!r}: {stage.from_} has no sub-networks to search among; "

@@ -86,10 +86,11 @@ class Kept(nn.Module):
         return {"kept": self.found / max(self.asked, 1)}
 
     def _read(self, name: str) -> dict[str, Tensor] | None:
-        row = self._file.execute("SELECT numbers FROM said WHERE name = ?", (name,)).fetchone()
         try:
+            found = self._file.execute("SELECT numbers FROM said WHERE name = ?", (name,))
+            row = found.fetchone()
             return None if row is None else load(row[0])
-        except SafetensorError:
+        except (SafetensorError, sqlite3.DatabaseError):
             raise UserError(f"{self.path}: damaged; delete the file") from None
 
     def _write(self, new: Mapping[str, dict[str, Tensor]]) -> None:

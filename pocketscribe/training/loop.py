@@ -5,7 +5,6 @@ last checkpoint to the same weights as one that was not.
 """
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +12,6 @@ from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers import TensorBoardLogger
-from lightning_fabric.strategies import DDPStrategy
 from pydantic import Field
 from rich.progress import Progress as Bar
 from torch import Tensor
@@ -42,9 +39,6 @@ LAST, BEST, HALF_WAY = "last", "best on dev", "half way from its start"
 AVERAGE_EVERY = 10  # steps between two snapshots of an average
 GROW_EVERY = 50  # steps between two looks at whether augmentation may grow
 MOST_SKIPPED_IN_A_ROW = 20
-SMALL_MODEL = 2_000_000  # parameters
-FRAMES_PER_SECOND = 25  # of an encoder
-BF16_GAIN = 0.8  # of float32's time: less would be eaten up by what mixed precision costs besides
 LOG_FILE_EVERY = 100  # steps between two lines where the output is no terminal
 MAX_GRADIENT_NORM = 5.0  # for AdamW; ScaledAdam clips by its own running median
 
@@ -75,60 +69,6 @@ class TrainingConfig(Config):
     patience: int | None = Field(default=None, ge=1)
     checkpoint_minutes: float = Field(default=5.0, ge=0)
     seed: int = Field(default=0, ge=0, le=2**31 - 1)  # times 2^32 it still is a 64-bit seed
-
-
-def make_fabric(precision: str, folder: Path, device: str = "auto") -> Fabric:
-    """One process, or this process' part of a torchrun job; its logger writes into `folder`.
-
-    `device` is cpu, cuda or auto.
-    """
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    mode: Any = "bf16-mixed" if precision == "bf16" else "32-true"
-    fabric = Fabric(
-        accelerator=device,
-        strategy=DDPStrategy(find_unused_parameters=True) if processes > 1 else "auto",
-        devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-        num_nodes=processes // int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-        precision=mode,
-        loggers=TensorBoardLogger(folder, name="", version=""),
-    )
-    fabric.launch()
-    return fabric
-
-
-def use_fitting_threads(parameters: int) -> None:
-    """One thread for a small model on a CPU, unless OMP_NUM_THREADS has been set.
-
-    Its products take microseconds: as soon as anything else runs, several threads spend their time
-    waiting for each other.
-    """
-    if parameters < SMALL_MODEL and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-
-
-def measured_precision(width: int, batch_seconds: float, device: str) -> dict[str, Any]:
-    """Which of float32 and bf16 multiplies faster here, and what was measured.
-
-    Timed, on one product of the model's own shape with the casts that mixed precision makes: a CPU
-    without instructions for bf16 emulates it at a quarter of float32's speed, one with them
-    multiplies it at two to five times float32's.
-    """
-    x = torch.randn(round(min(batch_seconds, 60) * FRAMES_PER_SECOND), width, device=device)
-    weight = torch.randn(4 * width, width, device=device)
-
-    def milliseconds(bf16: bool) -> float:
-        with torch.autocast(device, torch.bfloat16, enabled=bf16, cache_enabled=False):
-            started = time.perf_counter()
-            float(torch.nn.functional.linear(x, weight)[0, 0])  # waits for an accelerator
-            return 1000 * (time.perf_counter() - started)
-
-    # In turns, and the best of many: other processes come and go.
-    taken = {"float32_ms": math.inf, "bf16_ms": math.inf}
-    for _ in range(30):
-        for name, bf16 in (("float32_ms", False), ("bf16_ms", True)):
-            taken[name] = min(taken[name], round(milliseconds(bf16), 3))
-    faster = taken["bf16_ms"] < BF16_GAIN * taken["float32_ms"]
-    return {"precision": "bf16" if faster else "float32", **taken}
 
 
 class Training:
@@ -214,7 +154,9 @@ class Training:
     def _grow(self, augmentation: AugmentConfig, bar: Bar) -> bool:
         """Whether augmentation grows by what the last steps' loss has fallen to."""
         progress = self.progress
-        loss = progress.label_nats / max(progress.labels, 1) / self.entropy
+        if not progress.labels:
+            return False
+        loss = progress.label_nats / progress.labels / self.entropy
         progress.label_nats = progress.labels = 0.0
         growth = augmentation.growth(loss)
         if growth <= progress.growth:
@@ -386,5 +328,6 @@ class Training:
         nats = losses.get("ctc", losses["loss"]).detach()
         both = torch.stack([nats, batch.labels.sum().to(nats)]) * (not batch.idle)
         total: Any = self.fabric.all_reduce(both, reduce_op="sum")
-        self.progress.label_nats += total[0].item()
-        self.progress.labels += total[1].item()
+        if total.isfinite().all():  # else the step is skipped, and this too
+            self.progress.label_nats += total[0].item()
+            self.progress.labels += total[1].item()

@@ -15,7 +15,8 @@ from pocketscribe.speech.batches import Trainable, TrainingBatches, feature_stat
 from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.speech.prepare import Prepared, prepare
 from pocketscribe.speech.units import Units, UnitsConfig
-from pocketscribe.training.loop import Training, TrainingConfig, make_fabric
+from pocketscribe.training.fabric import make_fabric
+from pocketscribe.training.loop import Training, TrainingConfig
 from pocketscribe.training.objectives import Objective, Plain
 
 CORPUS = CorpusConfig(corpus="synthetic", kind="digits", count=24)

@@ -302,27 +302,37 @@ class Engine:
         return Stats(found.kernels.decode(), *(getattr(found, n) for n in Stats._fields[1:]))
 
     def transcribe(self, audio: Sequence[np.ndarray]) -> list[list[Token]]:
-        """Whole utterances, as many at a time as there are free streams."""
+        """Whole utterances, as many at a time as there are free streams.
+
+        Raises:
+            EngineError: no stream is free, or a sample is no number; the streams are free again.
+        """
         found: list[list[Token]] = [[] for _ in audio]
         waiting, heard = list(range(len(audio)))[::-1], [0] * len(audio)
         live: dict[int, int] = {}  # the utterance of each stream
-        while waiting or live:
-            while waiting and (stream := _pocket.pocket_stream_new(self._handle)) >= 0:
-                live[stream] = waiting.pop()
-                if not len(audio[live[stream]]):
-                    self.finish(stream)
-            for stream, index in live.items():
-                if heard[index] < len(audio[index]):
-                    heard[index] += self.accept(stream, audio[index][heard[index] :])
-                    if heard[index] == len(audio[index]):
+        try:
+            while waiting or live:
+                while waiting and (stream := _pocket.pocket_stream_new(self._handle)) >= 0:
+                    live[stream] = waiting.pop()
+                    if not len(audio[live[stream]]):
                         self.finish(stream)
-            self.step()
-            for stream, index in list(live.items()):
-                said = self.take(stream)
-                found[index] += said.tokens
-                if said.finished:
-                    self.close(stream)
-                    del live[stream]
+                if not live:
+                    _checked(stream)
+                for stream, index in live.items():
+                    if heard[index] < len(audio[index]):
+                        heard[index] += self.accept(stream, audio[index][heard[index] :])
+                        if heard[index] == len(audio[index]):
+                            self.finish(stream)
+                self.step()
+                for stream, index in list(live.items()):
+                    said = self.take(stream)
+                    found[index] += said.tokens
+                    if said.finished:
+                        self.close(stream)
+                        del live[stream]
+        finally:
+            for stream in live:
+                self.close(stream)
         return found
 
 
