@@ -270,6 +270,8 @@ def export(
     from pocketscribe.export.export import export
     from pocketscribe.search.deploy import export_under
 
+    if milliseconds is not None and budget is None:
+        raise UserError("export: --milliseconds goes with --budget")
     with Console(stderr=True).status(f"writing {out} (for ExecuTorch that takes minutes)"):
         if budget is None:
             size = export(model, to, out, int8=int8, chunk=chunk)

@@ -64,8 +64,10 @@ def properties(path: Path) -> dict[str, str]:
         proto = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf raises a family of its own for damaged files
         raise UserError(f"{path}: not a readable ONNX file ({error})") from None
-    inner = any(a.HasField("g") or a.graphs for node in proto.graph.node for a in node.attribute)
-    if inner or proto.functions or any(t.external_data for t in proto.graph.initializer):
+    attributes = [a for node in proto.graph.node for a in node.attribute]
+    inner = any(a.HasField("g") or a.graphs for a in attributes)
+    held = [t for a in attributes for t in (a.t, *a.tensors)] + list(proto.graph.initializer)
+    if inner or proto.functions or any(t.external_data for t in held):
         raise UserError(f"{path}: holds what no export writes (loops, functions, other files)")
     return {p.key: p.value for p in proto.metadata_props}
 

@@ -123,7 +123,10 @@ def open_model(
     Raises:
         UserError: it is none of these, or it is damaged, or an exported model has another chunk.
     """
+    choose_device(device)
     if (runtime := _exported(path, search)) is None:
+        if engine and device == "cuda":
+            raise UserError("--runtime engine runs on the CPU: leave out --device cuda")
         file = model_file(path)
         if engine or (engine is None and _engine_might(file, chunk, device)):
             try:

@@ -13,9 +13,10 @@ from pocketscribe.config import read_bytes
 from pocketscribe.errors import UserError, UserHint
 from pocketscribe.evaluation.report import card_markdown
 from pocketscribe.export.export import export
-from pocketscribe.files import write_text
+from pocketscribe.files import read_json, write_json, write_text
 from pocketscribe.fit.look import Look, look
 from pocketscribe.fit.plan import Plan, plan
+from pocketscribe.fit.speed import Speed
 from pocketscribe.models.saved import load_model
 from pocketscribe.recipes.reading import read_recipe
 from pocketscribe.recipes.run import Run
@@ -56,13 +57,17 @@ def fit(
     if start is None and START.is_file():
         start = START
     own = read_recipe("fit", [c for c in changes if c.startswith("model.")])
-    planned = plan(seen, budget, minutes, start, own)
+    kept = out / "speed.json"
+    before = Speed.read(read_json(kept), str(kept)).x_real_time if kept.is_file() else None
+    planned = plan(seen, budget, minutes, start, own, before)
     _show(planned, seen, changes, console)
     named = ["name=fit", *planned.changes, *changes]  # whichever recipe it is, it leaves fit.pocket
     recipe = read_recipe(planned.recipe, named, out.parent)
     if dry_run:
         return None
-    results = Run(recipe, out, root, console, device).go()
+    run = Run(recipe, out, root, console, device)
+    write_json(kept, {"x_real_time": planned.speed})
+    results = run.go()
     shipped = out / "fit.pocket"
     if (size := shipped.stat().st_size) > limit:
         raise UserError(

@@ -4,6 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -104,10 +105,11 @@ def look(folder: str, root: Path | None, prepared: Path, bar: Bar) -> Look:
         first = ": ".join(parts["train"].bad[0]) if parts["train"].bad else "no utterances"
         raise UserError(f"{folder}: nothing to train on; the first: {first}")
     config = CorpusConfig(corpus=folder, split="train")
-    every = list(items(config, locate(config, root)))
-    some = every[:: max(1, len(every) // SAMPLED)][:SAMPLED]
+    count = parts["train"].utterances + len(parts["train"].bad)
+    # One by one: those from archives hold their sound.
+    every = islice(items(config, locate(config, root)), 0, None, max(1, count // SAMPLED))
     levels, rates = [], Counter[int]()
-    for item in some:
+    for item in islice(every, SAMPLED):
         try:
             samples = listen(item)
         except RefusedError:

@@ -35,12 +35,14 @@ class Plan:
     Attributes:
         recipe: the recipe that the choices fill in.
         minutes: that training is expected to take on this machine.
+        speed: the times real time that they were reckoned with.
         words: what this much speech can and cannot give.
     """
 
     recipe: str
     choices: list[Choice]
     minutes: float
+    speed: float
     words: list[str]
 
     @property
@@ -49,9 +51,16 @@ class Plan:
 
 
 def plan(
-    seen: Look, budget: str, minutes: float | None, start: Path | None, recipe: Recipe
+    seen: Look,
+    budget: str,
+    minutes: float | None,
+    start: Path | None,
+    recipe: Recipe,
+    speed: float | None = None,
 ) -> Plan:
     """The plan for a folder; `recipe` is what the plan will change.
+
+    `speed` is that of an earlier plan; otherwise it is measured.
 
     Raises:
         UserError: the budget is below the smallest sub-network, which the line names.
@@ -73,7 +82,7 @@ def plan(
 
     started, reason = _start(seen, start)
     config = started.model.config if started else recipe.model
-    speed = measured_speed(config)
+    speed = speed or measured_speed(config)
     with_supernet, direct = SUPERNET, DIRECT
     if started:
         with_supernet, direct = with_supernet.of_trained(), direct.of_trained()
@@ -114,7 +123,7 @@ def plan(
             hours = f"{heard * effort.share:.5f}"
             choices.append(Choice(way.key(stage, "audio_hours"), hours, why))
     taken = 60 * heard * way.cost / speed
-    return Plan(way.recipe, choices, taken, list(_words(seen, started is not None)))
+    return Plan(way.recipe, choices, taken, speed, list(_words(seen, started is not None)))
 
 
 def _start(seen: Look, start: Path | None) -> tuple[Saved | None, str]:

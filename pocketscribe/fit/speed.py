@@ -3,7 +3,9 @@
 import time
 
 import torch
+from pydantic import Field
 
+from pocketscribe.config import Config
 from pocketscribe.fit.sizes import LETTERS
 from pocketscribe.models import ModelConfig, Recogniser
 from pocketscribe.speech.batches import Batch
@@ -13,6 +15,16 @@ from pocketscribe.training.objectives import LossConfig, Plain, StepContext
 
 REACHED = 0.55  # of the speed on noise: real batches are loaded and padded, and dev is scored
 NOISE_SECONDS = 24.0  # of the batch on which speed is measured
+
+
+class Speed(Config):
+    """What a run was planned with, and goes on with however busy its machine is by then.
+
+    Attributes:
+        x_real_time: `measured_speed`.
+    """
+
+    x_real_time: float = Field(gt=0)
 
 
 def measured_speed(config: ModelConfig) -> float:

@@ -189,6 +189,10 @@ class Recipe(Config):
             named = {"from": stage.from_, "teacher": stage.taught_by}
             if stage.take is not None:
                 named["take.search"] = stage.take.search
+            if stage.search is not None and not self.speech.dev:
+                raise ValueError(
+                    f"stage {stage.name!r}: speech.dev is empty: a search needs speech to choose by"
+                )
             for key, name in named.items():
                 if name is not None and name not in seen and not is_outside(name):
                     raise ValueError(

@@ -42,7 +42,7 @@ class SearchConfig(Config):
     """What is searched among the sub-networks of a stage's model.
 
     Attributes:
-        candidates: how many are scored in all.
+        candidates: how many are scored in all, the smallest and the largest in each format first.
         generation: how many between two looks at who is best.
         mutation: share of its genes that a mutation draws anew.
         utterances: of each dev part; every other one is scored, the rest confirm.
@@ -95,9 +95,11 @@ class Search:
         """Every other utterance of `dev` confirms what the rest finds.
 
         Raises:
-            UserError: a size does not fit the formats, no candidate fits the budget, or the folder
-                holds scores of another model or other speech.
+            UserError: a size does not fit the formats, no candidate fits the budget, there is but
+                one utterance, or the folder holds scores of another model or other speech.
         """
+        if len(dev) < 2:
+            raise UserError("speech.dev: a search takes two utterances at least, one to confirm by")
         with needs_extra("report", "search"):
             import matplotlib.figure  # noqa: F401
         self.supernet, self.config, self.units, self.folder = supernet, config, units, folder

@@ -7,7 +7,7 @@ refused item) and prepared.json (what it was made from).
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -138,16 +138,27 @@ def prepare(
             except OSError as error:  # such as a full disk
                 reason = error.strerror or error
                 raise UserError(f"{error.filename or folder}: {reason}") from None
-            found = summary["utterances"] + summary["bad"]
-            if summary["bad"] > bad_share * found:  # nothing is kept but the list
-                listed = out / f"{name}.bad.tsv"
-                shutil.copyfile(beside / "bad.tsv", listed)
-                first = listed.read_text(encoding="utf-8").splitlines()[1].replace("\t", ": ")
-                raise UserError(
-                    f"corpus {config.title!r}: {summary['bad']} of {found} items are bad, more "
-                    f"than {bad_share:.0%}; mend those listed in {listed}; the first: {first}"
-                )
+            # What is refused is not kept but for the list: it may be mended.
+            _check_bad(summary, bad_share, beside / "bad.tsv", out / f"{name}.bad.tsv", config)
+    listed = folder / "bad.tsv"
+    _check_bad(prepared.summary, bad_share, listed, listed, config)  # for others it may be enough
     return prepared
+
+
+def _check_bad(
+    summary: Mapping[str, int | float], share: float, rows: Path, listed: Path, config: CorpusConfig
+) -> None:
+    """Refuses a part of which more than `share` is bad; copies `rows` to `listed`, for people."""
+    found = summary["utterances"] + summary["bad"]
+    if summary["bad"] <= share * found:
+        return
+    if rows != listed:
+        shutil.copyfile(rows, listed)
+    first = listed.read_text(encoding="utf-8").splitlines()[1].replace("\t", ": ")
+    raise UserError(
+        f"corpus {config.title!r}: {summary['bad']} of {found} items are bad, more than "
+        f"{share:.0%}; mend those listed in {listed}; the first: {first}"
+    )
 
 
 def progress_bar(console: Console) -> Progress:

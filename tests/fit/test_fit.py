@@ -14,6 +14,7 @@ from pocketscribe.fit import plan as planning
 from pocketscribe.fit.fit import fit
 from pocketscribe.fit.look import look
 from pocketscribe.models.saved import load_model
+from pocketscribe.recipes.run import Run
 from pocketscribe.speech.features import SAMPLE_RATE
 from pocketscribe.speech.prepare import progress_bar
 from pocketscribe.speech.synthetic import SyntheticSpeech
@@ -106,6 +107,29 @@ def test_a_dry_run_looks_and_plans(
     fit(str(folder), "1MB", out, None, console, minutes=1e5, dry_run=True, start=None)
     said = capsys.readouterr().out
     assert "stage.2.supernet" in said and "halves to wholes" in said
+
+
+def test_a_run_goes_on_as_it_was_planned(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However fast the machine is by then: other hours would be another run's."""
+    recipes = []
+
+    class Spy(Run):
+        def go(self) -> dict:
+            recipes.append(self.recipe)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "Run", Spy)
+    speeds = iter((50.0, 70.0))
+    monkeypatch.setattr(planning, "measured_speed", lambda config: next(speeds))
+    for out in ("one", "one", "other"):
+        with pytest.raises(KeyboardInterrupt):
+            quietly(folder, "1MB", tmp_path / "runs" / out, minutes=60.0)
+    assert recipes[0] == recipes[1] != recipes[2]
+    (tmp_path / "runs" / "one" / "speed.json").write_text('{"x_real_time": -1}')
+    with pytest.raises(UserError, match=r"speed\.json: x_real_time = -1"):
+        quietly(folder, "1MB", tmp_path / "runs" / "one", minutes=60.0)
 
 
 def test_what_is_looked_at(folder: Path, tmp_path: Path) -> None:

@@ -125,7 +125,11 @@ def test_more_bad_items_than_allowed_stop_the_run_and_leave_the_list(
     assert "\n" not in said and said.endswith("x: empty transcript")
     assert left_behind(out) == ["mine-train.bad.tsv"] and str(out / "mine-train.bad.tsv") in said
     assert (out / "mine-train.bad.tsv").read_text().count("\n") == 4
-    assert prepare(config, None, out, bad_share=0.3).summary["bad"] == 3
+    kept = prepare(config, None, out, bad_share=0.3)
+    assert kept.summary["bad"] == 3
+    with pytest.raises(UserError, match="3 of 10 items are bad") as caught:
+        prepare(config, None, out, bad_share=0.29)  # what others have kept is no excuse
+    assert str(kept.folder / "bad.tsv") in str(caught.value)
 
 
 def test_any_rate_and_channels_are_resampled(make_corpus: MakeCorpus, tmp_path: Path) -> None:
