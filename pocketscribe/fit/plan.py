@@ -99,7 +99,7 @@ def plan(
         choices.append(Choice(way.key("start", "from"), json.dumps(str(start)), reason))
         why = "it comes without the heads that training needs; they learn first, alone"
         choices.append(Choice(way.key("start", "heads_only"), "true", why))
-        why = "the whole of it from the first step: it knows how to listen"
+        why = "the whole of it from the start: it knows how to listen"
         choices.append(Choice(way.key("tuned", "augment.grows"), "[9.0, 9.0]", why))
     # A card tells of all stages, those of the start too.
     card = {**(started.card if started else {}), "": " " * STAGE_BYTES * len(way.stages) + folder}
