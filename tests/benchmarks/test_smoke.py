@@ -17,7 +17,7 @@ from talkative import characters, tiny_model
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LINES = {  # the least that each says
     "beam": 4,
-    "distillation": 16,
+    "distillation": 9,
     "encoders": 4,
     "engine": 4,
     "features": 7,
@@ -95,6 +95,8 @@ def test_it_runs(
 ) -> None:
     module = import_module(name)
     monkeypatch.setattr(module, "ROUNDS", 1, raising=False)
+    if name == "distillation":  # each form has a process of its own
+        monkeypatch.setattr(module, "FORMS", dict(list(module.FORMS.items())[:2]))
     module.main(**options)
     said = capsys.readouterr().out
     assert len(said.splitlines()) >= LINES[name]
