@@ -242,6 +242,20 @@ def test_labels_that_nobody_takes_are_waited_for(
     assert said == wanted
 
 
+def test_what_fails_gives_its_streams_back(packed: Path, utterances: list[np.ndarray]) -> None:
+    model = native.Model(packed)
+    engine = native.Engine(model, streams=2)
+    with pytest.raises(native.EngineError, match="no number"):
+        engine.transcribe([utterances[0], np.full(500, np.nan, np.float32)])
+    assert engine.transcribe(utterances[:3]) == native.Engine(model).transcribe(utterances[:3])
+    streams = [engine.open(), engine.open()]
+    with pytest.raises(native.EngineError, match="no free one"):
+        engine.transcribe(utterances[:1])
+    for stream in streams:
+        engine.close(stream)
+    assert engine.transcribe([]) == []
+
+
 def test_what_a_stream_refuses(packed: Path) -> None:
     engine = native.Engine(native.Model(packed))
     stream = engine.open()
