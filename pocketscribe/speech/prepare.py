@@ -140,8 +140,9 @@ def prepare(
                 raise UserError(f"{error.filename or folder}: {reason}") from None
             # What is refused is not kept but for the list: it may be mended.
             _check_bad(summary, bad_share, beside / "bad.tsv", out / f"{name}.bad.tsv", config)
-    listed = folder / "bad.tsv"
-    _check_bad(prepared.summary, bad_share, listed, listed, config)  # for others it may be enough
+    else:  # kept for somebody who allowed more
+        listed = folder / "bad.tsv"
+        _check_bad(prepared.summary, bad_share, listed, listed, config)
     return prepared
 
 

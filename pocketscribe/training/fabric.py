@@ -24,11 +24,14 @@ def make_fabric(precision: str, folder: Path, device: str = "auto") -> Fabric:
     """
     processes = int(os.environ.get("WORLD_SIZE", 1))
     mode: Any = "bf16-mixed" if precision == "bf16" else "32-true"
-    # One process prepares speech, scores and searches while the others wait, for hours if need be.
-    several = DDPStrategy(find_unused_parameters=True, timeout=timedelta(days=7))
+    strategy: Any = "auto"
+    if (
+        processes > 1
+    ):  # one prepares, scores and searches while the others wait, for hours if need be
+        strategy = DDPStrategy(find_unused_parameters=True, timeout=timedelta(days=7))
     fabric = Fabric(
         accelerator=device,
-        strategy=several if processes > 1 else "auto",
+        strategy=strategy,
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         num_nodes=processes // int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         precision=mode,

@@ -1,12 +1,14 @@
 """Models for the engine, made once, and things to say to them."""
 
 from collections.abc import Callable
+from ctypes import CDLL
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+import kernels
 from pocketscribe.decoding.searcher import SearchConfig
 from pocketscribe.export.engine_runtime import EngineRuntime
 from pocketscribe.export.open import TorchRuntime
@@ -17,6 +19,14 @@ from talkative import talkative as talkative_model
 
 MadeOnce = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def operators(made_once: MadeOnce) -> CDLL:
+    """Every kernel as a plain function."""
+    if kernels.COMPILER is None:
+        pytest.skip("no C++ compiler here for the kernels")
+    return kernels.opened(made_once("operators.so", kernels.compiled))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ const Kernels &chosen(int k) { return *kernels_here()[k]; }
 
 extern "C" {
 
-// How many kernels there are; the names of those that there are, after one another.
+// Fills in the names of the kernels that run here; returns how many there are.
 int kernels(const char **names) {
     int count = 0;
     for (const Kernels *const *k = kernels_here(); *k; ++k) names[count++] = (*k)->name;

@@ -1,120 +1,30 @@
 """Each kernel against PyTorch in float64, on whatever shapes Hypothesis finds; the same bits on
-every instruction set. The kernels are compiled here, from the engine's own sources (operators.cpp).
-
-A row is padded to 16 numbers with zeros, and every kernel keeps them.
+every instruction set (kernels.py). Products of stored tensors have a file of their own.
 """
 
 import ctypes
 import math
-import platform
-import runpy
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from pocketscribe.errors import UserError
+from kernels import LANES, SEEDS, near, numbers, padded, pointer, rounded, same_everywhere, wide
 from pocketscribe.models.mhssm import StateSpace
 from pocketscribe.models.rotary import rotate, rotation
-from pocketscribe.models.saved import load_model
 from pocketscribe.speech.features import fbank
 from pocketscribe.weights.quantise import fake_quantise_rows
-from talkative import babbling, digits
-
-ENGINE = Path(__file__).parents[2] / "engine"
-COMPILER = shutil.which("g++") or shutil.which("clang++")
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler here for the kernels")
-LANES = 16
-Kernel = tuple[int, Callable[..., Any]]
+from talkative import digits
 
 widths = st.integers(1, 70)
 counts = st.integers(1, 9)
-seeds = st.integers(0, 2**32 - 1)
 loudness = st.sampled_from([1e-3, 1.0, 30.0])
 
 
-@pytest.fixture(scope="session")
-def operators(made_once: Callable[..., Path]) -> ctypes.CDLL:
-    """The engine's sources but for streams, with a door to every kernel."""
-    build = runpy.run_path(str(ENGINE / "build.py"))
-    own = build["KERNELS"] if platform.machine() in ("x86_64", "AMD64") else {}
-    rooms = ("features", "file", "json", "pieces", "plan", "sha256", "tensor")
-    sources = [ENGINE / "src" / f"{name}.cpp" for name in rooms]
-    sources += [s for s in (ENGINE / "src" / "kernels").glob("*.cpp") if s.stem != "wasm"]
-    sources.append(Path(__file__).parent / "operators.cpp")
-
-    def make(library: Path) -> None:
-        objects = library.with_suffix(".objects")
-        objects.mkdir()
-
-        def compiled(source: Path) -> Path:
-            made = objects / f"{source.stem}.o"
-            flags = [*build["FLAGS"], *own.get(source.stem, []), "-O1", "-fPIC", "-w"]
-            flags += ["-fvisibility=default", f"-I{ENGINE}", "-c", source, "-o", made]
-            subprocess.run([COMPILER, *flags], check=True)
-            return made
-
-        with ThreadPoolExecutor(2) as pool:
-            linked = list(pool.map(compiled, sources))
-        subprocess.run([COMPILER, "-shared", *linked, "-o", library], check=True)
-
-    library = ctypes.CDLL(str(made_once("operators.so", make)))
-    library.open_model.restype = ctypes.c_void_p
-    library.widened_half.restype = ctypes.c_float
-    library.narrowed_float.restype = ctypes.c_uint16
-    library.number.restype = ctypes.c_double
-    return library
-
-
-def same_everywhere(operators: ctypes.CDLL, run: Callable[[int], Any]) -> Any:
-    """What `run` gives with each kernel, which is the same."""
-    names = (ctypes.c_char_p * 4)()
-    first, *others = (run(k) for k in range(operators.kernels(names)))
-    for name, other in zip(names[1:], others, strict=False):
-        one, another = (x if isinstance(x, tuple) else (x,) for x in (first, other))
-        assert all(map(np.array_equal, one, another)), name
-    return first
-
-
-def pointer(x: np.ndarray) -> ctypes.c_void_p:
-    return x.ctypes.data_as(ctypes.c_void_p)  # which keeps the array
-
-
-def padded(x: np.ndarray | torch.Tensor, to: int = LANES) -> np.ndarray:
-    """Rows as kernels take them, in float32."""
-    x = np.asarray(x, np.float32)
-    wide = [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % to)]
-    return np.ascontiguousarray(np.pad(x, wide))
-
-
-def near(found: np.ndarray, expected: torch.Tensor, size: torch.Tensor | float = 1.0) -> None:
-    """`found` is what is expected but for float32's rounding of numbers of such a size."""
-    width = expected.shape[-1]
-    assert not found[..., width:].any(), "padding stays zero"
-    error = (torch.from_numpy(found[..., :width]).double() - expected).abs()
-    allowed = 4e-6 * (expected.abs() + size) + 1e-7
-    assert (error <= allowed).all(), (error / allowed).max()
-
-
-def numbers(seed: int, *shape: int, scale: float = 1.0) -> np.ndarray:
-    return (scale * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
-
-
-def wide(x: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(x).double()
-
-
-@given(rows=counts, width=st.integers(2, 70), seed=seeds, scale=loudness, offset=loudness)
+@given(rows=counts, width=st.integers(2, 70), seed=SEEDS, scale=loudness, offset=loudness)
 def test_norm(
     operators: ctypes.CDLL, rows: int, width: int, seed: int, scale: float, offset: float
 ) -> None:
@@ -133,17 +43,7 @@ def test_norm(
     near(same_everywhere(operators, run), expected, 1 + cancelled * wide(weight).abs())
 
 
-def rounded(operators: ctypes.CDLL, k: int, x: np.ndarray) -> tuple[np.ndarray, ...]:
-    rows, width = x.shape
-    own, stride = padded(x), width + -width % 64
-    data = np.full((rows, stride), 99, np.int8)
-    scale, total = np.zeros(rows, np.float32), np.zeros(rows, np.int32)
-    into = (pointer(data), stride, pointer(scale), pointer(total))
-    operators.round_rows(k, pointer(own), own.shape[1], rows, width, *into)
-    return data, scale, total
-
-
-@given(rows=counts, width=st.integers(1, 140), seed=seeds, scale=loudness, silent=st.booleans())
+@given(rows=counts, width=st.integers(1, 140), seed=SEEDS, scale=loudness, silent=st.booleans())
 def test_rounding_of_activations(
     operators: ctypes.CDLL, rows: int, width: int, seed: int, scale: float, silent: bool
 ) -> None:
@@ -168,7 +68,7 @@ def test_rounding_of_activations(
     assert np.array_equal(same_everywhere(operators, widened)[:, :width], found.numpy())
 
 
-@given(rows=counts, width=widths, seed=seeds, scale=st.sampled_from([0.1, 1.0, 10.0, 1e4]))
+@given(rows=counts, width=widths, seed=SEEDS, scale=st.sampled_from([0.1, 1.0, 10.0, 1e4]))
 def test_curves(operators: ctypes.CDLL, rows: int, width: int, seed: int, scale: float) -> None:
     a, b = numbers(seed, 2, rows, width, scale=scale)
 
@@ -188,7 +88,7 @@ def test_curves(operators: ctypes.CDLL, rows: int, width: int, seed: int, scale:
     near(summed, torch.tanh(wide(a + b)), 0)
 
 
-@given(rows=counts, width=widths, taps=st.integers(1, 20), seed=seeds)
+@given(rows=counts, width=widths, taps=st.integers(1, 20), seed=SEEDS)
 def test_depthwise(operators: ctypes.CDLL, rows: int, width: int, taps: int, seed: int) -> None:
     x, kernel = numbers(seed, rows + taps - 1, width), numbers(seed + 1, taps, width)
     bias = numbers(seed + 2, width)
@@ -206,7 +106,7 @@ def test_depthwise(operators: ctypes.CDLL, rows: int, width: int, taps: int, see
     near(found, expected, taps * 4)
 
 
-@given(width=st.integers(1, 200), seed=seeds, scale=loudness, equal=st.booleans())
+@given(width=st.integers(1, 200), seed=SEEDS, scale=loudness, equal=st.booleans())
 def test_the_largest(
     operators: ctypes.CDLL, width: int, seed: int, scale: float, equal: bool
 ) -> None:
@@ -231,7 +131,7 @@ def test_the_largest(
     chunk=st.integers(0, 30),
     heads=st.integers(1, 4),
     half=st.integers(1, 40),
-    seed=seeds,
+    seed=SEEDS,
     float16=st.booleans(),
 )
 def test_attention(
@@ -291,7 +191,7 @@ def test_attention(
     heads=st.integers(1, 4),
     channels=st.integers(1, 20),
     modes=st.integers(1, 20),
-    seed=seeds,
+    seed=SEEDS,
 )
 def test_scan(
     operators: ctypes.CDLL, rows: int, heads: int, channels: int, modes: int, seed: int
@@ -326,7 +226,7 @@ def test_scan(
 
 
 @pytest.mark.parametrize("level", [0.0, 1e-4, 1.0])
-@given(seed=seeds, frames=st.integers(1, 16))
+@given(seed=SEEDS, frames=st.integers(1, 16))
 def test_features(operators: ctypes.CDLL, level: float, seed: int, frames: int) -> None:
     """Kaldi's, by lhotse; noise of any loudness, and speech."""
     samples = numbers(seed, 16 * 160 + 400, scale=0.3 * level).clip(-1, 1)
@@ -344,96 +244,6 @@ def test_features(operators: ctypes.CDLL, level: float, seed: int, frames: int) 
     assert np.abs(found[:frames] - expected).max() < 2e-3
     assert np.abs(found[:frames] - expected).mean() < 1e-4
     assert not found[frames:].any()
-
-
-@contextmanager
-def opened(operators: ctypes.CDLL, path: Path) -> Iterator[ctypes.c_void_p]:
-    why = ctypes.create_string_buffer(256)
-    model = operators.open_model(str(path).encode(), why, ctypes.c_size_t(256))
-    assert model, why.value
-    yield ctypes.c_void_p(model)
-    operators.close_model(ctypes.c_void_p(model))
-
-
-@st.composite
-def formats(draw: st.DrawFn) -> dict[str, object]:
-    """Any format that training knows; half of them those that are multiplied as integers."""
-    integers = draw(st.booleans())
-    bits = draw(st.sampled_from([8, 4, 2] if integers else [None, 8, 4, 2]))
-    rule: dict[str, object] = {"match": "*", "bits": bits}
-    if draw(st.booleans()):
-        group = draw(st.integers(2, 16))
-        rule["sparsity"] = f"{draw(st.integers(1, group - 1))}:{group}"
-    if bits:
-        rule["symmetric"] = draw(st.booleans())
-        rule["block"] = draw(st.sampled_from([None, 8, 12, 20] if integers else [None, 9, 16, 23]))
-        rule["activations"] = 8 if integers else draw(st.sampled_from([None, 8]))
-    return rule
-
-
-@settings(
-    max_examples=80,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
-@given(
-    rule=formats(),
-    out=st.integers(1, 70),
-    fan_in=st.integers(2, 70),
-    rows=st.integers(1, 19),
-    transposed=st.sampled_from([False, False, True]),
-    scaled=st.booleans(),
-    by=st.sampled_from([0.0, 0.5, 1.0]),
-    seed=seeds,
-)
-def test_products(
-    operators: ctypes.CDLL,
-    rule: dict[str, object],
-    out: int,
-    fan_in: int,
-    rows: int,
-    transposed: bool,
-    scaled: bool,
-    by: float,
-    seed: int,
-    tmp_path: Path,
-) -> None:
-    """A tensor of a file, in every format and either way round, by floats or by rounded rows."""
-    encoder = {"width": fan_in, "layers": 1, "heads": 1, "head_width": 2, "kernel": 2}
-    try:
-        path = babbling(tmp_path / "m.pocket", encoder={**encoder, "inner": [out]}, formats=[rule])
-    except UserError:
-        assume(False)
-    key = "encoder.blocks.0.ffn1.up"
-    matrix = load_model(path).model.weights.stored[key].matrix().detach().double()
-    assert matrix.shape == (out, fan_in)
-    matrix = matrix.T if transposed else matrix
-    x, into = numbers(seed, rows, matrix.shape[1]), numbers(seed + 1, rows, matrix.shape[0])
-    scale, bias = numbers(seed + 2, 2, matrix.shape[0])
-    own, start = padded(x), padded(into)
-
-    def run(k: int) -> np.ndarray:
-        y = start.copy()
-        given = (pointer(padded(scale)), pointer(padded(bias))) if scaled else (None, None)
-        operators.product(
-            k, model, key.encode(), int(transposed), pointer(own), own.shape[1], rows, *given,
-            ctypes.c_float(by), pointer(y), y.shape[1],
-        )  # fmt: skip
-        return y
-
-    with opened(operators, path) as model:
-        found = same_everywhere(operators, run)
-    taken = wide(x)
-    if rule.get("activations"):
-        data, step, _ = rounded(operators, 0, x)
-        taken = wide(data[:, : x.shape[1]].astype(np.float32)) * wide(step)[:, None]
-    factor, more = (wide(scale), wide(bias)) if scaled else (torch.ones(()), torch.zeros(()))
-    expected = taken @ matrix.T * factor + more
-    size = taken.abs() @ matrix.abs().T * factor.abs() + more.abs()
-    if not rule.get("symmetric", True):
-        size = size + taken.abs().sum(-1, keepdim=True) * matrix.abs().max() * factor.abs()
-    if by:
-        expected, size = wide(into) + by * expected, size + wide(into).abs()
-    near(found, expected, size)
 
 
 def test_float16(operators: ctypes.CDLL) -> None:

@@ -16,7 +16,7 @@ from pocketscribe.decoding.searcher import SearchConfig
 from pocketscribe.decoding.streaming import Transcript
 from pocketscribe.errors import UserError
 from pocketscribe.export.export import export
-from pocketscribe.export.onnx_runtime import OnnxRuntime
+from pocketscribe.export.onnx_runtime import OnnxRuntime, properties
 from pocketscribe.export.open import TorchRuntime, open_model
 from pocketscribe.export.seal import folder_bytes
 from pocketscribe.models.saved import Saved, load_model, save_model
@@ -220,3 +220,16 @@ def test_foreign_onnx_file_is_refused(tmp_path: Path, onnx_folder: Path) -> None
     onnx.save(proto, tmp_path / "model" / "encoder.onnx")
     with pytest.raises(UserError, match="not exported by this version"):
         open_model(tmp_path / "model")
+
+
+def test_a_constant_in_another_file_is_refused(tmp_path: Path) -> None:
+    """As an initializer there is: whatever lies beside the graph would be read."""
+    held = onnx.TensorProto(name="c", data_type=onnx.TensorProto.FLOAT, dims=[1])
+    held.data_location = onnx.TensorProto.EXTERNAL
+    held.external_data.add(key="location", value="secret")
+    node = onnx.helper.make_node("Constant", [], ["c"], value=held)
+    graph = onnx.helper.make_graph([node], "g", [], [])
+    path = tmp_path / "encoder.onnx"
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(UserError, match="holds what no export writes"):
+        properties(path)
