@@ -20,21 +20,22 @@ def learning_curves(run: Path) -> dict[str, dict[str, Curve]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # of restarts it would tell
-    # A log's name begins with the time at which it was opened.
-    logs = sorted(run.glob(f"*/{LOG}"), key=lambda log: log.name)
-    found: dict[str, dict[str, Curve]] = {}
-    for folder in dict.fromkeys(log.parent for log in logs):
+    logs: list[tuple[float, str, EventAccumulator]] = []
+    for folder in sorted({log.parent for log in run.glob(f"*/{LOG}")}):
         log = EventAccumulator(str(folder), size_guidance={"scalars": 0})
         try:
             log.Reload()
+            if log.Tags()["scalars"]:
+                logs.append((log.FirstEventTimestamp(), folder.name, log))
         except Exception as error:  # a damaged protocol buffer may raise anything
             message = f"{folder}: its log cannot be read ({error}) and is left out"
             warnings.warn(message, UserHint, stacklevel=2)
-            continue
+    found: dict[str, dict[str, Curve]] = {}
+    for _, stage, log in sorted(logs, key=lambda each: each[:2]):
         for name in log.Tags()["scalars"]:
             points = [(e.step, e.value) for e in log.Scalars(name) if math.isfinite(e.value)]
             if name.startswith(("train/", "dev/")) and points:
-                found.setdefault(name, {})[folder.name] = thinned(points)
+                found.setdefault(name, {})[stage] = thinned(points)
     return found
 
 

@@ -15,6 +15,16 @@ def test_what_was_logged(run: Path) -> None:
     assert 60 < len(curves["train/ctc"]["first"]) <= MOST
 
 
+def test_in_the_order_in_which_they_learnt(tmp_path: Path) -> None:
+    """Also within one second, whatever the logs' names: TensorBoard counts them 9, 10."""
+    for number, stage in ((9, "later"), (10, "last")):
+        with SummaryWriter(str(tmp_path / stage)) as log:
+            log.add_scalar("train/loss", 1.0, 1)
+        [file] = (tmp_path / stage).iterdir()
+        file.rename(file.with_name(f"events.out.tfevents.1.here.{number}"))
+    assert list(learning_curves(tmp_path)["train/loss"]) == ["later", "last"]
+
+
 def test_thinned_to_means() -> None:
     points = [(step, float(step)) for step in range(1, 1001)]
     found = thinned(points, 10)
