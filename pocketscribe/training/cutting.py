@@ -134,8 +134,14 @@ def by_gradient(model: Recogniser, batches: Sequence[Batch]) -> dict[str, Float[
 
 
 def _objective(model: Recogniser) -> tuple[Plain, StepContext]:
-    """The loss that choices go by, as the model is used when it streams."""
-    return Plain(model, LossConfig()), StepContext(PAST_WARM_UP, model.config.chunks.streaming)
+    """The loss that choices go by, as the model is used when it streams.
+
+    A shipped model has none of the heads that our usual loss asks: the whole lattice does without.
+    """
+    loss = LossConfig()
+    if model.config.head == "transducer" and not model.auxiliary:
+        loss = LossConfig(transducer="full", ctc=0.0)
+    return Plain(model, loss), StepContext(PAST_WARM_UP, model.config.chunks.streaming)
 
 
 def _per_unit(model: Recogniser, numbers: Sequence[Tensor]) -> dict[str, Tensor]:
