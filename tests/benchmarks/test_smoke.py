@@ -27,6 +27,7 @@ LINES = {  # the least that each says
     "search": 22,
     "soak": 1,
     "streaming": 8,
+    "supernet": 10,
     "training_step": 14,
     "transducer_loss": 5,
 }
@@ -77,6 +78,8 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
                 return {"model": model, "streams": 3, "hours": 0.05}
             chunks = {"chunks": "4"} if request.param == "engine" else {}
             return {"model": model, "streams": "1,2", "seconds": 1, **chunks}
+        case "supernet":
+            return {"frames": 5}
         case "training_step":
             return {"width": 16, "layers": 1, "utterances": 1}
         case "transducer_loss":
