@@ -1,11 +1,13 @@
 """What a supernet's step costs, by part: OMP_NUM_THREADS=1 python benchmarks/supernet.py
 
 The stage of a recipe that trains a supernet, on one batch of noise: its passes, each forward and
-backward, the optimiser, and beside them a step of the largest network alone; the memory of a step in
-a process of its own. In turns; numbers are medians, of as many random sub-networks.
+backward, the optimiser, and beside them a step of the largest network alone, in turns; numbers are
+medians. Then the memory of two steps, each kind in a process of its own, in which oneDNN keeps no
+kernels: it compiles some for each new shape, and holds a thousand of them whatever is trained.
 """
 
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -125,6 +127,7 @@ def main(recipe: str = "todm", stage: str = "supernet", frames: int = 75) -> Non
             parameters = f"{statistics.mean(sizes[name]) / 1e6:6.2f}M parameters"
         print(f"  {name:20} {ms:8.1f} ms   {ms / plain:5.2f} x {parameters}")
     print(f"  {'a step, ' + str(passes) + ' passes':20} {whole:8.1f} ms   {whole / plain:5.2f} x")
+    os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "0"
     for name, single in (("supernet", False), ("largest alone", True)):
         # Not "spawn": its processes start with the peak of the one that starts them.
         with multiprocessing.get_context("forkserver").Pool(1) as process:
