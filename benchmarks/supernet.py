@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import torch
 import typer
-
 from distillation import random_batch
+
 from pocketscribe.evaluation.evaluate import peak_rss_bytes
 from pocketscribe.fit.sizes import LETTERS
 from pocketscribe.models import Recogniser
