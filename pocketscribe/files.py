@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
     # The suffix is kept: soundfile and matplotlib choose the format by it.
     beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     _remove(beside)
+    restore_interrupted(path)
     try:
         yield beside
         _check_replaceable(path, beside)
@@ -59,35 +61,39 @@ def _check_replaceable(old: Path, new: Path) -> None:
 
 
 def restore_interrupted(folder: Path) -> None:
-    """Tidies up after a process that was killed while it was `replacing` a folder.
+    """Tidies up after processes that were killed while they were `replacing` a folder.
 
-    What it had moved aside comes back where nothing took its place.
+    What they had moved aside comes back where nothing took its place.
     """
-    for left in folder.parent.glob(f".{folder.name}.*"):
+    for left in folder.parent.glob(f".{escape(folder.name)}.*"):
         if left.suffix == ".old" and not folder.exists():
             left.rename(folder)
-        else:
+        elif _is_left(left):
             _remove(left)
 
 
 def sweep(folder: Path) -> None:
     """Removes from `folder` what processes that are no more had begun beside its real names."""
     for left in folder.glob(".*.tmp*"):
-        found = re.search(r"\.(\d+)\.tmp", left.name)
-        if found and not _runs(int(found[1])):
+        if _is_left(left):
             _remove(left)
 
 
-def _runs(pid: int) -> bool:
-    if os.name != "posix":  # elsewhere to ask would be to kill
+def _is_left(path: Path) -> bool:
+    """Whether the process that named this file or folder after itself is no more."""
+    found = re.search(r"\.(\d+)\.(old|tmp)", path.name)
+    if found is None or os.name != "posix":  # elsewhere to ask would be to kill
+        return False
+    pid = int(found[1])
+    if pid == os.getpid():  # an earlier one, before the machine started anew
         return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return False
-    except OSError:  # another user's
+        return True
+    except (OSError, OverflowError):  # another user's; no process has such a number
         pass
-    return True
+    return False
 
 
 def _open_to_all(path: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 from pocketscribe.errors import UserError
 from pocketscribe.files import read_json, replacing, restore_interrupted, write_json, write_text
 
+NOBODY = 2**30  # no process has such a number
+
 
 def names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
@@ -69,6 +71,10 @@ def test_what_a_killed_process_left_is_no_obstacle(tmp_path: Path) -> None:
     (left / "half").write_text("x")
     write_folder(tmp_path / "out", a="1")
     assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["a"]
+    (tmp_path / "out").rename(tmp_path / f".out.{NOBODY}.old")
+    with pytest.raises(RuntimeError):
+        fail(tmp_path / "out", as_folder=True)
+    assert (tmp_path / "out" / "a").read_text() == "1", "between two renames"
 
 
 def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
@@ -138,7 +144,9 @@ def test_user_errors_are_one_line() -> None:
 
 def test_a_kill_between_two_renames_is_settled(tmp_path: Path) -> None:
     """Any moment of replacing a folder, by a process that is no more."""
-    folder, old, beside = (tmp_path / n for n in ("out", ".out.1.old", ".out.1.tmp"))
+    folder, old, beside = (
+        tmp_path / n for n in ("out", f".out.{NOBODY}.old", f".out.{NOBODY}.tmp")
+    )
     for present, kept in (
         ((folder, beside), folder),  # while it wrote
         ((old, beside), old),  # between the renames

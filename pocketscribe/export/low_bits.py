@@ -17,7 +17,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from pocketscribe.models import Recogniser
 from pocketscribe.weights import Format, Weight
-from pocketscribe.weights.packing import integers
+from pocketscribe.weights.packing import integers, to_bits
 from pocketscribe.weights.quantise import Quantised
 
 CONTRIB = "com.microsoft"
@@ -118,7 +118,7 @@ class _Products:
         filled = np.full((out, count * self.block), middle, np.uint8)
         filled[:, :fan_in] = found.codes.numpy() + shift
         arrays = {
-            "codes": _bits(filled, format.bits).reshape(out, count, -1),
+            "codes": to_bits(filled, format.bits).reshape(out, count, -1),
             "scale": _spread(found.scale, fan_in, self.block),
         }
         if found.low is not None:
@@ -154,12 +154,6 @@ def _spread(scale: torch.Tensor, fan_in: int, block: int) -> np.ndarray:
     """A row's scales for each of the operator's blocks: a whole channel's is repeated."""
     count = -(-fan_in // block)
     return np.ascontiguousarray(scale.float().expand(-1, count).numpy())
-
-
-def _bits(numbers: np.ndarray, width: int) -> np.ndarray:
-    """Rows of numbers, `width` bits each, lowest bit first."""
-    bits = (numbers[..., None] >> np.arange(width, dtype=np.uint8)) & 1
-    return np.packbits(bits.reshape(len(numbers), -1), axis=1, bitorder="little")
 
 
 def _int8(tensor: onnx.TensorProto, weight: Weight) -> tuple[onnx.TensorProto, onnx.TensorProto]:

@@ -25,6 +25,7 @@ from pocketscribe.export.onnx_runtime import (
     sessions,
 )
 from pocketscribe.export.seal import folder_bytes
+from pocketscribe.models import MELS
 from pocketscribe.models.predictor import CONTEXT
 from pocketscribe.models.recogniser import LARGEST_STATE
 from pocketscribe.models.subsampling import FACTOR
@@ -60,7 +61,7 @@ class SherpaRuntime:
                 joiner=str(folder / "joiner.onnx"),
                 num_threads=threads,
                 sample_rate=SAMPLE_RATE,
-                feature_dim=80,
+                feature_dim=MELS,
                 decoding_method="modified_beam_search" if search.width > 1 else "greedy_search",
                 max_active_paths=search.width,
                 **{"tokens": str(tokens), **_guides(search, self.units, Path(own))},

@@ -15,8 +15,8 @@ from pocketscribe.errors import UserError, UserHint
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
 from pocketscribe.speech.items import EmptyPartError, RefusedError, listen
 from pocketscribe.speech.prepare import Prepared, prepare
+from pocketscribe.speech.synthetic import SPLITS
 
-SPLITS = ("train", "dev", "test")
 SAMPLED = 50  # recordings whose level and rate are looked at
 
 

@@ -99,8 +99,7 @@ class Space:
 
     def check_formats(self, rules: Sequence[FormatRule]) -> None:
         """Raises UserError where a size does not divide into groups of N:M."""
-        for pattern in [rule.sparsity for rule in rules if rule.sparsity]:
-            of = int(pattern.partition(":")[2])
+        for pattern, of in [(rule.sparsity, rule.pattern[1]) for rule in rules if rule.pattern]:
             for key in ("width", "inner", "rank", "predictor", "joiner"):
                 for size in self.choices[key]:
                     if size % of:
@@ -120,6 +119,11 @@ class Space:
         """The model itself."""
         chosen = {key: sizes[-1] for key, sizes in self.choices.items() if key != "inner"}
         return Sizes(inner=self.config.encoder.insides, **chosen)
+
+    def largest_of(self, layers: int) -> Sizes:
+        """The largest sub-network of so many layers."""
+        largest = self.largest
+        return largest.model_copy(update={"layers": layers, "inner": largest.inner[:layers]})
 
     @property
     def smallest(self) -> Sizes:

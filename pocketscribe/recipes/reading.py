@@ -42,7 +42,7 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
     Raises:
         UserError: no such recipe, or a line that names file, key, value and what is allowed.
     """
-    path = _file(recipe)
+    path = _file(recipe, Path())
     data = _composed(path, ())
     for change in changes:
         _change(data, change)
@@ -134,8 +134,9 @@ class Outside:
         return self._configs[name]
 
 
-def _file(recipe: str) -> Path:
-    path = Path(recipe)
+def _file(recipe: str, folder: Path) -> Path:
+    """A recipe's file: by its path, from `folder` on, or by the name of a shipped one."""
+    path = folder / recipe
     if path.is_file():
         return path
     if recipe not in shipped():
@@ -157,7 +158,7 @@ def _composed(path: Path, above: tuple[str, ...]) -> dict[str, Any]:
     if base is not None:
         if not isinstance(base, str) or base in above:
             raise UserError(f"{path.name}: base = {base!r}: give another recipe's name or file")
-        under = _composed(_file(base), (*above, base))
+        under = _composed(_file(base, path.parent), (*above, base))
         tables: dict[str, Any] = {key: under[key] for key in ("speech", "model") if key in under}
         data = merged(tables, data)
         known = {f"{base}/{stage.get('name')}": stage for stage in _stages(under)}

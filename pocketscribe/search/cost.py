@@ -53,7 +53,8 @@ class FileBytes:
                     if size != whole[name]:
                         self._moved.setdefault(name, {}).setdefault(key, {})[choice] = size
         self._tensors = {
-            layers: list(_tensors(built(self._first(layers)))) for layers in space.choices["layers"]
+            layers: list(_tensors(built(self.space.largest_of(layers))))
+            for layers in space.choices["layers"]
         }
         self._bytes = cache(_array_bytes)
 
@@ -62,11 +63,6 @@ class FileBytes:
             self._bytes(self._shape(tensor, sizes), tensor.item_bytes, tensor.use, rules)
             for tensor in self._tensors[sizes.layers]
         )
-
-    def _first(self, layers: int) -> Sizes:
-        """The largest sub-network of so many layers."""
-        largest = self.space.largest
-        return largest.model_copy(update={"layers": layers, "inner": largest.inner[:layers]})
 
     def _shape(self, tensor: _Tensor, sizes: Sizes) -> tuple[int, ...]:
         return tuple(self._size(dim, sizes) * dim.unit * dim.repeat for dim in tensor.dims)

@@ -162,9 +162,7 @@ class Search:
         """At most so many has its file: a narrower model's header has shorter numbers."""
         key = candidate.sizes.layers, candidate.formats
         if key not in self._headers:
-            largest = self.space.largest
-            sizes = largest.model_copy(update={"layers": key[0], "inner": largest.inner[: key[0]]})
-            whole = Candidate(sizes=sizes, formats=key[1])
+            whole = Candidate(sizes=self.space.largest_of(key[0]), formats=key[1])
             size = packed_bytes(self._taken(whole, WIDEST))
             self._headers[key] = size - self._arrays(whole)
         return self._arrays(candidate) + self._headers[key]

@@ -111,10 +111,10 @@ def layout(shape: Shape, format: Format) -> dict[str, tuple[type, Shape]]:
         n, m = format.pattern
         groups = -(-fan_in // m)
         count = groups * n
-        parts["patterns"] = (np.uint8, (out, _bytes(groups * pattern_bits(n, m))))
+        parts["patterns"] = (np.uint8, (out, whole_bytes(groups * pattern_bits(n, m))))
     if format.grid is None:
         return {**parts, "values": (np.float16, (out, count))}
-    parts["values"] = (np.uint8, (out, _bytes(count * format.grid.bits)))
+    parts["values"] = (np.uint8, (out, whole_bytes(count * format.grid.bits)))
     blocks = (out, -(-fan_in // (format.grid.block or fan_in)))
     parts["scale"] = (np.float16, blocks)
     if not format.grid.symmetric:
@@ -127,7 +127,8 @@ def pattern_bits(n: int, m: int) -> int:
     return (comb(m, n) - 1).bit_length()
 
 
-def _bytes(bits: int) -> int:
+def whole_bytes(bits: int) -> int:
+    """Bytes that hold so many bits."""
     return -(-bits // 8)
 
 

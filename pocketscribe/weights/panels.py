@@ -25,6 +25,7 @@ from pocketscribe.weights.packing import (
     layout,
     pattern_bits,
     to_bits,
+    whole_bytes,
 )
 
 CHANNELS = 16  # of a panel
@@ -60,7 +61,7 @@ def from_panels(data: UInt8[np.ndarray, " bytes"], shape: Shape, format: Format)
     for first in range(0, shape[0], CHANNELS):
         channels = min(CHANNELS, shape[0] - first)
         for name, width, count, unit in streams:
-            end = at + _bytes(channels * count * width)
+            end = at + whole_bytes(channels * count * width)
             numbers = from_bits(data[None, at:end], width, channels * count)[0]
             rows[name].append(_by_rows(numbers, channels, unit))
             at = end
@@ -75,7 +76,7 @@ def panels_bytes(shape: Shape, format: Format) -> int:
     found = sum(2 * laid[name][1][0] * laid[name][1][1] for name in _scales(format))
     whole, rest = divmod(shape[0], CHANNELS)
     for _, width, count, _ in _streams(shape, format):
-        found += whole * _bytes(CHANNELS * count * width) + _bytes(rest * count * width)
+        found += whole * whole_bytes(CHANNELS * count * width) + whole_bytes(rest * count * width)
     return found
 
 
@@ -118,7 +119,3 @@ def _by_rows(numbers: Int[np.ndarray, " ON"], rows: int, unit: int) -> Int[np.nd
     whole = len(numbers) // rows // unit * unit
     body = numbers[: rows * whole].reshape(-1, rows, unit).swapaxes(0, 1).reshape(rows, whole)
     return np.concatenate([body, numbers[rows * whole :].reshape(rows, -1)], axis=1)
-
-
-def _bytes(bits: int) -> int:
-    return -(-bits // 8)

@@ -284,6 +284,8 @@ def test_a_recipe_stands_on_another_and_a_stage_on_a_stage(recipe: Path, tmp_pat
     assert (tuned.audio_hours, tuned.seed, tuned.from_) == (1.0, 7, "digits/float")
     assert (longer.audio_hours, longer.seed, longer.from_) == (1.0, 7, "tuned")
     assert (tuned.optimiser.lr, longer.optimiser.lr) == (None, 0.5)
+    upper.write_text(ON_MINE.format(mine=recipe.name), encoding="utf-8")
+    assert read_recipe(str(upper)) == found, "a base lies beside the recipe that stands on it"
     # What a stage starts from decides its model, trained or not.
     digits = read_recipe("digits").model
     assert found.model_of("longer", Outside(tmp_path).config) == digits
