@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pocketscribe.config import Config
-from pocketscribe.models.chunks import Chunking
+from pocketscribe.models.chunks import TAIL, Chunking
 from pocketscribe.models.dropout import Dropout
+from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.weights import Dim, Weights
 
 State = dict[str, Tensor]
@@ -33,6 +34,8 @@ class EncoderConfig(Config):
         kernel: taps of the depthwise convolution, all in the past.
         ffn: width of a feed-forward module's inside, as a multiple of `width`.
         inner: that width itself, of each layer; width x ffn if not given.
+        delay: frames (40 ms) by which training lets an output come after what it is of, so that it
+            has heard so much more (training/delay.py). A runtime decodes outputs as they come.
     """
 
     family: str
@@ -45,6 +48,7 @@ class EncoderConfig(Config):
     # Not strict: the family is told from plain data, in which an array is no tuple.
     inner: Annotated[tuple[Inside, ...], Field(strict=False, max_length=256)] | None = None
     dropout: float = Field(default=0.1, ge=0, lt=0.9)
+    delay: int = Field(default=0, ge=0, le=TAIL // FACTOR)
 
     @model_validator(mode="after")
     def _heads(self) -> "EncoderConfig":

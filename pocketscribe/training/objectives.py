@@ -24,6 +24,7 @@ from pocketscribe.losses import (
 )
 from pocketscribe.models import Chunking, Recogniser
 from pocketscribe.speech.batches import Batch
+from pocketscribe.training.delay import encode_late
 
 HEADS_ALONE = 200  # steps in which heads that were never trained leave the rest in peace
 
@@ -127,7 +128,7 @@ class Plain(Objective):
         model = self.model
         alone = context.step < self.alone
         with torch.set_grad_enabled(torch.is_grad_enabled() and not alone):
-            encoded, frames = model.encode(batch.features, batch.frames, context.chunking)
+            encoded, frames = encode_late(model, batch, context.chunking)
         said = Outputs({"loss": encoded.new_zeros(())}, encoded, frames, None, None, None)
         scale = 1.0
         if model.config.head == "transducer":

@@ -30,6 +30,7 @@ from pocketscribe.losses import (
 )
 from pocketscribe.models import Chunking, Recogniser
 from pocketscribe.speech.batches import Batch
+from pocketscribe.training.delay import encode_late
 
 TRAINING_HEAD = "ctc"  # of a transducer: whether it was saved with what training alone needs
 
@@ -117,7 +118,7 @@ class Teacher(nn.Module):
         model, config = self.model, self.config
         if config.context == "full":
             chunking = Chunking(None)
-        encoded, frames = model.encode(batch.features, batch.frames, chunking)
+        encoded, frames = encode_late(model, batch, chunking)
         nodes = lattice = ctc = None
         if config.lattice and model.config.head == "transducer":
             nodes, lattice = self._lattice(encoded, frames, batch, contexts)

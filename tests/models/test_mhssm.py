@@ -275,7 +275,7 @@ def test_the_gradient_reaches_every_deployed_parameter(head: str) -> None:
         ({"family": "mhssm", "mode": 1}, "unknown key 'encoder.mode'; did you mean 'modes'?"),
         (
             {"modes": 3},
-            "unknown key 'encoder.modes' (allowed here: dropout, family, ffn, head_width, heads,",
+            "unknown key 'encoder.modes' (allowed here: delay, dropout, family, ffn, head_width,",
         ),
         (
             {"family": "mhssm", "layers": 256, "width": 4096, "modes": 256},
