@@ -40,7 +40,7 @@ def measured_speed(config: ModelConfig) -> float:
     )
     objective = Plain(model, LossConfig())
     context = StepContext(10**6, config.chunks.streaming)
-    precision = measured_precision(config.encoder.width, NOISE_SECONDS, "cpu")["precision"]
+    precision = measured_precision(config.encoder.width, NOISE_SECONDS, "cpu").precision
     taken = []
     for _ in range(3):
         started = time.perf_counter()

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from pocketscribe.config import read_bytes
+from pocketscribe.config import Config, read_bytes
 from pocketscribe.errors import UserError
 from pocketscribe.evaluation.report import results_table
 from pocketscribe.export.open import choose_device
@@ -37,7 +37,12 @@ from pocketscribe.speech.units import Units
 from pocketscribe.training.checkpoint import Progress
 from pocketscribe.training.cutting import cut_from
 from pocketscribe.training.distilled import Distilled
-from pocketscribe.training.fabric import make_fabric, measured_precision, use_fitting_threads
+from pocketscribe.training.fabric import (
+    MeasuredPrecision,
+    make_fabric,
+    measured_precision,
+    use_fitting_threads,
+)
 from pocketscribe.training.formatted import Formatted
 from pocketscribe.training.kept import Kept
 from pocketscribe.training.loop import (
@@ -47,6 +52,12 @@ from pocketscribe.training.masks import settle
 from pocketscribe.training.objectives import Objective, Plain
 from pocketscribe.training.supernet import Sandwich
 from pocketscribe.training.teacher import Teacher, check_teacher
+
+
+class Taken(Config):
+    """Digests of the models that a run took from elsewhere."""
+
+    models: dict[str, str]
 
 
 class Run:
@@ -119,7 +130,9 @@ class Run:
                 other = self.folder.parent / recipe
                 Run(read, other, self.root, self.console, self.device).train(stage)
         path = self.folder / "taken.json"
-        before = read_json(path) if path.is_file() else {}
+        before: dict[str, str] = {}
+        if path.is_file():
+            before = Taken.read({"models": read_json(path)}, str(path)).models
         taken = dict(before)
         for name in outside:
             found = hashlib.sha256(self._model_file(name).read_bytes()).hexdigest()
@@ -253,8 +266,9 @@ class Run:
         with self.fabric.rank_zero_first():
             if not path.is_file():
                 width = self._model_of(stage.name).encoder.width
-                write_json(path, measured_precision(width, stage.batch_seconds, self.device))
-        return read_json(path)["precision"]
+                found = measured_precision(width, stage.batch_seconds, self.device)
+                write_json(path, found.model_dump())
+        return MeasuredPrecision.read(read_json(path), str(path)).precision
 
     def _load(self, name: str, units: Units) -> Saved:
         """A stage's model. Raises UserError where it writes other units than this run."""

@@ -79,6 +79,25 @@ class SearchConfig(Config):
         return self
 
 
+class Found(Config):
+    """What is known of a candidate: word errors on the first part, and how long a chunk takes."""
+
+    wer: float = Field(ge=0)
+    milliseconds: float | None = Field(default=None, ge=0)
+
+
+class Scored(Config):
+    candidate: Candidate
+    found: Found
+
+
+class Scores(Config):
+    """The file of a search: what was scored, and with which model and speech."""
+
+    made_by: dict[str, str]
+    scored: tuple[Scored, ...]
+
+
 class Search:
     """One search in one folder, which goes on from what was scored before."""
 
@@ -131,10 +150,10 @@ class Search:
         while proposed:
             for candidate in proposed:
                 found = self._scored(candidate)
-                milliseconds = found.get("milliseconds")
+                milliseconds = found.milliseconds
                 if milliseconds is None or milliseconds <= (self.config.milliseconds or 1e9):
                     measured = () if milliseconds is None else (milliseconds,)
-                    costs[candidate] = (found["wer"], self.bytes(candidate), *measured)
+                    costs[candidate] = (found.wer, self.bytes(candidate), *measured)
                 bar.advance(task)
             left = goal - len(self.evolution.proposed)
             proposed = self.evolution.next(costs, min(size, left)) if costs and left > 0 else []
@@ -143,7 +162,7 @@ class Search:
             raise UserError(
                 f"search.milliseconds = {self.config.milliseconds}: the fastest of "
                 f"{len(self.evolution.proposed)} candidates took "
-                f"{min(found['milliseconds'] for found in self.known.values())}"
+                f"{min(found.milliseconds or 0 for found in self.known.values())}"
             )
         points = self._confirmed(best(costs), bar)
         on = set(frontier({p.candidate: (p.confirmed.wer, p.bytes) for p in points}))
@@ -182,14 +201,13 @@ class Search:
                 "bytes; give more, or add smaller sizes or formats of fewer bits"
             )
 
-    def _scored(self, candidate: Candidate) -> dict[str, float]:
+    def _scored(self, candidate: Candidate) -> Found:
         """Its word errors on the first part, and how long it takes; from the file if known."""
         if candidate not in self.known:
             taken = self._taken(candidate)
-            found = {"wer": dev_errors(taken.model, self.parts[0], self.units).wer}
-            if self.config.latency:
-                found["milliseconds"] = chunk_milliseconds(taken)
-            self.known[candidate] = found
+            wer = dev_errors(taken.model, self.parts[0], self.units).wer
+            milliseconds = chunk_milliseconds(taken) if self.config.latency else None
+            self.known[candidate] = Found(wer=wer, milliseconds=milliseconds)
             self._write()
         return self.known[candidate]
 
@@ -210,7 +228,7 @@ class Search:
                 rules=self.rules[candidate.formats],
                 bytes=packed_bytes(self._taken(candidate, confirmed)),
                 confirmed=confirmed,
-                **self.known[candidate],
+                **self.known[candidate].model_dump(),
             )
             bar.advance(task)
         bar.remove_task(task)
@@ -224,23 +242,19 @@ class Search:
         config = self.space.sub_config(candidate.sizes)
         return take(self.supernet, config, self.rules[candidate.formats], confirmed)
 
-    def _read(self) -> dict[Candidate, dict[str, float]]:
+    def _read(self) -> dict[Candidate, Found]:
         path = self.folder / "search.json"
         if not path.is_file():
             return {}
-        found = read_json(path)
-        if found["made_by"] != self.made_by:
+        scores = Scores.read(read_json(path), str(path))
+        if scores.made_by != self.made_by:
             raise UserError(f"{path}: scores of another model or other speech; delete it")
-        return {
-            Candidate.read(row["candidate"], str(path)): row["found"] for row in found["scored"]
-        }
+        return {row.candidate: row.found for row in scores.scored}
 
     def _write(self) -> None:
-        rows = [
-            {"candidate": candidate.model_dump(mode="json"), "found": found}
-            for candidate, found in self.known.items()
-        ]
-        write_json(self.folder / "search.json", {"made_by": self.made_by, "scored": rows})
+        rows = tuple(Scored(candidate=c, found=found) for c, found in self.known.items())
+        scores = Scores(made_by=self.made_by, scored=rows)
+        write_json(self.folder / "search.json", scores.model_dump(mode="json"))
 
 
 def _digest(model: Recogniser) -> str:

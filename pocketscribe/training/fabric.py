@@ -5,12 +5,15 @@ import os
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers import TensorBoardLogger
 from lightning_fabric.strategies import DDPStrategy
+from pydantic import Field
+
+from pocketscribe.config import Config
 
 SMALL_MODEL = 2_000_000  # parameters
 BF16_GAIN = 0.8  # of float32's time: less would be eaten up by what mixed precision costs besides
@@ -51,7 +54,15 @@ def use_fitting_threads(parameters: int) -> None:
         torch.set_num_threads(1)
 
 
-def measured_precision(width: int, batch_seconds: float, device: str) -> dict[str, Any]:
+class MeasuredPrecision(Config):
+    """What precision "auto" came to, and the times by which it was chosen."""
+
+    precision: Literal["float32", "bf16"]
+    float32_ms: float = Field(ge=0)
+    bf16_ms: float = Field(ge=0)
+
+
+def measured_precision(width: int, batch_seconds: float, device: str) -> MeasuredPrecision:
     """Which of float32 and bf16 multiplies faster here, and what was measured.
 
     Timed, on one product of the model's own shape with the casts that mixed precision makes: a CPU
@@ -73,4 +84,4 @@ def measured_precision(width: int, batch_seconds: float, device: str) -> dict[st
         for name, bf16 in (("float32_ms", False), ("bf16_ms", True)):
             taken[name] = min(taken[name], round(milliseconds(bf16), 3))
     faster = taken["bf16_ms"] < BF16_GAIN * taken["float32_ms"]
-    return {"precision": "bf16" if faster else "float32", **taken}
+    return MeasuredPrecision(precision="bf16" if faster else "float32", **taken)

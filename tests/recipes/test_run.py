@@ -191,6 +191,9 @@ def test_a_run_takes_the_model_of_another(
     save_model(made, saved, half=True)
     with pytest.raises(UserError, match="tiny/float is another model than when this run began"):
         run_here(upper, runs / "upper")
+    (runs / "upper" / "taken.json").write_text('{"tiny/float": 3}')
+    with pytest.raises(UserError, match=r"taken\.json: models\.tiny/float = 3: "):
+        run_here(upper, runs / "upper")
 
 
 def test_a_shipped_model_gets_heads_and_stays_what_it_is(

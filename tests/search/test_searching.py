@@ -100,6 +100,9 @@ def test_goes_on_from_what_was_scored(
     scores.write_text(scores.read_text().replace('"model": "', '"model": "0', 1))
     with pytest.raises(UserError, match=r"search\.json: scores of another model"):
         run_here(searched.parent / "sizes.toml", again)
+    scores.write_text('{"made_by": {}}')
+    with pytest.raises(UserError, match=r"search\.json: key 'scored' is missing"):
+        run_here(searched.parent / "sizes.toml", again)
 
 
 @pytest.mark.parametrize(

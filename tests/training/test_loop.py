@@ -194,9 +194,9 @@ def test_small_models_take_one_thread(
 
 def test_the_faster_precision_is_measured() -> None:
     found = measured_precision(64, 10.0, "cpu")
-    faster = found["bf16_ms"] < fabric_room.BF16_GAIN * found["float32_ms"]
-    assert found["precision"] == ("bf16" if faster else "float32")
-    assert min(found["bf16_ms"], found["float32_ms"]) > 0
+    faster = found.bf16_ms < fabric_room.BF16_GAIN * found.float32_ms
+    assert found.precision == ("bf16" if faster else "float32")
+    assert min(found.bf16_ms, found.float32_ms) > 0
 
 
 def test_validations_come_at_even_distances(
