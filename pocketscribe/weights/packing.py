@@ -22,7 +22,7 @@ from math import comb
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from pocketscribe.weights.format import Format
@@ -175,7 +175,7 @@ def _spread(values: np.ndarray, kept: Bool[Tensor, "O G M"] | None, shape: Shape
     return full[:, : shape[1]]
 
 
-def to_bits(numbers: Int[np.ndarray, "O N"], width: int) -> np.ndarray:
+def to_bits(numbers: Integer[np.ndarray, "O N"], width: int) -> np.ndarray:
     """Rows of unsigned numbers, `width` bits each, lowest bit first, rows at whole bytes."""
     bits = (numbers[..., None] >> np.arange(width)) & 1
     return np.packbits(bits.reshape(len(numbers), -1).astype(np.uint8), axis=1, bitorder="little")
