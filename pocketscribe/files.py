@@ -36,6 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
         _check_replaceable(path, beside)
         if path.is_dir() and beside.is_dir():  # a folder cannot be renamed over a full one
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            _remove(old)  # of an earlier process with this one's number
             path.rename(old)
             beside.rename(path)
             _remove(old)
@@ -84,11 +85,8 @@ def _is_left(path: Path) -> bool:
     found = re.search(r"\.(\d+)\.(old|tmp)", path.name)
     if found is None or os.name != "posix":  # elsewhere to ask would be to kill
         return False
-    pid = int(found[1])
-    if pid == os.getpid():  # an earlier one, before the machine started anew
-        return True
     try:
-        os.kill(pid, 0)
+        os.kill(int(found[1]), 0)
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):  # another user's; no process has such a number

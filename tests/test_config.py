@@ -178,7 +178,7 @@ def test_reads_a_recipe_and_changes_on_top(tmp_path: Path) -> None:
     [
         (
             "model.encoder.widht=3",
-            "unknown key 'model.encoder.widht'; did you mean 'width'? (allowed here: dropout,",
+            "unknown key 'model.encoder.widht'; did you mean 'width'? (allowed here: delay,",
         ),
         (
             "model.encoder.width=100",

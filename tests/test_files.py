@@ -75,6 +75,11 @@ def test_what_a_killed_process_left_is_no_obstacle(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         fail(tmp_path / "out", as_folder=True)
     assert (tmp_path / "out" / "a").read_text() == "1", "between two renames"
+    old = tmp_path / f".out.{os.getpid()}.old"  # of a process that once had this number
+    old.mkdir()
+    (old / "a").write_text("0")
+    write_folder(tmp_path / "out", a="2")
+    assert names(tmp_path) == ["out"] and (tmp_path / "out" / "a").read_text() == "2"
 
 
 def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
