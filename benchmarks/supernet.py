@@ -20,7 +20,7 @@ from pocketscribe.evaluation.evaluate import peak_rss_bytes
 from pocketscribe.fit.sizes import LETTERS
 from pocketscribe.models import Recogniser
 from pocketscribe.models.recogniser import stored_parameters
-from pocketscribe.recipes.reading import read_recipe
+from pocketscribe.recipes.reading import RUNS, Outside, read_recipe
 from pocketscribe.speech.batches import Batch
 from pocketscribe.training.objectives import Objective, Plain, StepContext
 from pocketscribe.training.optimisers import build_optimiser
@@ -37,12 +37,13 @@ class Bench:
         torch.manual_seed(0)
         found = read_recipe(recipe)
         self.stage = next(s for s in found.stage if s.name == stage)
-        config = found.model_of(stage, lambda name: found.model)
-        self.model = Recogniser(config, LETTERS).train()
         assert self.stage.supernet is not None, f"stage {stage!r} trains no supernet"
-        plain = Plain(self.model, self.stage.loss)
-        sandwich = Sandwich(self.model, self.stage.loss, self.stage.supernet)
-        self.objective: Objective = plain if alone else sandwich
+        config = found.model_of(stage, Outside(RUNS).config)
+        self.model = Recogniser(config, LETTERS).train()
+        self.sandwich = Sandwich(self.model, self.stage.loss, self.stage.supernet)
+        self.objective: Objective = self.sandwich
+        if alone:
+            self.objective = Plain(self.model, self.stage.loss)
         self.optimiser = build_optimiser(self.stage.optimiser, self.objective.named_parameters())
         self.batch = self.speech(max(1, round(self.stage.batch_seconds * 25 / frames)), frames)
 
@@ -57,11 +58,9 @@ class Bench:
         (loss / self.batch.total_frames).backward()
 
     def parameters(self, number: int, part: int) -> int:
-        """How many took part in that pass."""
-        if not isinstance(self.objective, Sandwich):
-            return stored_parameters(self.model)
-        space = self.objective.space
-        config = space.sub_config(self.objective.chosen(self.context(number, part)))
+        """How many took part in that pass of the supernet."""
+        sizes = self.sandwich.chosen(self.context(number, part))
+        config = self.sandwich.space.sub_config(sizes)
         with torch.device("meta"):
             return stored_parameters(Recogniser(config, LETTERS))
 

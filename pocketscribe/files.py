@@ -30,9 +30,12 @@ def replacing(path: Path) -> Iterator[Path]:
     # The suffix is kept: soundfile and matplotlib choose the format by it.
     beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     _remove(beside)
-    restore_interrupted(path)
     try:
-        yield beside
+        try:
+            yield beside
+        finally:  # files are never moved aside, and a folder of many need not be listed for each
+            if beside.is_dir():
+                restore_interrupted(path)
         _check_replaceable(path, beside)
         if path.is_dir() and beside.is_dir():  # a folder cannot be renamed over a full one
             old = path.with_name(f".{path.name}.{os.getpid()}.old")

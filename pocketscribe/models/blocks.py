@@ -22,6 +22,7 @@ from pocketscribe.weights import Dim, Weights
 
 State = dict[str, Tensor]
 Inside = Annotated[int, Field(gt=0, le=2**16)]
+Delay = Annotated[int, Field(ge=0, le=TAIL // FACTOR)]  # the silence after speech has to hold it
 
 
 class EncoderConfig(Config):
@@ -48,7 +49,7 @@ class EncoderConfig(Config):
     # Not strict: the family is told from plain data, in which an array is no tuple.
     inner: Annotated[tuple[Inside, ...], Field(strict=False, max_length=256)] | None = None
     dropout: float = Field(default=0.1, ge=0, lt=0.9)
-    delay: int = Field(default=0, ge=0, le=TAIL // FACTOR)
+    delay: Delay = 0
 
     @model_validator(mode="after")
     def _heads(self) -> "EncoderConfig":

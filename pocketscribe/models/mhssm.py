@@ -17,9 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pocketscribe.models.blocks import Encoder, EncoderConfig, Mixer, State
-from pocketscribe.models.chunks import TAIL, Chunking
-from pocketscribe.models.subsampling import FACTOR
+from pocketscribe.models.blocks import Delay, Encoder, EncoderConfig, Mixer, State
+from pocketscribe.models.chunks import Chunking
 from pocketscribe.weights import Dim, Weights
 
 STEPS = (1e-3, 1e-1)  # time steps at the start: memories of 2,000 and of 20 frames
@@ -32,15 +31,14 @@ class MHSSMConfig(EncoderConfig):
     Attributes:
         heads: state spaces of a layer, each with its own dynamics.
         modes: decaying oscillations (complex numbers) that each channel remembers.
-        delay: no chunk lets a frame hear a later one here, as attention does. Without a delay words
-            are begun before they can be told apart: 68% word errors on digits after 8 h, with 320
-            ms 41% (the Conformer: 40%).
+        delay: no chunk lets a frame hear a later one here, as attention does; without a delay words
+            are begun before they can be told apart (docs/training.md).
     """
 
     family: Literal["mhssm"] = "mhssm"
     heads: int = Field(default=8, gt=0, le=256)
     modes: int = Field(default=16, gt=0, le=256)
-    delay: int = Field(default=8, ge=0, le=TAIL // FACTOR)
+    delay: Delay = 8
 
     def state_shapes(self, left: int) -> dict[str, tuple[int, ...]]:
         return {

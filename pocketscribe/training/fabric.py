@@ -28,9 +28,8 @@ def make_fabric(precision: str, folder: Path, device: str = "auto") -> Fabric:
     processes = int(os.environ.get("WORLD_SIZE", 1))
     mode: Any = "bf16-mixed" if precision == "bf16" else "32-true"
     strategy: Any = "auto"
-    if (
-        processes > 1
-    ):  # one prepares, scores and searches while the others wait, for hours if need be
+    if processes > 1:
+        # One prepares, scores and searches while the others wait, for hours if need be.
         strategy = DDPStrategy(find_unused_parameters=True, timeout=timedelta(days=7))
     fabric = Fabric(
         accelerator=device,
