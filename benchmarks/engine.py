@@ -1,14 +1,16 @@
-"""The engine against sherpa-onnx on one thread: python benchmarks/engine.py [MODEL] [--streams 1,8]
+"""The engine beside other runtimes, one thread: python benchmarks/engine.py [MODEL] [--streams 1,8]
 
-The same weights in both: the packed file, and a dynamic int8 export of what it holds, the fastest
-that sherpa-onnx runs. Synthetic speech in pieces of 0.1 s, as microphones bring it; features,
-encoder and greedy search; all streams that are ready go through the network together.
+The same weights in all: the packed file; a dynamic int8 export of what it holds, the fastest that
+sherpa-onnx runs, in the wheel's loop and in ours around onnxruntime; and ExecuTorch's programs,
+which take one stream at a time. Synthetic speech in pieces of 0.1 s, as microphones bring it;
+features, encoder and greedy search; all streams that are ready go through the network together.
 
 Time is processor time for a second of audio of one stream, the best of three rounds, in turns; what
 is to be read is the ratio of one line's to the next's. Memory is what a process of its own grows by
-from opening the model on, at most (sherpa-onnx) or with all of it open (the engine, which frees
+from opening the model on, at most (the rivals) or with all of it open (the engine, which frees
 nothing before). A chunk that MODEL was not trained for is run all the same: what it says is worse,
-what it costs is not.
+what it costs is not. A recipe's name in the place of MODEL means its model with random weights, in
+int8.
 """
 
 import multiprocessing
@@ -24,16 +26,28 @@ import pocketscribe_engine as native
 import sherpa_onnx
 import torch
 import typer
-from streaming import PIECE, ROUNDS, speech, stream_all
+from streaming import PIECE, ROUNDS, random_model, speech, stream_all
 
 from pocketscribe.evaluation.evaluate import peak_rss_bytes
 from pocketscribe.export.export import export
 from pocketscribe.export.open import model_file, open_model
 from pocketscribe.models import Recogniser, decoded
 from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
+from pocketscribe.recipes.reading import read_recipe
 from pocketscribe.speech.features import SAMPLE_RATE
+from pocketscribe.weights.format import FormatRule
 
 MODEL = Path(__file__).parents[1] / "models" / "usm_lite.pocket"
+RIVAL, ALONE = "sherpa-onnx int8", "executorch"  # the one to beat; the one that takes one stream
+
+
+def opened(model: str) -> Saved:
+    """A saved file's weights, or a recipe's model with random ones."""
+    if Path(model).exists():
+        return load_model(model_file(Path(model)))
+    config = read_recipe(model).model
+    rule = FormatRule(match="*", bits=8, activations=8)
+    return random_model(config.model_copy(update={"formats": (rule,)}))
 
 
 def with_chunk(saved: Saved, size: int) -> Saved:
@@ -75,7 +89,7 @@ def engine_growth(path: Path, streams: np.ndarray) -> int:
     return held_bytes() - before
 
 
-def sherpa_growth(path: Path, streams: np.ndarray) -> int:
+def rival_growth(path: Path, streams: np.ndarray) -> int:
     """Bytes by which a process grows at most."""
     torch.set_num_threads(1)
     before = peak_rss_bytes() or 0
@@ -83,59 +97,73 @@ def sherpa_growth(path: Path, streams: np.ndarray) -> int:
     return (peak_rss_bytes() or 0) - before
 
 
-def compare(packed: Path, folder: Path, audio: list[np.ndarray]) -> None:
-    """Lines for each number of streams: sherpa-onnx, and each kind of kernels."""
+def compare(packed: Path, rivals: dict[str, Path], audio: list[np.ndarray]) -> None:
+    """Lines for each number of streams: the rivals, and each kind of kernels."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sherpa_onnx", "pocketscribe.export.onnx_runtime"])
-    rival, model = open_model(folder), native.Model(packed)
+    runtimes, model = (
+        {name: open_model(path) for name, path in rivals.items()},
+        native.Model(packed),
+    )
     for streams in audio:
-        memory = {}
+        memory, runs = {}, {}
         for name, growth, path in (
-            ("sherpa-onnx", sherpa_growth, folder),
+            *((name, rival_growth, path) for name, path in rivals.items()),
             ("engine", engine_growth, packed),
         ):
+            if name == ALONE and len(streams) > 1:
+                continue
             with context.Pool(1) as process:
                 memory[name] = process.apply(growth, (path, streams))
-        runs = {"sherpa-onnx int8": lambda s=streams: stream_all(rival, s)[0]}
+            if name in runtimes:
+                runs[name] = lambda r=runtimes[name], s=streams: stream_all(r, s)[0]
         for kernels in native.kernels()[:-1]:  # the portable ones are there to be compared with
-            engine = native.Engine(model, streams=ROUNDS * len(streams), kernels=kernels)
-            runs[f"engine {kernels}"] = lambda e=engine, s=streams: engine_all(e, s)
+            for float16 in (False, True):
+                engine = native.Engine(
+                    model, streams=ROUNDS * len(streams), kernels=kernels, float16=float16
+                )
+                name = f"engine {kernels}{', float16' if float16 else ''}"
+                runs[name] = lambda e=engine, s=streams: engine_all(e, s)
         rounds = [{name: run() for name, run in runs.items()} for _ in range(ROUNDS)]
         best = {name: min(r[name] for r in rounds) for name in runs}
         for name, seconds in best.items():
             print(
-                f"  {len(streams):3} x {name:20} {seconds * SAMPLE_RATE / streams.size:.5f} s "
-                f"{best['sherpa-onnx int8'] / seconds:5.2f} x as fast as sherpa-onnx  "
-                f"{memory[name.split()[0]] / 1e6:6.1f} MB",
+                f"  {len(streams):3} x {name:26} {seconds * SAMPLE_RATE / streams.size:.5f} s "
+                f"{best[RIVAL] / seconds:5.2f} x as fast as {RIVAL}  "
+                f"{memory.get(name, memory['engine']) / 1e6:7.1f} MB",
                 flush=True,
             )
 
 
 def main(
-    model: Annotated[Path, typer.Argument()] = MODEL,
+    model: Annotated[str, typer.Argument(help="a saved file, or a recipe's name")] = str(MODEL),
     chunks: str = "16,4",
     streams: str = "1,8,32",
     seconds: float = 10,
 ) -> None:
+    torch.manual_seed(0)
     torch.set_num_threads(1)
     print(f"{platform.machine()}, sherpa-onnx {sherpa_onnx.__version__}, 1 thread")
     audio = [speech(seconds, n) for n in sorted(map(int, streams.split(",")))]
-    saved = load_model(model_file(model))
+    saved = opened(model)
     for size in map(int, chunks.split(",")):
-        with tempfile.TemporaryDirectory() as folder:
-            packed, exported = Path(folder) / "model.pocket", Path(folder) / "sherpa-onnx"
-            changed = with_chunk(saved, size)
+        with tempfile.TemporaryDirectory() as name:
+            folder, changed = Path(name), with_chunk(saved, size)
+            packed, plain = folder / "model.pocket", folder / "model.safetensors"
             save_packed(packed, changed)
-            plain = Saved(decoded(changed.model), saved.units, saved.card)
-            save_model(Path(folder) / "model.safetensors", plain)
-            export(Path(folder), "sherpa-onnx", exported, int8=True)
+            save_model(plain, Saved(decoded(changed.model), saved.units, saved.card))
+            rivals = {RIVAL: folder / "sherpa-onnx", "onnxruntime int8": folder / "onnx"}
+            for out in rivals.values():
+                export(plain, out.name, out, int8=True)
+            rivals[ALONE] = folder / "executorch"
+            export(packed, "executorch", rivals[ALONE])
             stats = native.Engine(native.Model(packed)).stats()
             print(
                 f"chunks of {40 * size} ms; {stats.model_bytes:,} B mapped, "
                 f"{stats.unpacked_bytes + stats.engine_bytes:,} B beside it, "
                 f"{stats.stream_bytes:,} B a stream"
             )
-            compare(packed, exported, audio)
+            compare(packed, rivals, audio)
 
 
 if __name__ == "__main__":

@@ -164,11 +164,10 @@ def compare(paths: dict[str, Path], chunk: int | None, audio: list[np.ndarray]) 
             )
 
 
-def random_model(width: int, layers: int) -> Saved:
-    """A model with 256 units that mean nothing."""
+def random_model(config: ModelConfig) -> Saved:
+    """With random weights and 256 units that mean nothing."""
     words = ["".join(random.choices(string.ascii_uppercase, k=6)) for _ in range(2000)]
     units = Units.learn(words, UnitsConfig(kind="bpe", size=256))
-    config = ModelConfig.read({"encoder": {"width": width, "layers": layers}}, "the options")
     model = Recogniser(config, len(units)).eval()
     with torch.no_grad():
         features = torch.from_numpy(fbank(*speech(5, 1))).unsqueeze(0)
@@ -201,7 +200,8 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         if model is None:
             path = Path(folder) / "model.safetensors"
-            save_model(path, random_model(width, layers))
+            config = {"encoder": {"width": width, "layers": layers}}
+            save_model(path, random_model(ModelConfig.read(config, "the options")))
         else:
             path = model_file(model)
         found = load_model(path).model

@@ -62,17 +62,13 @@ POCKET_INLINE F16 fourth(B64 four) {  // weight J of each channel
     return floats(__builtin_convertvector(bytes, I16));
 }
 
-typedef uint16_t H16 __attribute__((vector_size(32)));
 typedef uint16_t H64 __attribute__((vector_size(128)));
 
 template <int J>
 POCKET_INLINE F16 fourth(H64 four) {
-    H16 halves = __builtin_shufflevector(four, four, J, J + 4, J + 8, J + 12, J + 16, J + 20,
-                                         J + 24, J + 28, J + 32, J + 36, J + 40, J + 44, J + 48,
-                                         J + 52, J + 56, J + 60);
-    I16 bits = __builtin_convertvector(halves, I16);
-    F16 size = as_floats((bits & 0x7FFF) << 13) * 0x1p112f;
-    return as_floats(as_ints(size) | (bits & 0x8000) << 16);
+    return wide(__builtin_shufflevector(four, four, J, J + 4, J + 8, J + 12, J + 16, J + 20, J + 24,
+                                        J + 28, J + 32, J + 36, J + 40, J + 44, J + 48, J + 52,
+                                        J + 56, J + 60));
 }
 
 // What is not dense and symmetric, weight by weight.

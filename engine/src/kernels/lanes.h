@@ -29,13 +29,14 @@ template <typename V>
 POCKET_INLINE void store(void *to, V v) {
     std::memcpy(to, &v, sizeof v);
 }
-POCKET_INLINE F16 wide(const float *from) { return load<F16>(from); }
 // As `widened` of tensor.h.
-POCKET_INLINE F16 wide(const uint16_t *from) {
-    U16 bits = __builtin_convertvector(load<H16>(from), U16);
+POCKET_INLINE F16 wide(H16 halves) {
+    U16 bits = __builtin_convertvector(halves, U16);
     F16 size = __builtin_bit_cast(F16, (bits & 0x7FFF) << 13) * 0x1p112f;
     return __builtin_bit_cast(F16, __builtin_bit_cast(U16, size) | (bits & 0x8000) << 16);
 }
+POCKET_INLINE F16 wide(const float *from) { return load<F16>(from); }
+POCKET_INLINE F16 wide(const uint16_t *from) { return wide(load<H16>(from)); }
 POCKET_INLINE F16 all(float x) { return F16{} + x; }
 POCKET_INLINE F16 floats(I16 x) { return __builtin_convertvector(x, F16); }
 POCKET_INLINE F16 as_floats(I16 x) { return __builtin_bit_cast(F16, x); }
