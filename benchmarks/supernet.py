@@ -17,8 +17,7 @@ import typer
 from distillation import random_batch
 
 from pocketscribe.evaluation.evaluate import peak_rss_bytes
-from pocketscribe.fit.sizes import LETTERS
-from pocketscribe.models import Recogniser
+from pocketscribe.models import LETTERS, Recogniser
 from pocketscribe.models.recogniser import stored_parameters
 from pocketscribe.recipes.reading import RUNS, Outside, read_recipe
 from pocketscribe.speech.batches import Batch

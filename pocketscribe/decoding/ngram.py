@@ -63,8 +63,8 @@ def _arrays(levels: Sequence[kneser_ney.Level], vocabulary: int) -> Arrays:
     return {
         "children": np.concatenate(children).astype(wide),
         "labels": np.concatenate([level.label for level in levels[1:]]).astype(wide),
-        "log_probs": _code(-log_probs),
-        "backoffs": _code(HIGHEST_BACKOFF - backoffs),
+        "log_probs": code(-log_probs),
+        "backoffs": code(HIGHEST_BACKOFF - backoffs),
     }
 
 
@@ -72,7 +72,8 @@ def _width(vocabulary: int) -> np.dtype:
     return np.dtype(np.uint8 if vocabulary <= 256 else np.uint16)
 
 
-def _code(values: np.ndarray) -> np.ndarray:
+def code(values: np.ndarray) -> np.ndarray:
+    """Sixteenths in a byte, as a model's file has them."""
     return np.clip(np.rint(values / STEP), 0, 255).astype(np.uint8)
 
 

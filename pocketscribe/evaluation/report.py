@@ -1,6 +1,5 @@
 """What results say, for people; pocketscribe/reports lays runs side by side."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ from rich.table import Table
 from pocketscribe.config import Config, FileName
 from pocketscribe.errors import UserError
 from pocketscribe.evaluation.evaluate import summary
-from pocketscribe.files import read_json, replacing
+from pocketscribe.files import read_json
 
 Count = Annotated[int, Field(ge=0, le=2**63)]
 
@@ -166,28 +165,3 @@ def card_markdown(card: dict[str, Any]) -> str:
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError("this card was not written by a run; --json shows it as it is") from None
     return "\n".join(lines)
-
-
-def pareto_plot(
-    scored: Sequence[tuple[int, float]],
-    best: Sequence[tuple[int, float, float, float]],
-    path: Path,
-) -> None:
-    """All that a search scored (bytes, WER), and its frontier (with the interval's ends)."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    sizes, wers = [size / 1e6 for size, _ in scored], [100 * wer for _, wer in scored]
-    axes.plot(sizes, wers, ".", color="0.7", label="scored on one half of dev")
-    for size, wer, low, high in best:
-        spread = [[100 * max(wer - low, 0)], [100 * max(high - wer, 0)]]
-        axes.errorbar(size / 1e6, 100 * wer, yerr=spread, fmt="o", capsize=3, color="C0")
-    line = [size / 1e6 for size, *_ in best], [100 * wer for _, wer, *_ in best]
-    axes.plot(*line, color="C0", label="frontier, confirmed on the other half")
-    highest = max(100 * wer for _, wer, *_ in best)
-    axes.set(xlabel="MB", ylabel="WER, % (95% interval)", ylim=(0, max(1.5 * highest, 10)))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=120)

@@ -14,13 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pocketscribe.decoding.kneser_ney import FIRST, START
-from pocketscribe.decoding.ngram import HIGHEST_BACKOFF, STEP, Ngram
+from pocketscribe.decoding.ngram import HIGHEST_BACKOFF, STEP, Ngram, code
 from pocketscribe.export.onnx import traced
-
-
-def _code(values: np.ndarray) -> np.ndarray:
-    """Sixteenths, as the model's file has them."""
-    return np.rint(values / STEP)
 
 
 class LmGraph(nn.Module):
@@ -42,11 +37,11 @@ class LmGraph(nn.Module):
         # is written to a column that is thrown away.
         for name in ("labels", "target"):
             self._table(name, np.pad(getattr(model, name), (0, self.widest)))
-        self._table("log_probs", np.pad(_code(-model.log_probs), (0, self.widest)))
+        self._table("log_probs", np.pad(code(-model.log_probs), (0, self.widest)))
         contexts = int(np.flatnonzero(model.count).max()) + 1
         for name in ("first", "count", "link"):
             self._table(name, getattr(model, name)[:contexts])
-        self._table("backoffs", _code(HIGHEST_BACKOFF - model.backoffs[:contexts]))
+        self._table("backoffs", code(HIGHEST_BACKOFF - model.backoffs[:contexts]))
 
     def _table(self, name: str, values: np.ndarray) -> None:
         """In a byte a number where they fit."""

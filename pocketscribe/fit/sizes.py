@@ -13,7 +13,7 @@ from pocketscribe.config import read_bytes
 from pocketscribe.errors import UserError
 from pocketscribe.export.size import size_of_model
 from pocketscribe.fit.ways import Choice, Way
-from pocketscribe.models import ModelConfig, Recogniser
+from pocketscribe.models import LETTERS, ModelConfig, Recogniser
 from pocketscribe.models.saved import Saved, save_packed
 from pocketscribe.models.subnets import Space, SpaceConfig
 from pocketscribe.recipes.recipe import Recipe, merged
@@ -21,7 +21,6 @@ from pocketscribe.search.cost import FileBytes
 from pocketscribe.speech.units import Units, UnitsConfig
 from pocketscribe.weights.format import FormatRule
 
-LETTERS = 30  # units: A to Z, apostrophe, word mark, blank, unknown
 LEAST_SHARE = 1 / 8  # of a model's widths: narrower ones are not cut
 
 

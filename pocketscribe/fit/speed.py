@@ -6,8 +6,7 @@ import torch
 from pydantic import Field
 
 from pocketscribe.config import Config
-from pocketscribe.fit.sizes import LETTERS
-from pocketscribe.models import ModelConfig, Recogniser
+from pocketscribe.models import LETTERS, ModelConfig, Recogniser
 from pocketscribe.speech.batches import Batch
 from pocketscribe.speech.features import MELS
 from pocketscribe.training.fabric import measured_precision

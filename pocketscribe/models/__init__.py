@@ -6,6 +6,7 @@ from pocketscribe.models.conformer import ConformerConfig
 from pocketscribe.models.mhssm import MHSSMConfig
 from pocketscribe.models.recogniser import (
     BLANK,
+    LETTERS,
     MELS,
     ModelConfig,
     Recogniser,
@@ -20,6 +21,7 @@ from pocketscribe.models.recogniser import (
 
 __all__ = [
     "BLANK",
+    "LETTERS",
     "MELS",
     "ChunkConfig",
     "Chunking",

@@ -25,6 +25,7 @@ from pocketscribe.weights import Dim, FormatRule, RankRule, Sharing, Weights, co
 
 MELS = 80
 BLANK = 0
+LETTERS = 30  # units of English where only sizes matter: A–Z, apostrophe, word mark, blank, unknown
 LARGEST_STATE = 2**24  # numbers that one stream remembers: 64 MiB
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError
-from pocketscribe.models.recogniser import ModelConfig, Recogniser
+from pocketscribe.models.recogniser import LETTERS, ModelConfig, Recogniser
 from pocketscribe.weights import Dim, FormatRule
 
 Choices = tuple[int, ...]
@@ -194,7 +194,7 @@ class Space:
 def taken(config: ModelConfig, sizes: Sizes) -> ModelConfig:
     """A model's sub-network as a model of its own, asked by its config alone."""
     with torch.device("meta"):
-        return Space(Recogniser(config, vocabulary=30), SpaceConfig()).sub_config(sizes)
+        return Space(Recogniser(config, vocabulary=LETTERS), SpaceConfig()).sub_config(sizes)
 
 
 def one_of(sizes: Choices, generator: torch.Generator) -> int:

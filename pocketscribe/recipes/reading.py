@@ -17,7 +17,7 @@ import torch
 
 from pocketscribe.errors import UserError
 from pocketscribe.export.open import model_file
-from pocketscribe.models import ModelConfig, Recogniser
+from pocketscribe.models import LETTERS, ModelConfig, Recogniser
 from pocketscribe.models.cutting import check_cut
 from pocketscribe.models.saved import load_model
 from pocketscribe.models.subnets import Space
@@ -69,7 +69,7 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
                 if sum(model.encoder.layers for model in models) > MOST_LAYERS:
                     raise UserError(f"with it the models have more than {MOST_LAYERS} layers")
                 with torch.device("meta"):  # names and shapes, no numbers: sharing must fit
-                    made = Recogniser(config, vocabulary=30)
+                    made = Recogniser(config, vocabulary=LETTERS)
                     if stage.supernet is not None:
                         spaces[stage.name] = Space(made, stage.supernet)
             space = spaces.get(stage.name) or spaces.get(stage.from_)

@@ -8,13 +8,11 @@ import torch
 from pocketscribe.errors import UserError
 from pocketscribe.export.open import is_exported, model_file
 from pocketscribe.export.size import size_of_file, size_of_model
-from pocketscribe.models import Recogniser
+from pocketscribe.models import LETTERS, Recogniser
 from pocketscribe.models.saved import load_model
 from pocketscribe.recipes.reading import RUNS, Outside, read_recipe, shipped
 from pocketscribe.recipes.recipe import Recipe, is_outside
 from pocketscribe.search.frontier import frontier_of
-
-ENGLISH = 30  # A–Z, apostrophe, word mark, blank, unknown
 
 
 def size(model: str) -> dict[str, Any]:
@@ -65,7 +63,7 @@ def _units(recipe: Recipe, outside: Outside) -> tuple[int, bool]:
     taken = [s.from_ for s in recipe.stage if s.from_ is not None and is_outside(s.from_)]
     if not taken:
         learnt = recipe.speech.units.kind == "char"
-        return (ENGLISH if learnt else recipe.speech.units.size), learnt
+        return (LETTERS if learnt else recipe.speech.units.size), learnt
     if (path := outside.file(taken[0])) is not None:
         return load_model(path).model.vocabulary, False
     return _units(outside.recipe_of(taken[0]), outside)

@@ -15,7 +15,6 @@ from rich.progress import Progress as Bar
 from pocketscribe.config import Config, FileName, read_bytes
 from pocketscribe.errors import UserError, needs_extra
 from pocketscribe.evaluation.dev import Heard, dev_errors
-from pocketscribe.evaluation.report import pareto_plot
 from pocketscribe.files import read_json, write_json
 from pocketscribe.models import Recogniser, tensors
 from pocketscribe.models.saved import Saved
@@ -25,6 +24,7 @@ from pocketscribe.search.deploy import packed_bytes, take
 from pocketscribe.search.evolution import Evolution
 from pocketscribe.search.frontier import Candidate, Confirmed, Costs, Point, best, frontier
 from pocketscribe.search.latency import chunk_milliseconds
+from pocketscribe.search.plot import pareto_plot
 from pocketscribe.speech.units import Units
 from pocketscribe.weights import FormatRule
 
