@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from pocketscribe.speech.corpora import CorpusConfig, items, locate
 from talkative import characters, tiny_model
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SITE = BENCHMARKS.parent / "build" / "web"
 LINES = {  # the least that each says
     "beam": 4,
+    "browser": 4,
     "distillation": 9,
     "encoders": 4,
     "engine": 4,
@@ -47,6 +50,11 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     match request.param:
         case "beam":
             return {"streams": "1"}
+        case "browser":
+            pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+            if not (which("chromium-headless-shell") or which("chromium")) or not SITE.is_dir():
+                pytest.skip("make web; install chromium")
+            return {"length": 2}
         case "distillation":
             small = {"losses": (1, 8, 2, 8), "width": 16, "layers": 1}
             return {**small, "utterances": 1, "frames": 20}
