@@ -5,7 +5,7 @@ nothing but changes to recipes/fit.toml or, where training is short, to recipes/
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,21 +65,6 @@ def plan(
     Raises:
         UserError: the budget is below the smallest sub-network, which the line names.
     """
-    choices: list[Choice] = []
-    folder = json.dumps(str(seen.folder))
-    choices.append(Choice("speech.train.0.corpus", folder, "the folder"))
-    dev_words = sum(seen.parts["dev"].words.values()) if "dev" in seen.parts else 0
-    if dev_words < FEW_WORDS:
-        train = f"[{{ corpus = {folder} }}]"
-        reason = f"{dev_words} words of dev tell no sizes apart: they are chosen on training speech"
-        choices.append(Choice("speech.dev", train, reason))
-    else:
-        choices.append(Choice("speech.dev.0.corpus", folder, "the folder"))
-    if "test" in seen.parts:
-        choices.append(Choice("speech.test.0.corpus", folder, "the folder"))
-    else:
-        choices.append(Choice("speech.test", "[]", "too few recordings to set some aside"))
-
     started, reason = _start(seen, start)
     config = started.model.config if started else recipe.model
     speed = speed or measured_speed(config)
@@ -87,14 +72,9 @@ def plan(
     if started:
         with_supernet, direct = with_supernet.of_trained(), direct.of_trained()
 
-    def heard_on(way: Way) -> float:
-        if minutes is not None:
-            return minutes / 60 * speed / way.cost
-        least = min(LEAST_HEARD, MOST_PASSES * seen.train.hours)
-        return min(max(HEARD_PER_HOUR * seen.train.hours, least), MOST_HEARD)
-
-    learnt = heard_on(with_supernet) * with_supernet.stages["supernet"].share
+    learnt = _heard(with_supernet, seen, minutes, speed) * with_supernet.stages["supernet"].share
     way = with_supernet if learnt >= LEAST_SUPERNET else direct
+    choices = list(_parts(seen))
     if started:
         choices.append(Choice(way.key("start", "from"), json.dumps(str(start)), reason))
         why = "it comes without the heads that training needs; they learn first, alone"
@@ -102,7 +82,8 @@ def plan(
         why = "the whole of it from the start: it knows how to listen"
         choices.append(Choice(way.key("tuned", "augment.grows"), "[9.0, 9.0]", why))
     # A card tells of all stages, those of the start too.
-    card = {**(started.card if started else {}), "": " " * STAGE_BYTES * len(way.stages) + folder}
+    told = " " * STAGE_BYTES * len(way.stages) + str(seen.folder)
+    card = {**(started.card if started else {}), "": told}
     filled = recipe if way is with_supernet else read_recipe(way.recipe)
     space = room(budget, config, filled, card)
     if way is with_supernet:
@@ -111,7 +92,7 @@ def plan(
         why = f"a supernet would hear {learnt:.1f} hours, and wants {LEAST_SUPERNET:g}: cut at once"
         choices += cuts(way, config, filled, space, why)
 
-    heard = heard_on(way)
+    heard = _heard(way, seen, minutes, speed)
     why = (
         f"{HEARD_PER_HOUR:g} hours for each of {seen.train.hours:.2g}, at least {LEAST_HEARD:g}, "
         f"at most {MOST_PASSES:g} times all of it"
@@ -124,6 +105,30 @@ def plan(
             choices.append(Choice(way.key(stage, "audio_hours"), hours, why))
     taken = 60 * heard * way.cost / speed
     return Plan(way.recipe, choices, taken, speed, list(_words(seen, started is not None)))
+
+
+def _parts(seen: Look) -> Iterator[Choice]:
+    """What is trained, chosen and scored on."""
+    folder = json.dumps(str(seen.folder))
+    yield Choice("speech.train.0.corpus", folder, "the folder")
+    dev_words = sum(seen.parts["dev"].words.values()) if "dev" in seen.parts else 0
+    if dev_words < FEW_WORDS:
+        why = f"{dev_words} words of dev tell no sizes apart: they are chosen on training speech"
+        yield Choice("speech.dev", f"[{{ corpus = {folder} }}]", why)
+    else:
+        yield Choice("speech.dev.0.corpus", folder, "the folder")
+    if "test" in seen.parts:
+        yield Choice("speech.test.0.corpus", folder, "the folder")
+    else:
+        yield Choice("speech.test", "[]", "too few recordings to set some aside")
+
+
+def _heard(way: Way, seen: Look, minutes: float | None, speed: float) -> float:
+    """Hours of audio that a stage hears of which all of them are one share."""
+    if minutes is not None:
+        return minutes / 60 * speed / way.cost
+    least = min(LEAST_HEARD, MOST_PASSES * seen.train.hours)
+    return min(max(HEARD_PER_HOUR * seen.train.hours, least), MOST_HEARD)
 
 
 def _start(seen: Look, start: Path | None) -> tuple[Saved | None, str]:

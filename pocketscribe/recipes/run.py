@@ -10,6 +10,7 @@ on its card) and results.json.
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,25 @@ from pocketscribe.training.fabric import (
 )
 from pocketscribe.training.formatted import Formatted
 from pocketscribe.training.kept import Kept
-from pocketscribe.training.loop import (
-    Training,
-)
+from pocketscribe.training.loop import Training
 from pocketscribe.training.masks import settle
 from pocketscribe.training.objectives import Objective, Plain
 from pocketscribe.training.supernet import Sandwich
 from pocketscribe.training.teacher import Teacher, check_teacher
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A stage's model before its first step.
+
+    Attributes:
+        before: what its card says of the stages that made it.
+        bare: it came without the heads that only training needs, which have to learn first.
+    """
+
+    model: Recogniser
+    before: list[dict[str, Any]]
+    bare: bool = False
 
 
 class Taken(Config):
@@ -187,25 +200,8 @@ class Run:
         usable = speech.trainable(stage, units)
         fabric = make_fabric(self._precision(stage), folder, self.device)
         fabric.seed_everything(stage.seed, verbose=False)
-        model = Recogniser(self._model_of(stage.name), len(units))
-        use_fitting_threads(stored_parameters(model))
-        before: list[dict[str, Any]] = []
-        bare = False
-        if stage.from_ is not None:
-            start = self._load(stage.from_, units)
-            if stage.cut is None:
-                start_from(model, start.model)
-            else:
-                dev = speech.dev_batches(units) if stage.cut.listens else None
-                cut_from(model, start.model, stage.cut, dev)
-            before = start.stages
-            bare = not start.model.auxiliary
-            if bare and not stage.audio_hours:
-                model.auxiliary = start.model.auxiliary  # none are better than untrained ones
-        else:
-            mean, std = feature_statistics(usable)
-            model.mean.copy_(mean)
-            model.inverse_std.copy_(1 / std)
+        begun = self._begin(stage, speech, units, usable)
+        model = begun.model
         batches = TrainingBatches(
             usable,
             units,
@@ -219,7 +215,7 @@ class Run:
         )
         progress = Progress()
         if stage.audio_hours:
-            objective = self._objective(stage, model, units, usable, bare)
+            objective = self._objective(stage, model, units, usable, begun.bare)
             training = Training(
                 fabric,
                 model,
@@ -234,12 +230,34 @@ class Run:
         if model.config.formats:
             settle(model)
         if fabric.is_global_zero:
-            about = card(self.recipe.name, stage, model, usable, progress, before)
+            about = card(self.recipe.name, stage, model, usable, progress, begun.before)
             if stage.search is not None:
                 found = self._search(stage, Saved(model.cpu(), units.to_json(), about), speech, bar)
                 about["frontier"] = [point.model_dump(mode="json") for point in found]
             save_model(self._model_file(stage.name), Saved(model, units.to_json(), about))
         fabric.barrier()
+
+    def _begin(
+        self, stage: StageConfig, speech: Speech, units: Units, usable: Sequence[Trainable]
+    ) -> Begun:
+        """A stage's model before its first step."""
+        model = Recogniser(self._model_of(stage.name), len(units))
+        use_fitting_threads(stored_parameters(model))
+        if stage.from_ is None:
+            mean, std = feature_statistics(usable)
+            model.mean.copy_(mean)
+            model.inverse_std.copy_(1 / std)
+            return Begun(model, [])
+        start = self._load(stage.from_, units)
+        if stage.cut is None:
+            start_from(model, start.model)
+        else:
+            dev = speech.dev_batches(units) if stage.cut.listens else None
+            cut_from(model, start.model, stage.cut, dev)
+        bare = not start.model.auxiliary
+        if bare and not stage.audio_hours:
+            model.auxiliary = start.model.auxiliary  # none are better than untrained ones
+        return Begun(model, start.stages, bare)
 
     def _search(
         self, stage: StageConfig, supernet: Saved, speech: Speech, bar: Bar
