@@ -22,9 +22,12 @@ def sentences() -> list[list[int]]:
     return [characters().encode(" ".join(generator.choice(WORDS, 4))) for _ in range(30)]
 
 
-def test_every_score_along_every_sentence(sentences: list[list[int]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("bonus", [0.0, 1.5])
+def test_every_score_along_every_sentence(
+    sentences: list[list[int]], bonus: float, tmp_path: Path
+) -> None:
     model = Ngram(learn(sentences, len(characters()), 5, 6000), len(characters()))
-    export_lm(model, tmp_path / "lm.onnx")
+    export_lm(model, tmp_path / "lm.onnx", bonus)
     session = onnxruntime.InferenceSession(tmp_path / "lm.onnx")
     about = session.get_modelmeta().custom_metadata_map
     assert about == {"num_layers": "1", "hidden_size": "1", "sos_id": "0"}
@@ -36,7 +39,7 @@ def test_every_score_along_every_sentence(sentences: list[list[int]], tmp_path: 
             scores, h, c = session.run(None, dict(zip(names, (x, h, c), strict=True)))
             state = model.after(state, label)
             expected = model.log_probs_after(state)
-            np.testing.assert_allclose(scores[0, 0, FIRST:], expected[FIRST:], atol=1e-4)
+            np.testing.assert_allclose(scores[0, 0, FIRST:], expected[FIRST:] + bonus, atol=1e-4)
             assert not scores[0, 0, :FIRST].any() and h.item() == state
 
 
@@ -46,8 +49,9 @@ def test_sherpa_onnx_listens_to_it(
     units = characters()
     save(tmp_path / "digits.lm", learn(sentences, len(units), 5, 6000), units, {})
     speech = real_speech[: 4 * 16000]
+    lm = {"lm": tmp_path / "digits.lm", "lm_scale": 2.0}
     heard = [
         SherpaRuntime(sherpa_folder, SearchConfig(beam=4, **more)).transcribe([speech])[0].text
-        for more in ({}, {"lm": tmp_path / "digits.lm", "lm_scale": 2.0})
+        for more in ({}, {**lm, "label_bonus": 0.0}, {**lm, "label_bonus": 5.0})
     ]
-    assert heard[0] != heard[1]
+    assert heard[0] != heard[1] and len(heard[1]) < len(heard[2])
