@@ -195,6 +195,8 @@ def transcribe(
 
     if microphone == bool(audio):
         raise UserError("transcribe: give audio files, folders or -, or else --microphone")
+    if as_json and form not in ("text", "json"):
+        raise UserError(f"transcribe: --json is --format json; leave it out for {form}")
     search = search_config(beam, lm, lm_scale, label_bonus, hotword, hotwords, hotword_score)
     found = api.Model(opened(model, search, chunk, device, runtime))
     if microphone:

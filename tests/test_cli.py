@@ -107,6 +107,7 @@ def speech(tmp_path: Path) -> Path:
         (("transcribe", "MODEL", "--microphone"), "pip install 'pocketscribe[microphone]'"),
         (("transcribe", "MODEL", "EMPTY"), "no audio in this folder (.wav, .flac"),
         (("transcribe", "MODEL", "SPEECH", "--format", "doc"), "choose text, json, srt, vtt"),
+        (("transcribe", "MODEL", "SPEECH", "--json", "--format", "srt"), "--json is --format json"),
         (("transcribe", "MODEL", "SPEECH", "--format", "srt"), "3 files need --out FOLDER"),
         (("transcribe", "MODEL", "SPEECH/a.wav", "--chunk", "few"), "neither a number of frames"),
         (("transcribe", "MODEL", "SPEECH/a.wav", "--chunk", "full"), "trained for chunks of 8"),
