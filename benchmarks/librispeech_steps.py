@@ -40,6 +40,9 @@ STAGES = (
     "progressive_librispeech/half",
     "progressive_librispeech/third",
     "todm_librispeech/supernet",
+    "fit_librispeech/supernet",
+    "fit_librispeech/student",
+    "fit_librispeech/low_bits",
 )
 TRAIN = ("train-clean-100", "train-clean-360", "train-other-500")
 SPLITS = (*TRAIN, "dev-clean", "dev-other", "test-clean", "test-other")
@@ -137,8 +140,13 @@ def _small(recipe: str, seconds: float, steps: int) -> list[str]:
         "precision": "bf16",
         "augment.grows": [9.0, 9.0],
     }
-    trained = [i for i, stage in enumerate(read_recipe(recipe).stage) if stage.audio_hours]
-    return [f"stage.{i}.{k}={v}".replace("'", '"') for i in trained for k, v in said.items()]
+    found = []
+    for i, stage in enumerate(read_recipe(recipe).stage):
+        if stage.audio_hours:
+            found += [f"stage.{i}.{k}={v}" for k, v in said.items()]
+        if stage.search is not None:  # the ends of the space in each format
+            found += [f"stage.{i}.search.candidates=8", f"stage.{i}.search.utterances=2"]
+    return [change.replace("'", '"') for change in found]
 
 
 def librispeech(root: Path, utterances: int) -> None:

@@ -2,7 +2,7 @@
 
 base = "english"        this recipe's [speech] and [model] stand on those of another recipe
 like = "int8"           this stage's settings stand on those of an earlier stage, or of one of
-the base's, as "english/float"
+the base's or of a shipped recipe's, as "english/float"
 from = "english/float"  this stage starts from another run's stage: its folder lies beside ours
 from = "a.safetensors"  or from a file; `teacher` likewise
 """
@@ -26,6 +26,8 @@ from pocketscribe.recipes.recipe import Recipe, merged
 RUNS = Path("runs")
 LONGEST_RECIPE, LONGEST_LINE = 100_000, 2_000  # characters
 MOST_LAYERS = 600  # of all stages' models
+
+Stages = dict[str, dict[str, Any]]
 
 
 def shipped() -> dict[str, Path]:
@@ -153,7 +155,7 @@ def _composed(path: Path, above: tuple[str, ...]) -> dict[str, Any]:
         data = _parsed(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as TOML ({error})") from None
-    known: dict[str, dict[str, Any]] = {}
+    known: Stages = {}
     base = data.pop("base", None)
     if base is not None:
         if not isinstance(base, str) or base in above:
@@ -161,9 +163,12 @@ def _composed(path: Path, above: tuple[str, ...]) -> dict[str, Any]:
         under = _composed(_file(base, path.parent), (*above, base))
         tables: dict[str, Any] = {key: under[key] for key in ("speech", "model") if key in under}
         data = merged(tables, data)
-        known = {f"{base}/{stage.get('name')}": stage for stage in _stages(under)}
+        known = _named(base, under)
     for index, stage in enumerate(_stages(data)):
         if (like := stage.pop("like", None)) is not None:
+            recipe, slash, _ = str(like).rpartition("/")
+            if slash and like not in known and recipe not in above and recipe in shipped():
+                known |= _named(recipe, _composed(shipped()[recipe], (*above, recipe)))
             if str(like) not in known:
                 raise UserError(
                     f"{path.name}: stage.{index}.like = {like!r}: no such stage before it "
@@ -172,6 +177,11 @@ def _composed(path: Path, above: tuple[str, ...]) -> dict[str, Any]:
             stage.update(merged(known[like], stage))
         known[str(stage.get("name"))] = dict(stage)
     return data
+
+
+def _named(recipe: str, data: dict[str, Any]) -> Stages:
+    """A recipe's stages by the names that others know them by."""
+    return {f"{recipe}/{stage.get('name')}": stage for stage in _stages(data)}
 
 
 def _parsed(toml: str) -> dict[str, Any]:

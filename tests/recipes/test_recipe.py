@@ -292,6 +292,14 @@ def test_a_recipe_stands_on_another_and_a_stage_on_a_stage(recipe: Path, tmp_pat
     assert size(str(upper))["parameters_stored"] == size("digits")["parameters_stored"]
 
 
+def test_a_stage_may_be_like_one_of_any_shipped_recipe(recipe: Path) -> None:
+    text = recipe.read_text() + '[[stage]]\nname = "more"\nlike = "todm/supernet"\nseed = 9\n'
+    recipe.write_text(text, encoding="utf-8")
+    [*_, more] = read_recipe(str(recipe)).stage
+    [supernet, *_] = read_recipe("todm").stage
+    assert more == supernet.model_copy(update={"name": "more", "seed": 9})
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -301,6 +309,10 @@ def test_a_recipe_stands_on_another_and_a_stage_on_a_stage(recipe: Path, tmp_pat
         (
             'base = "digits"\n[[stage]]\nname = "a"\nlike = "b"',
             "upper.toml: stage.0.like = 'b': no such stage before it (known: digits/float)",
+        ),
+        (
+            '[[stage]]\nname = "a"\nlike = "quickstart/b"',
+            "upper.toml: stage.0.like = 'quickstart/b': no such stage before it (known: quick",
         ),
         (
             '[[stage]]\nname = "a"\nlike = ["a"]',
