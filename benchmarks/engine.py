@@ -81,10 +81,10 @@ def held_bytes() -> int:
     return 1024 * int(found[1])
 
 
-def engine_growth(path: Path, streams: np.ndarray) -> int:
+def engine_growth(path: Path, streams: np.ndarray, float16: bool) -> int:
     """Bytes by which a process grows: the file's pages, what is unpacked, engine and streams."""
     before = held_bytes()
-    engine = native.Engine(native.Model(path), streams=len(streams))
+    engine = native.Engine(native.Model(path), streams=len(streams), float16=float16)
     engine_all(engine, streams)
     return held_bytes() - before
 
@@ -107,30 +107,28 @@ def compare(packed: Path, rivals: dict[str, Path], audio: list[np.ndarray]) -> N
     )
     for streams in audio:
         memory, runs = {}, {}
-        for name, growth, path in (
-            *((name, rival_growth, path) for name, path in rivals.items()),
-            ("engine", engine_growth, packed),
-        ):
-            if name == ALONE and len(streams) > 1:
-                continue
-            with context.Pool(1) as process:
-                memory[name] = process.apply(growth, (path, streams))
-            if name in runtimes:
+        for name, path in rivals.items():
+            if name != ALONE or len(streams) == 1:
+                with context.Pool(1) as process:
+                    memory[name] = process.apply(rival_growth, (path, streams))
                 runs[name] = lambda r=runtimes[name], s=streams: stream_all(r, s)[0]
-        for kernels in native.kernels()[:-1]:  # the portable ones are there to be compared with
-            for float16 in (False, True):
+        for float16 in (False, True):
+            with context.Pool(1) as process:
+                grown = process.apply(engine_growth, (packed, streams, float16))
+            for kernels in native.kernels()[:-1]:  # the portable ones are there to be compared with
                 engine = native.Engine(
                     model, streams=ROUNDS * len(streams), kernels=kernels, float16=float16
                 )
                 name = f"engine {kernels}{', float16' if float16 else ''}"
                 runs[name] = lambda e=engine, s=streams: engine_all(e, s)
+                memory[name] = grown
         rounds = [{name: run() for name, run in runs.items()} for _ in range(ROUNDS)]
         best = {name: min(r[name] for r in rounds) for name in runs}
         for name, seconds in best.items():
             print(
                 f"  {len(streams):3} x {name:26} {seconds * SAMPLE_RATE / streams.size:.5f} s "
                 f"{best[RIVAL] / seconds:5.2f} x as fast as {RIVAL}  "
-                f"{memory.get(name, memory['engine']) / 1e6:7.1f} MB",
+                f"{memory[name] / 1e6:7.1f} MB",
                 flush=True,
             )
 
