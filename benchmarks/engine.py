@@ -38,7 +38,8 @@ from pocketscribe.speech.features import SAMPLE_RATE
 from pocketscribe.weights.format import FormatRule
 
 MODEL = Path(__file__).parents[1] / "models" / "usm_lite.pocket"
-RIVAL, ALONE = "sherpa-onnx int8", "executorch"  # the one to beat; the one that takes one stream
+RIVAL, LOOP, ALONE = "sherpa-onnx int8", "onnxruntime int8", "executorch"
+AT_MOST = {ALONE: 1, LOOP: 64}  # streams: our loop bounds the memory that a graph may take
 
 
 def opened(model: str) -> Saved:
@@ -108,7 +109,7 @@ def compare(packed: Path, rivals: dict[str, Path], audio: list[np.ndarray]) -> N
     for streams in audio:
         memory, runs = {}, {}
         for name, path in rivals.items():
-            if name != ALONE or len(streams) == 1:
+            if len(streams) <= AT_MOST.get(name, len(streams)):
                 with context.Pool(1) as process:
                     memory[name] = process.apply(rival_growth, (path, streams))
                 runs[name] = lambda r=runtimes[name], s=streams: stream_all(r, s)[0]
@@ -150,7 +151,7 @@ def main(
             packed, plain = folder / "model.pocket", folder / "model.safetensors"
             save_packed(packed, changed)
             save_model(plain, Saved(decoded(changed.model), saved.units, saved.card))
-            rivals = {RIVAL: folder / "sherpa-onnx", "onnxruntime int8": folder / "onnx"}
+            rivals = {RIVAL: folder / "sherpa-onnx", LOOP: folder / "onnx"}
             for out in rivals.values():
                 export(plain, out.name, out, int8=True)
             rivals[ALONE] = folder / "executorch"
