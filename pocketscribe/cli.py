@@ -70,7 +70,9 @@ def fit(
     ] = None,
     start: Annotated[
         Path | None,
-        typer.Option(help="A trained model to start from; models/english.safetensors if there."),
+        typer.Option(
+            help="A trained model to start from, or none; models/english.safetensors if there."
+        ),
     ] = None,
     set: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE of recipe fit to fix; may be repeated.")

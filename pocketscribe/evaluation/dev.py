@@ -21,11 +21,13 @@ class Heard(NamedTuple):
     features: Float[Tensor, "T F"]
     text: str
     speaker: str
+    part: int = 0  # of dev: of which of its corpora
 
 
 def dev_errors(model: Recogniser, dev: Sequence[Heard], units: Units) -> WordErrorRate:
     """Greedy word errors under the streaming chunking."""
     scored: list[Scored] = []
+    parts: list[int] = []
     ordered = sorted(dev, key=lambda heard: len(heard.features))
     while ordered:
         count = max(1, BATCH_FRAMES // max(len(ordered[-1].features), 1))
@@ -35,4 +37,5 @@ def dev_errors(model: Recogniser, dev: Sequence[Heard], units: Units) -> WordErr
         for heard, said in zip(batch, found, strict=True):
             text = units.decode(said.labels)
             scored.append(score(heard.id, heard.speaker, heard.text, text))
-    return word_error_rate(scored)
+            parts.append(heard.part)
+    return word_error_rate(scored, parts=parts)

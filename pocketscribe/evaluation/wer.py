@@ -54,8 +54,11 @@ def score(id: str, speaker: str, reference: str, hypothesis: str) -> Scored:
     )
 
 
-def word_error_rate(scored: Sequence[Scored], seed: int = 0) -> WordErrorRate:
-    """Pools errors over utterances; resamples whole speakers.
+def word_error_rate(
+    scored: Sequence[Scored], seed: int = 0, parts: Sequence[int] | None = None
+) -> WordErrorRate:
+    """Pools errors over utterances; resamples whole speakers, within each of the `parts` that the
+    utterances are of.
 
     Utterances of one speaker fail together, so drawing utterances would make the interval too
     narrow. They are drawn where speakers are unknown, and where there is but one: the interval then
@@ -63,6 +66,34 @@ def word_error_rate(scored: Sequence[Scored], seed: int = 0) -> WordErrorRate:
     """
     if not scored:
         raise ValueError("no utterances to score")
+    by_part: dict[int, list[Scored]] = {}
+    for s, part in zip(scored, parts or [0] * len(scored), strict=True):
+        by_part.setdefault(part, []).append(s)
+    generator, rates = np.random.default_rng(seed), []
+    pooled = [_by_speaker(found) for found in by_part.values()]
+    for _ in range(RESAMPLES // AT_ONCE):
+        drawn = np.zeros((AT_ONCE, 2))
+        for units in pooled:
+            count = len(units)
+            draws = generator.multinomial(count, np.full(count, 1 / count), size=AT_ONCE)
+            drawn += draws @ units
+        rates.append(drawn[:, 0] / np.maximum(drawn[:, 1], 1))
+    low, high = np.percentile(rates, [2.5, 97.5])
+    errors, words = sum(s.errors for s in scored), sum(s.words for s in scored)
+    return WordErrorRate(
+        wer=errors / max(words, 1),
+        ci_low=float(low),
+        ci_high=float(high),
+        substitutions=sum(s.substitutions for s in scored),
+        deletions=sum(s.deletions for s in scored),
+        insertions=sum(s.insertions for s in scored),
+        words=words,
+        utterances=len(scored),
+    )
+
+
+def _by_speaker(scored: Sequence[Scored]) -> np.ndarray:
+    """Errors and words, [of what is drawn, 2]."""
     lone = len({s.speaker for s in scored}) == 1
     units: dict[str, list[int]] = {}
     for s in scored:
@@ -70,19 +101,4 @@ def word_error_rate(scored: Sequence[Scored], seed: int = 0) -> WordErrorRate:
         pooled = units.setdefault(drawn, [0, 0])
         pooled[0] += s.errors
         pooled[1] += s.words
-    errors, words = np.array(list(units.values()), dtype=np.float64).T
-    generator, count, rates = np.random.default_rng(seed), len(units), []
-    for _ in range(RESAMPLES // AT_ONCE):
-        draws = generator.multinomial(count, np.full(count, 1 / count), size=AT_ONCE)
-        rates.append((draws @ errors) / np.maximum(draws @ words, 1))
-    low, high = np.percentile(rates, [2.5, 97.5])
-    return WordErrorRate(
-        wer=float(errors.sum() / max(words.sum(), 1)),
-        ci_low=float(low),
-        ci_high=float(high),
-        substitutions=sum(s.substitutions for s in scored),
-        deletions=sum(s.deletions for s in scored),
-        insertions=sum(s.insertions for s in scored),
-        words=int(words.sum()),
-        utterances=len(scored),
-    )
+    return np.array(list(units.values()), dtype=np.float64)

@@ -153,14 +153,16 @@ def _engine_might(file: Path, chunk: Chunk, device: str) -> bool:
 
 
 @contextmanager
-def needs_engine() -> Iterator[None]:
-    """Around what imports the engine's package."""
+def needs_engine(
+    asked: str = "--runtime engine", instead: str = "choose --runtime torch"
+) -> Iterator[None]:
+    """Around what imports the engine's package, which was asked for by `asked`."""
     try:
         yield
     except ImportError:
         raise UserError(
-            "--runtime engine: pocketscribe-engine is not installed; pip install ./engine "
-            "from the repository, or choose --runtime torch"
+            f"{asked}: pocketscribe-engine is not installed; pip install ./engine "
+            f"from the repository, or {instead}"
         ) from None
 
 

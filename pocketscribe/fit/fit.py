@@ -25,6 +25,7 @@ from pocketscribe.speech.prepare import progress_bar
 
 ALSO = ("sherpa-onnx", "executorch")  # runtimes that it is exported for
 START = Path("models/english.safetensors")  # where a checkout of this project has it
+NOTHING = Path("none")  # as --start
 
 
 def fit(
@@ -56,10 +57,20 @@ def fit(
         console.print(line, highlight=False, markup=False)
     if start is None and START.is_file():
         start = START
-    own = read_recipe("fit", [c for c in changes if c.startswith("model.")])
+    elif start == NOTHING:
+        start = None
+    for change in changes:
+        if start is not None and change.startswith("model"):
+            raise UserError(
+                f"--set {change}: {start}, which it starts from, has a shape of its own; "
+                "--start none starts from nothing"
+            )
+        if change.startswith(("name", "evaluate.stages")):
+            raise UserError(f"--set {change}: fit leaves fit.pocket, whatever else is set")
+    own = read_recipe("fit", [c for c in changes if c.startswith(("model", "speech.units"))])
     kept = out / "speed.json"
     before = Speed.read(read_json(kept), str(kept)).x_real_time if kept.is_file() else None
-    planned = plan(seen, budget, minutes, start, own, before)
+    planned = plan(seen, budget, minutes, start, own, before, device)
     _show(planned, seen, changes, console)
     named = ["name=fit", *planned.changes, *changes]  # whichever recipe it is, it leaves fit.pocket
     recipe = read_recipe(planned.recipe, named, out.parent)
@@ -75,7 +86,10 @@ def fit(
         )
     _export(shipped, out)
     write_text(out / "README.md", card_markdown(load_model(shipped).card) + "\n")
-    write_report([out], out / "report")
+    try:
+        write_report([out], out / "report")
+    except UserError as error:
+        warnings.warn(f"no report: {error}", UserHint, stacklevel=2)
     console.print(f"{shipped}: {size:,} bytes of {limit:,}", highlight=False)
     for line in planned.words:
         console.print(line, highlight=False, markup=False)

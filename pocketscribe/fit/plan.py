@@ -4,13 +4,13 @@ The numbers are rules of thumb, as those of ways.py; each can be fixed by `--set
 nothing but changes to recipes/fit.toml or, where training is short, to recipes/fit_direct.toml.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pocketscribe.export.open import model_file
 from pocketscribe.fit.look import Look
-from pocketscribe.fit.sizes import cuts, room, searched
+from pocketscribe.fit.sizes import STAGE_BYTES, cuts, room, searched, toml
 from pocketscribe.fit.speed import measured_speed
 from pocketscribe.fit.ways import DIRECT, SUPERNET, Choice, Way
 from pocketscribe.models.saved import Saved, load_model
@@ -22,7 +22,6 @@ LITTLE_HOURS = 100.0  # of speech: below it a trained model is a better start th
 HEARD_PER_HOUR, LEAST_HEARD, MOST_HEARD = 8.0, 6.0, 400.0  # hours, of which each stage has a share
 MOST_PASSES = 200.0  # over the speech: more would be learning it by heart
 LEAST_SUPERNET = 20.0  # hours that a supernet hears: below them its small sizes stay far behind
-STAGE_BYTES = 500  # of a card: what it says of a stage
 ENOUGH_TO_KEEP = 10.0  # hours of speech: below them a cut model forgets most of a language
 FEW_WORDS = 300  # of dev: fewer cannot tell one candidate from another
 TELLING_WORDS = 1_000  # of test: fewer, and an interval is wide
@@ -57,17 +56,25 @@ def plan(
     start: Path | None,
     recipe: Recipe,
     speed: float | None = None,
+    device: str = "cpu",
 ) -> Plan:
     """The plan for a folder; `recipe` is what the plan will change.
 
-    `speed` is that of an earlier plan; otherwise it is measured.
+    `speed` is that of an earlier plan; otherwise it is measured, on `device`.
 
     Raises:
         UserError: the budget is below the smallest sub-network, which the line names.
     """
+    start = None if start is None else model_file(start)
     started, reason = _start(seen, start)
+    words = [word for part in seen.parts.values() for word in part.words]
+    units = (
+        Units.from_json(started.units, str(start))
+        if started
+        else Units.learn(words, recipe.speech.units)
+    )
     config = started.model.config if started else recipe.model
-    speed = speed or measured_speed(config)
+    speed = speed or measured_speed(config, device)
     with_supernet, direct = SUPERNET, DIRECT
     if started:
         with_supernet, direct = with_supernet.of_trained(), direct.of_trained()
@@ -76,7 +83,7 @@ def plan(
     way = with_supernet if learnt >= LEAST_SUPERNET else direct
     choices = list(_parts(seen))
     if started:
-        choices.append(Choice(way.key("start", "from"), json.dumps(str(start)), reason))
+        choices.append(Choice(way.key("start", "from"), toml(str(start)), reason))
         why = "it comes without the heads that training needs; they learn first, alone"
         choices.append(Choice(way.key("start", "heads_only"), "true", why))
         why = "the whole of it from the start: it knows how to listen"
@@ -85,7 +92,7 @@ def plan(
     told = " " * STAGE_BYTES * len(way.stages) + str(seen.folder)
     card = {**(started.card if started else {}), "": told}
     filled = recipe if way is with_supernet else read_recipe(way.recipe)
-    space = room(budget, config, filled, card)
+    space = room(budget, config, filled, card, units)
     if way is with_supernet:
         choices += searched(way, config, filled, space)
     else:
@@ -94,8 +101,8 @@ def plan(
 
     heard = _heard(way, seen, minutes, speed)
     why = (
-        f"{HEARD_PER_HOUR:g} hours for each of {seen.train.hours:.2g}, at least {LEAST_HEARD:g}, "
-        f"at most {MOST_PASSES:g} times all of it"
+        f"{HEARD_PER_HOUR:g} hours for each of {seen.train.hours:.2g}, at least {LEAST_HEARD:g} or "
+        f"{MOST_PASSES:g} times all of it, at most {MOST_HEARD:g}"
     )
     if minutes is not None:
         why = f"{minutes:g} minutes at {speed:.0f} x real time"
@@ -109,7 +116,7 @@ def plan(
 
 def _parts(seen: Look) -> Iterator[Choice]:
     """What is trained, chosen and scored on."""
-    folder = json.dumps(str(seen.folder))
+    folder = toml(str(seen.folder))
     yield Choice("speech.train.0.corpus", folder, "the folder")
     dev_words = sum(seen.parts["dev"].words.values()) if "dev" in seen.parts else 0
     if dev_words < FEW_WORDS:

@@ -13,14 +13,16 @@ from pocketscribe.config import read_bytes
 from pocketscribe.errors import UserError
 from pocketscribe.export.size import size_of_model
 from pocketscribe.fit.ways import Choice, Way
-from pocketscribe.models import LETTERS, ModelConfig, Recogniser
+from pocketscribe.models import ModelConfig, Recogniser
 from pocketscribe.models.saved import Saved, save_packed
 from pocketscribe.models.subnets import Space, SpaceConfig
 from pocketscribe.recipes.recipe import Recipe, merged
 from pocketscribe.search.cost import FileBytes
-from pocketscribe.speech.units import Units, UnitsConfig
+from pocketscribe.speech.units import Units
 from pocketscribe.weights.format import FormatRule
 
+STAGE_BYTES = 500  # of a card: what it says of a stage
+LATER_BYTES = 4 * STAGE_BYTES  # three stages, and scores
 LEAST_SHARE = 1 / 8  # of a model's widths: narrower ones are not cut
 
 
@@ -29,6 +31,7 @@ class Room(NamedTuple):
 
     budget: str
     header: int
+    vocabulary: int  # text units
 
     @property
     def arrays(self) -> int:
@@ -39,28 +42,29 @@ class Room(NamedTuple):
         """The refusal, where `arrays` bytes are the least."""
         return UserError(
             f"--budget {self.budget}: the smallest sub-network takes {arrays + self.header:,} "
-            "bytes; give more, or a smaller --set model"
+            "bytes; give more"
         )
 
 
-def room(budget: str, config: ModelConfig, recipe: Recipe, card: dict[str, Any]) -> Room:
+def room(
+    budget: str, config: ModelConfig, recipe: Recipe, card: dict[str, Any], units: Units
+) -> Room:
     """What a budget has room for beside names and shapes of all tensors, plan, units and card.
 
     Measured on files, in every format that the recipe may end with: of a narrow model, for widths
     are a few digits of it.
     """
     small = merged(config.model_dump(mode="json"), _shrunk(config, LEAST_SHARE))
-    units = Units.learn(["ABCDEFGHIJKLMNOPQRSTUVWXYZ'"], UnitsConfig(kind="char")).to_json()
     headers = []
     with TemporaryDirectory() as folder:
         for rules in _formats(recipe):
             formats = [rule.model_dump(mode="json") for rule in rules]
             read = ModelConfig.read(small | {"formats": formats}, "a smaller model")
-            model = Recogniser(read, vocabulary=LETTERS)
+            model = Recogniser(read, len(units))
             file = Path(folder) / "model.pocket"
-            save_packed(file, Saved(model, units, card))
+            save_packed(file, Saved(model, units.to_json(), card))
             headers.append(file.stat().st_size - int(size_of_model(model)["bytes"]))
-    return Room(budget, max(headers))
+    return Room(budget, max(headers), len(units))
 
 
 def _formats(recipe: Recipe) -> Iterator[tuple[FormatRule, ...]]:
@@ -90,17 +94,19 @@ def searched(way: Way, config: ModelConfig, recipe: Recipe, room: Room) -> list[
         joiner=parts(config.joiner, 0.5, 0.75),
     )
     with torch.device("meta"):
-        space = Space(Recogniser(config, vocabulary=LETTERS), sizes)
+        space = Space(Recogniser(config, room.vocabulary), sizes)
     searching = next(stage.search for stage in recipe.stage if stage.name == "search")
     assert searching is not None
-    size = FileBytes(space, vocabulary=LETTERS)
+    size = FileBytes(space, room.vocabulary)
     least = min(size(space.smallest, formats.rules) for formats in searching.formats)
     if least > room.arrays:
         raise room.too_small(least)
     rows = sizes.model_dump(exclude_defaults=True)
     supernet = _toml({**{key: value for key, value in rows.items() if value}, "random": 1})
-    above, within = f'"{room.arrays * 3 // 2}"', f'"{room.arrays}"'
-    why = f"{room.budget} less {room.header:,} for a header"
+    # What a search counts is a whole file, but for what later stages add to its card.
+    limit = read_bytes(room.budget, "--budget") - LATER_BYTES
+    above, within = f'"{limit * 3 // 2}"', f'"{limit}"'
+    why = f"{room.budget} less {LATER_BYTES:,} for what later stages say on the card"
     return [
         Choice(way.key("supernet", "supernet"), supernet, "halves to wholes of every width"),
         Choice(way.key("search", "search.budget"), above, "half as much again: the way there"),
@@ -119,7 +125,7 @@ def cuts(way: Way, config: ModelConfig, recipe: Recipe, room: Room, why: str) ->
         small = merged(config.model_dump(mode="json"), _shrunk(config, share))
         with torch.device("meta"):
             read = ModelConfig.read(small | {"formats": formats}, "a smaller model")
-            model = Recogniser(read, vocabulary=LETTERS)
+            model = Recogniser(read, room.vocabulary)
         return int(size_of_model(model)["bytes"])
 
     shares = [part / 64 for part in range(64, round(64 * LEAST_SHARE) - 1, -1)]
@@ -154,7 +160,12 @@ def _shrunk(config: ModelConfig, share: float) -> dict[str, Any]:
     return {"encoder": small, **{key: _part(getattr(config, key), share) for key in rest}}
 
 
+def toml(value: Any) -> str:
+    """A text, number or list."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _toml(table: dict[str, Any]) -> str:
     """An inline table."""
-    rows = (f"{k} = {_toml(v) if isinstance(v, dict) else json.dumps(v)}" for k, v in table.items())
+    rows = (f"{k} = {_toml(v) if isinstance(v, dict) else toml(v)}" for k, v in table.items())
     return f"{{ {', '.join(rows)} }}"

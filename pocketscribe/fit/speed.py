@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 
 from pocketscribe.config import Config
+from pocketscribe.export.open import choose_device
 from pocketscribe.models import LETTERS, ModelConfig, Recogniser
 from pocketscribe.speech.batches import Batch
 from pocketscribe.speech.features import MELS
@@ -26,9 +27,11 @@ class Speed(Config):
     x_real_time: float = Field(gt=0)
 
 
-def measured_speed(config: ModelConfig) -> float:
+def measured_speed(config: ModelConfig, device: str = "cpu") -> float:
     """Seconds of audio a second that plain training should reach here, from steps on noise."""
-    model, frames = Recogniser(config, vocabulary=LETTERS), round(100 * NOISE_SECONDS / 4)
+    place = choose_device(device)
+    model = Recogniser(config, vocabulary=LETTERS).to(place)
+    frames = round(100 * NOISE_SECONDS / 4)
     batch = Batch(
         features=torch.randn(4, frames, MELS),
         frames=torch.full((4,), frames),
@@ -36,15 +39,16 @@ def measured_speed(config: ModelConfig) -> float:
         labels=torch.full((4,), frames // 10),
         seconds=NOISE_SECONDS,
         total_frames=4 * frames,
-    )
+    ).to(place)
     objective = Plain(model, LossConfig())
     context = StepContext(10**6, config.chunks.streaming)
-    precision = measured_precision(config.encoder.width, NOISE_SECONDS, "cpu").precision
+    precision = measured_precision(config.encoder.width, NOISE_SECONDS, place.type).precision
     taken = []
     for _ in range(3):
         started = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(place.type, torch.bfloat16, enabled=precision == "bf16"):
             loss = objective(batch, context)["loss"]
         loss.backward()
+        loss.item()  # a GPU is waited for
         taken.append(time.perf_counter() - started)
     return REACHED * NOISE_SECONDS / min(taken)

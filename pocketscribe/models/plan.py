@@ -24,7 +24,7 @@ FEATURES = {
     "high": 7600,
 }
 
-INDIRECT = {"ffn", "inner", "dropout"}  # what maps say, or no reader needs
+INDIRECT = {"ffn", "inner", "dropout", "delay"}  # what maps say, or no reader needs
 
 
 def plan(model: Recogniser) -> dict[str, Any]:

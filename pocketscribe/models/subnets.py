@@ -99,9 +99,10 @@ class Space:
 
     def check_formats(self, rules: Sequence[FormatRule]) -> None:
         """Raises UserError where a size does not divide into groups of N:M."""
+        insides = self.config.encoder.insides
         for pattern, of in [(rule.sparsity, rule.pattern[1]) for rule in rules if rule.pattern]:
             for key in ("width", "inner", "rank", "predictor", "joiner"):
-                for size in self.choices[key]:
+                for size in {*self.choices[key], *(insides if key == "inner" else ())}:
                     if size % of:
                         raise UserError(
                             f"supernet.{key}: {size} does not divide into groups of {pattern}"
@@ -133,8 +134,12 @@ class Space:
     def genes(self) -> dict[str, Choices]:
         """What can be chosen, each for itself, and out of what: see `sizes`."""
         whole = {key: sizes for key, sizes in self.choices.items() if key != "inner"}
-        insides = {f"inner {group}": self.choices["inner"] for group in sorted(set(self.groups))}
-        return {**whole, **insides}
+        return {**whole, **{f"inner {group}": self._insides(group) for group in set(self.groups)}}
+
+    def _insides(self, layer: int) -> Choices:
+        """Of one layer: no wider than it is itself."""
+        own = self.config.encoder.insides[layer]
+        return (*(size for size in self.choices["inner"] if size < own), own)
 
     def sizes(self, genes: Mapping[str, int]) -> Sizes:
         """The sub-network of one choice a gene; of layers that it has not, choices say nothing."""
@@ -151,10 +156,12 @@ class Space:
         for key, size in sizes.model_dump(exclude={"inner"}).items():
             if not min(1, largest[key]) <= size <= largest[key]:
                 raise UserError(f"sizes.{key}: {size} is no size of {largest[key]} or less")
-        widest = max(largest["inner"])
-        if len(sizes.inner) != sizes.layers or not all(1 <= n <= widest for n in sizes.inner):
+        widest = largest["inner"][: sizes.layers]
+        if len(sizes.inner) != sizes.layers or not all(
+            1 <= size <= most for size, most in zip(sizes.inner, widest, strict=True)
+        ):
             raise UserError(
-                f"sizes.inner: {list(sizes.inner)} are not {sizes.layers} sizes of {widest} or less"
+                f"sizes.inner: {list(sizes.inner)} are no sizes of {list(widest)} or less"
             )
 
     def sub_config(self, sizes: Sizes) -> ModelConfig:

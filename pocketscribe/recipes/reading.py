@@ -8,7 +8,7 @@ from = "a.safetensors"  or from a file; `teacher` likewise
 """
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from pocketscribe.models import LETTERS, ModelConfig, Recogniser
 from pocketscribe.models.cutting import check_cut
 from pocketscribe.models.saved import load_model
 from pocketscribe.models.subnets import Space
-from pocketscribe.recipes.recipe import Recipe, merged
+from pocketscribe.recipes.recipe import Recipe, StageConfig, is_outside, merged
 
 RUNS = Path("runs")
 LONGEST_RECIPE, LONGEST_LINE = 100_000, 2_000  # characters
@@ -51,7 +51,7 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
     read = Recipe.read({"name": path.stem, "changed": list(changes), **data}, path.name)
     outside = Outside(runs)
     models: list[ModelConfig] = []
-    spaces: dict[str | None, Space] = {}
+    spaces: dict[str, Space] = {}
     for stage in read.stage:
         config = read.model_of(stage.name, outside.config, f"{path.name}: ")
         if stage.heads_only and config.head != "transducer":
@@ -74,13 +74,30 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
                     made = Recogniser(config, vocabulary=LETTERS)
                     if stage.supernet is not None:
                         spaces[stage.name] = Space(made, stage.supernet)
-            space = spaces.get(stage.name) or spaces.get(stage.from_)
-            if stage.search is not None and space is not None:
+            if stage.search is not None:
+                space, known = _space(stage, read, spaces)
+                if space is None and known:
+                    raise UserError("search: no stage that it comes from has a supernet")
                 for formats in stage.search.formats:
-                    space.check_formats(formats.rules)
+                    if space is not None:
+                        space.check_formats(formats.rules)
         except UserError as error:
             raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
     return read
+
+
+def _space(
+    stage: StageConfig, recipe: Recipe, spaces: Mapping[str, Space]
+) -> tuple[Space | None, bool]:
+    """The sub-networks that a stage comes with, and whether this recipe tells all of them."""
+    by_name = {stage.name: stage for stage in recipe.stage}
+    while stage.name not in spaces:
+        if stage.from_ is None:
+            return None, True
+        if is_outside(stage.from_):
+            return None, False
+        stage = by_name[stage.from_]
+    return spaces[stage.name], True
 
 
 class Outside:

@@ -30,7 +30,7 @@ from pocketscribe.recipes.recipe import Recipe, StageConfig, is_outside
 from pocketscribe.recipes.shipping import card, score_and_ship
 from pocketscribe.recipes.speech import Speech
 from pocketscribe.search.frontier import Point, TakeConfig, frontier_of, within
-from pocketscribe.search.search import Search
+from pocketscribe.search.search import Search, check_installed
 from pocketscribe.speech.batches import Trainable, TrainingBatches, feature_statistics
 from pocketscribe.speech.corpora import locate
 from pocketscribe.speech.prepare import progress_bar
@@ -114,6 +114,9 @@ class Run:
             return
         for corpus in (*self.recipe.corpora, *self.recipe.speech.dev, *self.recipe.speech.test):
             locate(corpus, self.root)  # what is missing is told before any work
+        for stage in left:
+            if stage.search is not None:
+                check_installed(stage.search)
         self._take(left)
         with progress_bar(self.console) as bar:
             speech = Speech(
@@ -133,7 +136,8 @@ class Run:
         Raises:
             UserError: a model is another one than when this run began, or two have other units.
         """
-        names = {name for s in stages for name in (s.from_, s.taught_by) if name is not None}
+        asked = ((s.from_, s.taught_by, s.take.search if s.take else None) for s in stages)
+        names = {name for several in asked for name in several if name is not None}
         outside = sorted(name for name in names if is_outside(name))
         for name in outside:
             if self.outside.file(name) is None:

@@ -136,7 +136,11 @@ class Speech:
 
     def heard(self, count: int) -> list[Heard]:
         """The first utterances of each dev part, to be searched by."""
-        return [heard for part in self.config.dev for heard in self._heard(part, count)]
+        return [
+            heard._replace(part=index)
+            for index, part in enumerate(self.config.dev)
+            for heard in self._heard(part, count)
+        ]
 
     def _heard(self, part: CorpusConfig, count: int) -> list[Heard]:
         return [

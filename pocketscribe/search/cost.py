@@ -47,7 +47,8 @@ class FileBytes:
         self._moved: dict[str, dict[str, dict[int, int]]] = {}
         for key, choices in space.choices.items():
             for choice in choices[:-1] if key != "layers" else ():
-                value = (choice,) * largest.layers if key == "inner" else choice
+                inner = tuple(min(choice, own) for own in largest.inner)
+                value = inner if key == "inner" else choice
                 smaller = built(largest.model_copy(update={key: value}))
                 for name, size in smaller.weights.dims.sizes().items():
                     if size != whole[name]:

@@ -15,6 +15,7 @@ from rich.progress import Progress as Bar
 from pocketscribe.config import Config, FileName, read_bytes
 from pocketscribe.errors import UserError, needs_extra
 from pocketscribe.evaluation.dev import Heard, dev_errors
+from pocketscribe.export.open import needs_engine
 from pocketscribe.files import read_json, write_json
 from pocketscribe.models import Recogniser, tensors
 from pocketscribe.models.saved import Saved
@@ -98,6 +99,15 @@ class Scores(Config):
     scored: tuple[Scored, ...]
 
 
+def check_installed(config: SearchConfig) -> None:
+    """Whether what a search ends with is there; UserError names what is not."""
+    with needs_extra("report", "search"):
+        import matplotlib.figure  # noqa: F401
+    if config.latency:
+        with needs_engine("search.latency = true", "set it to false"):
+            import pocketscribe_engine  # noqa: F401
+
+
 class Search:
     """One search in one folder, which goes on from what was scored before."""
 
@@ -119,8 +129,6 @@ class Search:
         """
         if len(dev) < 2:
             raise UserError("speech.dev: a search takes two utterances at least, one to confirm by")
-        with needs_extra("report", "search"):
-            import matplotlib.figure  # noqa: F401
         self.supernet, self.config, self.units, self.folder = supernet, config, units, folder
         self.model = supernet.model
         self.parts = dev[::2], dev[1::2]

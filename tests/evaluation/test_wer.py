@@ -95,6 +95,18 @@ def test_of_a_single_speaker_utterances_are_drawn() -> None:
     assert word_error_rate(alone).ci_low < word_error_rate(alone).wer
 
 
+def test_each_part_is_drawn_from_for_itself() -> None:
+    """One voice with many words beside a few with few: none of a part is ever left out."""
+    voice = [utterance("one", 10, i % 3, str(i)) for i in range(40)]
+    others = [utterance(str(i), 2, 2) for i in range(3)]
+    scored, parts = [*voice, *others], [0] * 40 + [1] * 3
+    pooled, each = word_error_rate(scored), word_error_rate(scored, parts=parts)
+    assert each.wer == pooled.wer and pooled.ci_high == 1.0
+    alone = word_error_rate(voice)
+    assert each.ci_high - each.ci_low == pytest.approx(alone.ci_high - alone.ci_low, abs=0.01)
+    assert word_error_rate(voice, parts=[1] * 40) == alone
+
+
 def test_same_seed_same_interval() -> None:
     scored = [utterance(str(i % 7), 10, i % 4) for i in range(60)]
     assert word_error_rate(scored) == word_error_rate(scored)

@@ -123,7 +123,7 @@ def test_a_run_goes_on_as_it_was_planned(
 
     monkeypatch.setattr(fitting, "Run", Spy)
     speeds = iter((50.0, 70.0))
-    monkeypatch.setattr(planning, "measured_speed", lambda config: next(speeds))
+    monkeypatch.setattr(planning, "measured_speed", lambda config, device: next(speeds))
     for out in ("one", "one", "other"):
         with pytest.raises(KeyboardInterrupt):
             quietly(folder, "1MB", tmp_path / "runs" / out, minutes=60.0)
@@ -154,6 +154,14 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
         quietly(folder, "small", tmp_path / "runs" / "fit")
     with pytest.raises(UserError, match="neither a folder nor a corpus"):
         quietly(tmp_path / "nowhere", "1MB", tmp_path / "runs" / "fit")
+    start = tmp_path / "start.safetensors"
+    for change, line in (
+        ("model.encoder.width=32", "which it starts from, has a shape of its own; --start none"),
+        ("name=mine", "fit leaves fit.pocket"),
+        ('evaluate.stages=["student"]', "fit leaves fit.pocket"),
+    ):
+        with pytest.raises(UserError, match=line):
+            quietly(folder, "1MB", tmp_path / "runs" / "fit", start=start, changes=[change])
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "a.wav").write_bytes(b"no audio")

@@ -179,6 +179,10 @@ def test_later_changes_win(recipe: Path) -> None:
         ),
         (finetune("distil = { ctc = 2.0 }"), "distil needs a teacher"),
         (
+            finetune('take = { search = "first", budget = "1MB" }'),
+            "stage 'second': take.search = 'first': that stage does not search",
+        ),
+        (
             finetune('heads_only = true, formats = [{ match = "*", bits = 8 }]'),
             "heads_only leaves the model as it is: leave out cut, teacher, formats and supernet",
         ),
@@ -292,12 +296,18 @@ def test_a_recipe_stands_on_another_and_a_stage_on_a_stage(recipe: Path, tmp_pat
     assert size(str(upper))["parameters_stored"] == size("digits")["parameters_stored"]
 
 
+def test_a_search_needs_sub_networks() -> None:
+    line = "stage 'search': search: no stage that it comes from has a supernet"
+    with pytest.raises(UserError, match=line):
+        read_recipe("todm", ["stage.6.from=start"])
+
+
 def test_a_stage_may_be_like_one_of_any_shipped_recipe(recipe: Path) -> None:
-    text = recipe.read_text() + '[[stage]]\nname = "more"\nlike = "todm/supernet"\nseed = 9\n'
+    text = recipe.read_text() + '[[stage]]\nname = "more"\nlike = "todm/start"\nseed = 9\n'
     recipe.write_text(text, encoding="utf-8")
     [*_, more] = read_recipe(str(recipe)).stage
-    [supernet, *_] = read_recipe("todm").stage
-    assert more == supernet.model_copy(update={"name": "more", "seed": 9})
+    [start, *_] = read_recipe("todm").stage
+    assert more == start.model_copy(update={"name": "more", "seed": 9})
 
 
 @pytest.mark.parametrize(
