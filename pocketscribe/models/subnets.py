@@ -134,7 +134,8 @@ class Space:
     def genes(self) -> dict[str, Choices]:
         """What can be chosen, each for itself, and out of what: see `sizes`."""
         whole = {key: sizes for key, sizes in self.choices.items() if key != "inner"}
-        return {**whole, **{f"inner {group}": self._insides(group) for group in set(self.groups)}}
+        groups = sorted(set(self.groups))
+        return {**whole, **{f"inner {group}": self._insides(group) for group in groups}}
 
     def _insides(self, layer: int) -> Choices:
         """Of one layer: no wider than it is itself."""
