@@ -311,6 +311,8 @@ def test_a_run_is_evaluated_sized_and_reported(
 
 def test_a_recipe_is_sized_untrained(call: Call) -> None:
     assert "counted with 30 units; the transcripts decide" in call("size", "quickstart").out
+    taken = "counted as what they come from, until a search has run: halfway 15MB, student 10MB"
+    assert taken in call("size", "fit_librispeech").out
 
 
 def test_audio_of_any_format_and_rate(talkative: Path, tmp_path: Path, call: Call) -> None:

@@ -50,8 +50,11 @@ def _of_recipe(recipe: Recipe) -> dict[str, Any]:
         keys = ("bytes", "parameters_stored", "parameters_virtual")
         sizes = {name: size_of_model(model) for name, model in models.items()}
         found["models"] = {name: {key: s[key] for key in keys} for name, s in sizes.items()}
-    if learnt:
-        found["note"] = f"counted with {units} units; the transcripts decide"
+    notes = [f"counted with {units} units; the transcripts decide"] if learnt else []
+    if asked := [f"{s.name} {s.take.budget}" for s in recipe.stage if s.take is not None]:
+        notes.append(f"counted as what they come from, until a search has run: {', '.join(asked)}")
+    if notes:
+        found["note"] = "; ".join(notes)
     return found
 
 
