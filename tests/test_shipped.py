@@ -12,6 +12,7 @@ from pocketscribe.export.size import size_of_file
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
 
 ROOT = Path(__file__).parents[1]
+RESULTS = {"todm": "todm_at_once"}  # whose results others than a run of its name left
 FILES = {path.name: path for path in sorted((ROOT / "models").iterdir())}
 
 
@@ -36,7 +37,8 @@ def test_all_of_them_are_under_40_mb() -> None:
 )
 def test_it_is_the_file_that_was_scored(file: str, stage: str) -> None:
     path = FILES[file]
-    results = json.loads((ROOT / "results" / f"{path.stem}.json").read_text(encoding="utf-8"))
+    name = RESULTS.get(path.stem, path.stem)
+    results = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
     scores = results["models"][stage]["scores"]
     found = size_of_file(path)
     for key in ("bytes", "parameters_stored", "parameters_virtual"):
