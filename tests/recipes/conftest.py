@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from runs import TWO_STAGES
 from tiny import TINY_RECIPE
 
 
@@ -12,6 +13,13 @@ from tiny import TINY_RECIPE
 def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
     path.write_text(TINY_RECIPE, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def two_stages(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(TWO_STAGES, encoding="utf-8")
     return path
 
 

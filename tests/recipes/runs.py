@@ -11,6 +11,21 @@ from pocketscribe.files import read_json
 from tiny import command, environment
 
 MODEL = Path("float") / "model.safetensors"
+TWO_STAGES = """
+[speech]
+train = [{ corpus = "fsdd" }, { corpus = "speechocean762", weight = 2 }]
+test = [{ corpus = "fsdd", split = "test" }]
+
+[[stage]]
+name = "first"
+audio_hours = 2
+train = [{ corpus = "synthetic" }, { corpus = "fsdd", weight = 3 }]
+
+[[stage]]
+name = "second"
+from = "first"
+audio_hours = 1
+"""
 
 
 def run_in_two_processes(recipe: Path, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from pocketscribe.errors import UserError
-from pocketscribe.files import read_json
 from pocketscribe.recipes import reading
 from pocketscribe.recipes.reading import Outside, read_recipe, shipped
 from pocketscribe.recipes.recipe import Recipe
@@ -13,21 +12,6 @@ from pocketscribe.recipes.size import size
 from pocketscribe.training.loop import TrainingConfig
 
 SHIPPED = shipped()
-TWO_STAGES = """
-[speech]
-train = [{ corpus = "fsdd" }, { corpus = "speechocean762", weight = 2 }]
-test = [{ corpus = "fsdd", split = "test" }]
-
-[[stage]]
-name = "first"
-audio_hours = 2
-train = [{ corpus = "synthetic" }, { corpus = "fsdd", weight = 3 }]
-
-[[stage]]
-name = "second"
-from = "first"
-audio_hours = 1
-"""
 SHARED = """model = { sharing = { blocks = 1 } }, formats = [
   { match = "encoder.blocks.0.*", bits = 8 }, { match = "*", bits = 4 }]""".replace("\n", "")
 
@@ -38,10 +22,8 @@ def finetune(keys: str) -> str:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    path = tmp_path / "mine.toml"
-    path.write_text(TWO_STAGES, encoding="utf-8")
-    return path
+def recipe(two_stages: Path) -> Path:
+    return two_stages
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))
@@ -357,65 +339,3 @@ def test_what_is_no_text(recipe: Path) -> None:
 def test_no_such_recipe(name: str) -> None:
     with pytest.raises(UserError, match=r"neither a file nor a shipped recipe .*digits, english"):
         read_recipe(name)
-
-
-class TestSize:
-    """A recipe is sized before anything is trained."""
-
-    def test_pieces(self, recipe: Path) -> None:
-        smaller = size(str(recipe))  # 256 pieces by default
-        units = '[speech]\nunits = { kind = "bpe", size = 500 }'
-        recipe.write_text(TWO_STAGES.replace("[speech]", units), encoding="utf-8")
-        larger = size(str(recipe))
-        assert "note" not in larger
-        # A unit costs an embedding of 256, and an output of 256 with its bias.
-        assert larger["bytes"] - smaller["bytes"] == 4 * (500 - 256) * (256 + 256 + 1)
-        assert sum(larger["parts"].values()) == larger["bytes"]
-        assert 32.0 < larger["bits_per_weight"] < 32.1, "the normalisation is no parameter"
-
-    def test_characters_are_not_known_yet(self) -> None:
-        found = size("quickstart")
-        assert found["note"] == "counted with 30 units; the transcripts decide"
-
-    def test_it_need_not_fit_this_machine(self, recipe: Path) -> None:
-        big = "[model]\nencoder = { width = 4096, layers = 28, ffn = 16, heads = 64 }\n"
-        recipe.write_text(big + TWO_STAGES, encoding="utf-8")
-        assert size(str(recipe))["bytes"] > 1e11
-
-    @pytest.mark.parametrize("name", sorted(shipped()))
-    def test_shipped(self, name: str) -> None:
-        assert size(name)["bytes"] > 1e5
-
-    def test_the_promised_sizes(self) -> None:
-        """The paper's 5M, all of it; equal stored parameters; a tenth of float32."""
-        librispeech = size("shared_lowrank_librispeech")
-        assert librispeech["parameters_stored"] < 5e6 < 6 * 5e6 < librispeech["parameters_virtual"]
-        rows = size("shared_lowrank_ablation")["models"]
-        small = rows["small"]["parameters_stored"]
-        for row in ("blocks", "modules", "parts", "factors", "combination"):
-            assert abs(rows[row]["parameters_stored"] / small - 1) < 0.03
-            assert rows[row]["parameters_virtual"] > 1.5 * small
-        packed, plain = size("usm_lite"), size("english")
-        assert packed["parameters_stored"] == plain["parameters_stored"]
-        assert packed["bytes"] < 0.1 * plain["bytes"]
-        for base, end in (("english", "third"), ("librispeech", "third")):
-            suffix = "" if base == "english" else "_librispeech"
-            students = size(f"progressive{suffix}")["models"]
-            teacher = size(base)["parameters_stored"]
-            assert students[end]["parameters_stored"] < 0.36 * teacher
-        large, tenth = size("librispeech"), size("usm_lite_librispeech")
-        assert tenth["bytes"] < 0.094 * large["bytes"]
-
-    def test_trained(self, tiny_run: Path) -> None:
-        """The plan was right but for the number of characters, training's heads, the header."""
-        trained, planned = size(str(tiny_run)), size(str(tiny_run.with_name("tiny.toml")))
-        for part in ("encoder.blocks.0", "subsampling", "normalisation"):
-            assert 2 * trained["parts"][part] == planned["parts"][part], "float16 ships"
-        units = len(read_json(tiny_run / "units.json")["symbols"])
-        less = planned["parts"]["predictor"] - 2 * trained["parts"]["predictor"]
-        assert less == 4 * 16 * (30 - units)
-
-    @pytest.mark.parametrize("name", ["nowhere", "nowhere.toml"])
-    def test_neither(self, name: str) -> None:
-        with pytest.raises(UserError, match=f"{name}.*: neither"):
-            size(name)
