@@ -102,10 +102,8 @@ def compare(packed: Path, rivals: dict[str, Path], audio: list[np.ndarray]) -> N
     """Lines for each number of streams: the rivals, and each kind of kernels."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sherpa_onnx", "pocketscribe.export.onnx_runtime"])
-    runtimes, model = (
-        {name: open_model(path) for name, path in rivals.items()},
-        native.Model(packed),
-    )
+    runtimes = {name: open_model(path) for name, path in rivals.items()}
+    model = native.Model(packed)
     for streams in audio:
         memory, runs = {}, {}
         for name, path in rivals.items():

@@ -5,7 +5,8 @@ next label and two states out. Its first call has zeros and `sos_id`. Here the s
 number: the first is the automaton's state, exact in a float up to 2^24; the second is not used. The
 contexts that a state backs off to are looked up one after another, as `Ngram` does.
 
-sherpa-onnx knows no label bonus; so what it takes for log-probabilities has it added already.
+sherpa-onnx knows no label bonus; so what it takes for log-probabilities is all that fusion adds to
+a label's score, and its own scale is 1.
 """
 
 from pathlib import Path
@@ -21,7 +22,7 @@ from pocketscribe.export.onnx import traced
 
 
 class LmGraph(nn.Module):
-    """(x, h, c) -> (log-probabilities after x, each with `bonus` added; new h, c)."""
+    """(x, h, c) -> (log-probabilities after x, times `scale`, plus `bonus`; new h, c)."""
 
     labels: Tensor
     log_probs: Tensor
@@ -31,9 +32,9 @@ class LmGraph(nn.Module):
     link: Tensor
     backoffs: Tensor
 
-    def __init__(self, model: Ngram, bonus: float = 0.0) -> None:
+    def __init__(self, model: Ngram, bonus: float, scale: float) -> None:
         super().__init__()
-        self.bonus = bonus
+        self.bonus, self.scale = bonus, scale
         self.vocabulary, self.order = model.vocabulary, model.order
         self.widest = int(model.count.max())
         # One row a child, and room to read past the last: what lies beyond a state's own children
@@ -56,9 +57,8 @@ class LmGraph(nn.Module):
         state = self._lookup(h.reshape(1).long(), self.target)[x.reshape(1)]
         scores = self._lookup(state, self.log_probs)
         scores = torch.cat([torch.full((FIRST,), -torch.inf), scores[FIRST:]]).log_softmax(0)
-        scores = torch.cat(
-            [torch.zeros(FIRST), scores[FIRST:] + self.bonus]
-        )  # sherpa-onnx does not ask
+        added = self.scale * scores[FIRST:] + self.bonus
+        scores = torch.cat([torch.zeros(FIRST), added])  # sherpa-onnx does not ask for the first
         return scores.reshape(1, 1, -1), state.float().reshape(1, 1, 1), c + 0
 
     def _lookup(self, state: Tensor, table: Tensor) -> Tensor:
@@ -85,9 +85,9 @@ class LmGraph(nn.Module):
         return found[:-1]
 
 
-def export_lm(model: Ngram, out: Path, bonus: float = 0.0) -> None:
-    """Writes the ONNX file; `bonus` is in nats a label, before the runtime's scale."""
+def export_lm(model: Ngram, out: Path, bonus: float = 0.0, scale: float = 1.0) -> None:
+    """Writes the ONNX file; `bonus` is in nats a label."""
     example = (torch.tensor([[START]]), torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))
     metadata = {"num_layers": 1, "hidden_size": 1, "sos_id": START}
     names = ["x", "h", "c"], ["log_prob", "new_h", "new_c"]
-    onnx.save(traced(LmGraph(model, bonus), example, *names, None, metadata), out)
+    onnx.save(traced(LmGraph(model, bonus, scale), example, *names, None, metadata), out)

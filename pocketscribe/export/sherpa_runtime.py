@@ -85,10 +85,10 @@ def _guides(search: SearchConfig, units: Units, folder: Path) -> dict[str, Any]:
         UserError: the language model does not fit, or a hotword cannot be spelt.
     """
     found: dict[str, Any] = {}
-    if search.lm is not None and search.lm_scale:  # the wheel knows no bonus without a model
-        found |= {"lm": str(folder / "lm.onnx"), "lm_scale": search.lm_scale}
-        bonus = search.label_bonus / search.lm_scale
-        export_lm(load(search.lm, units), folder / "lm.onnx", bonus)
+    if search.lm is not None:
+        found |= {"lm": str(folder / "lm.onnx"), "lm_scale": 1.0}
+        model = load(search.lm, units)
+        export_lm(model, folder / "lm.onnx", search.label_bonus, search.lm_scale)
     if search.hotwords:
         symbols = "".join(f"{chr(PRIVATE + i)} {i}\n" for i in range(len(units)))
         words = [spelt(phrase, units) for phrase in search.hotwords]

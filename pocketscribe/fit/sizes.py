@@ -102,7 +102,7 @@ def searched(way: Way, config: ModelConfig, recipe: Recipe, room: Room) -> list[
     if least > room.arrays:
         raise room.too_small(least)
     rows = sizes.model_dump(exclude_defaults=True)
-    supernet = _toml({**{key: value for key, value in rows.items() if value}, "random": 1})
+    supernet = toml({**{key: value for key, value in rows.items() if value}, "random": 1})
     # What a search counts is a whole file, but for what later stages add to its card.
     limit = read_bytes(room.budget, "--budget") - LATER_BYTES
     above, within = f'"{limit * 3 // 2}"', f'"{limit}"'
@@ -132,7 +132,7 @@ def cuts(way: Way, config: ModelConfig, recipe: Recipe, room: Room, why: str) ->
     share = next((share for share in shares if size(share) <= room.arrays), None)
     if share is None:
         raise room.too_small(size(LEAST_SHARE))
-    halfway, student = (_toml(_shrunk(config, part)) for part in (math.sqrt(share), share))
+    halfway, student = (toml(_shrunk(config, part)) for part in (math.sqrt(share), share))
     return [
         Choice(way.key("halfway", "model"), halfway, why),
         Choice(
@@ -161,11 +161,7 @@ def _shrunk(config: ModelConfig, share: float) -> dict[str, Any]:
 
 
 def toml(value: Any) -> str:
-    """A text, number or list."""
+    """A text, number, list or inline table."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {toml(part)}' for key, part in value.items())} }}"
     return json.dumps(value, ensure_ascii=False)
-
-
-def _toml(table: dict[str, Any]) -> str:
-    """An inline table."""
-    rows = (f"{k} = {_toml(v) if isinstance(v, dict) else toml(v)}" for k, v in table.items())
-    return f"{{ {', '.join(rows)} }}"

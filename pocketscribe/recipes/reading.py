@@ -75,9 +75,7 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
                     if stage.supernet is not None:
                         spaces[stage.name] = Space(made, stage.supernet)
             if stage.search is not None:
-                space, known = _space(stage, read, spaces)
-                if space is None and known:
-                    raise UserError("search: no stage that it comes from has a supernet")
+                space = _space(stage, read, spaces)
                 for formats in stage.search.formats:
                     if space is not None:
                         space.check_formats(formats.rules)
@@ -86,18 +84,20 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
     return read
 
 
-def _space(
-    stage: StageConfig, recipe: Recipe, spaces: Mapping[str, Space]
-) -> tuple[Space | None, bool]:
-    """The sub-networks that a stage comes with, and whether this recipe tells all of them."""
+def _space(stage: StageConfig, recipe: Recipe, spaces: Mapping[str, Space]) -> Space | None:
+    """The sub-networks that a stage comes with; None where another run tells.
+
+    Raises:
+        UserError: it comes with none.
+    """
     by_name = {stage.name: stage for stage in recipe.stage}
     while stage.name not in spaces:
         if stage.from_ is None:
-            return None, True
+            raise UserError("search: no stage that it comes from has a supernet")
         if is_outside(stage.from_):
-            return None, False
+            return None
         stage = by_name[stage.from_]
-    return spaces[stage.name], True
+    return spaces[stage.name]
 
 
 class Outside:

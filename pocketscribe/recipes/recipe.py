@@ -183,20 +183,18 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         seen: list[str] = []
-        searched: list[str] = []
+        searching = {stage.name for stage in self.stage if stage.search is not None}
         for stage in self.stage:
             if stage.name in seen:
                 raise ValueError(f"two stages are named {stage.name!r}; names must differ")
             named = {"from": stage.from_, "teacher": stage.taught_by}
             if stage.take is not None:
                 named["take.search"] = stage.take.search
-                if stage.take.search in seen and stage.take.search not in searched:
+                if stage.take.search in seen and stage.take.search not in searching:
                     raise ValueError(
                         f"stage {stage.name!r}: take.search = {stage.take.search!r}: that stage "
                         "does not search"
                     )
-            if stage.search is not None:
-                searched.append(stage.name)
             if stage.search is not None and not self.speech.dev:
                 raise ValueError(
                     f"stage {stage.name!r}: speech.dev is empty: a search needs speech to choose by"
