@@ -22,6 +22,7 @@ from pocketscribe.models.cutting import check_cut
 from pocketscribe.models.saved import load_model
 from pocketscribe.models.subnets import Space
 from pocketscribe.recipes.recipe import Recipe, StageConfig, is_outside, merged
+from pocketscribe.search.frontier import frontier_of
 
 RUNS = Path("runs")
 LONGEST_RECIPE, LONGEST_LINE = 100_000, 2_000  # characters
@@ -65,6 +66,8 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
                 check_cut(config, source)
             except UserError as error:
                 raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
+        if stage.take is not None and is_outside(stage.take.search):
+            outside.check_searches(stage.take.search, f"{path.name}: stage {stage.name!r}: ")
         try:
             if config not in models or stage.supernet is not None:
                 models.append(config)
@@ -151,6 +154,16 @@ class Outside:
                 made = self.recipe_of(name)
                 self._configs[name] = made.model_of(self.recipe(name)[1], self.config)
         return self._configs[name]
+
+    def check_searches(self, name: str, source: str) -> None:
+        """Raises UserError, which begins with `source`, where nothing was or will be found."""
+        if (path := self.file(name)) is not None:
+            searches = bool(frontier_of(load_model(path).card, str(path)))
+        else:
+            stages = {stage.name: stage for stage in self.recipe_of(name).stage}
+            searches = stages[self.recipe(name)[1]].search is not None
+        if not searches:
+            raise UserError(f"{source}take.search = {name!r}: that stage does not search")
 
 
 def _file(recipe: str, folder: Path) -> Path:

@@ -190,10 +190,7 @@ class Run:
 
     def _found(self, take: TakeConfig) -> Point:
         """What an earlier stage's search found under a budget."""
-        card = load_model(self._model_file(take.search)).card
-        points = frontier_of(card, take.search)
-        if not points:
-            raise UserError(f"take.search = {take.search!r}: that stage did not search")
+        points = frontier_of(load_model(self._model_file(take.search)).card, take.search)
         return within(points, read_bytes(take.budget, "take.budget ="))[0]
 
     def _train(self, stage: StageConfig, speech: Speech, bar: Bar) -> None:

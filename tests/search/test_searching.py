@@ -178,6 +178,8 @@ def test_a_stage_takes_what_was_found(searched: Path, tmp_path: Path) -> None:
         ("stage.2.take.budget=9kB", "a budget of 9,000 bytes: the smallest sub-network takes"),
         ("stage.2.take.search=float", "that stage does not search"),
         ("stage.2.take.search=other", r"take\.search = 'other' is no earlier stage"),
+        ("stage.2.take.search=todm/supernet", "'todm/supernet': that stage does not search"),
+        ("stage.2.take.search=models/digits.safetensors", "safetensors': that stage does not"),
     ],
 )
 def test_nothing_to_take(searched: Path, tmp_path: Path, change: str, line: str) -> None:
