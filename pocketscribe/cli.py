@@ -226,8 +226,11 @@ def card(
 def lm(
     model: Model,
     text: Annotated[
-        list[Path],
-        typer.Option(help="Sentences, one a line, or a table with a column transcript; repeatable"),
+        list[str],
+        typer.Option(
+            help="FILE or FILE:TIMES, whose sentences count several times: one a line, or a table "
+            "with a column transcript. Repeatable."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The file to write.")],
     order: Annotated[int, typer.Option(min=2, max=12, help="Units in the longest n-gram.")] = 8,
@@ -240,12 +243,13 @@ def lm(
 ) -> None:
     """Learn a language model for a recogniser's units from text."""
     from pocketscribe.config import read_bytes
-    from pocketscribe.decoding.lm import held_out, make_lm, read_part
+    from pocketscribe.decoding.lm import held_out, make_lm, read_part, read_text
     from pocketscribe.export.open import open_model
 
+    texts = [read_text(file) for file in text]
     scored = held_out([read_part(part) for part in without or ()], root)
     card = make_lm(
-        open_model(model).units, text, scored, order, read_bytes(budget, "--budget"), out
+        open_model(model).units, texts, scored, order, read_bytes(budget, "--budget"), out
     )
     print(
         f"{out}: {out.stat().st_size / 1e6:.2f} MB, {card['ngrams']} n-grams "

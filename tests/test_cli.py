@@ -89,7 +89,7 @@ def speech(tmp_path: Path) -> Path:
         (("transcribe", "MODEL", "SPEECH/a.wav", "--lm", "MODEL"), "not a language model of this"),
         (
             ("evaluate", "MODEL", "--corpus", "SPEECH", "--hotword", "ONE", "--beam", "1"),
-            "--beam 4",
+            "give --beam 16",
         ),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--hotword", "7"), "this model cannot spell"),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--hotwords", "gone"), "not readable as text"),

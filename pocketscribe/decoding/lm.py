@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pocketscribe.decoding import ngram
 from pocketscribe.errors import UserError
@@ -18,9 +18,29 @@ from pocketscribe.speech.held_out import HeldOut
 from pocketscribe.speech.text import normalise
 from pocketscribe.speech.units import UNKNOWN, Units
 
+MOST_TIMES = 1000
+
+
+class Text(NamedTuple):
+    """A file of sentences, and how often they count: a little text of what will be said, say, for
+    as much as a lot of other people's."""
+
+    path: Path
+    times: int = 1
+
+
+def read_text(text: str) -> Text:
+    """FILE or FILE:TIMES, as it is written on the command line."""
+    path, _, times = text.rpartition(":")
+    if not path or not times.isdecimal():
+        return Text(Path(text))
+    if not 1 <= int(times) <= MOST_TIMES:
+        raise UserError(f"--text {text}: a file counts once to {MOST_TIMES} times")
+    return Text(Path(path), int(times))
+
 
 def make_lm(
-    units: Units, texts: Sequence[Path], scored: HeldOut, order: int, budget: int, out: Path
+    units: Units, texts: Sequence[Text], scored: HeldOut, order: int, budget: int, out: Path
 ) -> dict[str, Any]:
     """Learns from files of sentences and writes the model's file.
 
@@ -31,22 +51,23 @@ def make_lm(
         UserError: a file cannot be read, or nothing is left to learn from.
     """
     sentences, left_out, unspelt = [], 0, 0
-    for sentence in (normalise(s) for path in texts for s in read_sentences(path)):
-        labels = units.encode(sentence)
-        if sentence in scored:
-            left_out += 1
-        elif UNKNOWN in labels:
-            unspelt += 1
-        elif labels:
-            sentences.append(labels)
+    for path, times in texts:
+        for sentence in map(normalise, read_sentences(path)):
+            labels = units.encode(sentence)
+            if sentence in scored:
+                left_out += 1
+            elif UNKNOWN in labels:
+                unspelt += 1
+            elif labels:
+                sentences += [labels] * times
     if not sentences:
         raise UserError(
-            f"{texts[0]}: no sentence to learn from "
+            f"{texts[0].path}: no sentence to learn from "
             f"({left_out} are scored in dev or test, {unspelt} are not spelt in this model's units)"
         )
     arrays = ngram.learn(sentences, len(units), order, budget)
     card = {
-        "texts": [path.name for path in texts],
+        "texts": {text.path.name: text.times for text in texts},
         "sentences": len(sentences),
         "labels": sum(map(len, sentences)),
         "left_out": left_out,

@@ -15,7 +15,7 @@ from pocketscribe.errors import UserError
 from pocketscribe.speech.text import normalise
 from pocketscribe.speech.units import UNKNOWN, Units
 
-GUIDED_BEAM = 4
+GUIDED_BEAM = 16
 CTC_BEAM = (
     "beam search needs a transducer; this model has a CTC head: "
     "use greedy, without language model and hotwords"
@@ -26,7 +26,7 @@ class SearchConfig(Config):
     """How to look for the text.
 
     Attributes:
-        beam: width of the beam search; 1 is greedy. If not given: 4 with a language model or
+        beam: width of the beam search; 1 is greedy. If not given: 16 with a language model or
             hotwords, else 1.
         lm: a language model's file (`pocketscribe lm`).
         lm_scale: what its log-probabilities are multiplied by (shallow fusion).

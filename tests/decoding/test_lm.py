@@ -7,7 +7,7 @@ import pytest
 
 from pocketscribe.config import read_bytes
 from pocketscribe.decoding.kneser_ney import START
-from pocketscribe.decoding.lm import held_out, make_lm, read_part, read_sentences
+from pocketscribe.decoding.lm import Text, held_out, make_lm, read_part, read_sentences, read_text
 from pocketscribe.decoding.ngram import Ngram, load
 from pocketscribe.errors import UserError
 from pocketscribe.speech.corpora import CorpusConfig
@@ -53,7 +53,7 @@ def test_dev_and_test_of_every_corpus_are_held_out(root: Path) -> None:
 def test_what_is_scored_is_not_learnt(root: Path, units: Units, tmp_path: Path) -> None:
     lines = tmp_path / "lines.txt"
     lines.write_text("\n".join([*LEARNT, "my cat sat down!", "", "Œ"]))
-    texts = [lines, root / "first" / "manifest.tsv"]
+    texts = [Text(lines), Text(root / "first" / "manifest.tsv")]
     card = make_lm(units, texts, held_out([], root), 4, 10**5, tmp_path / "some.lm")
     assert card["left_out"] == 3 and card["unspellable"] == 1
     assert card["sentences"] == len(LEARNT) + 1  # and the part named final
@@ -85,13 +85,30 @@ def test_sentences_of_a_file(tmp_path: Path) -> None:
     assert list(read_sentences(table)) == list(read_sentences(lines)) == ["ONE TWO", "THREE"]
 
 
+def test_a_text_counts_as_often_as_is_said(units: Units, tmp_path: Path) -> None:
+    """As if its lines stood there so often; nothing else is to tell the two models apart."""
+    (tmp_path / "general").write_text("\n".join(LEARNT))
+    (tmp_path / "own").write_text("MY DOG\n")
+    (tmp_path / "both").write_text("\n".join([*LEARNT, *["MY DOG"] * 3]))
+    texts = [read_text(str(tmp_path / "general")), read_text(f"{tmp_path / 'own'}:3")]
+    card = make_lm(units, texts, HeldOut([]), 4, 10**5, tmp_path / "weighted")
+    make_lm(units, [Text(tmp_path / "both")], HeldOut([]), 4, 10**5, tmp_path / "repeated")
+    assert card["texts"] == {"general": 1, "own": 3} and card["sentences"] == len(LEARNT) + 3
+    weighted, repeated = (load(tmp_path / name, units) for name in ("weighted", "repeated"))
+    np.testing.assert_array_equal(weighted.log_probs, repeated.log_probs)
+    assert read_text("c:/own.txt") == Text(Path("c:/own.txt"))
+    for times in ("0", "1001"):
+        with pytest.raises(UserError, match="a file counts once to 1000 times"):
+            read_text(f"own:{times}")
+
+
 def test_bad_input_is_refused(units: Units, tmp_path: Path) -> None:
     for path in (tmp_path / "gone", tmp_path):
         with pytest.raises(UserError, match="not readable as text"):
             list(read_sentences(path))
     (tmp_path / "a.txt").write_text("MY CAT\n")
     with pytest.raises(UserError, match="no sentence to learn from"):
-        make_lm(units, [tmp_path / "a.txt"], HeldOut(["MY CAT"]), 3, 10**5, tmp_path / "lm")
+        make_lm(units, [Text(tmp_path / "a.txt")], HeldOut(["MY CAT"]), 3, 10**5, tmp_path / "lm")
     assert not (tmp_path / "lm").exists()
     for part in ("corpus", ":dev"):
         with pytest.raises(UserError, match="write CORPUS:SPLIT"):
@@ -109,6 +126,6 @@ def test_bad_input_is_refused(units: Units, tmp_path: Path) -> None:
 
 def test_a_small_budget_still_knows_every_unit(units: Units, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n".join(LEARNT))
-    make_lm(units, [tmp_path / "a.txt"], HeldOut([]), 4, 100, tmp_path / "lm")
+    make_lm(units, [Text(tmp_path / "a.txt")], HeldOut([]), 4, 100, tmp_path / "lm")
     model: Ngram = load(tmp_path / "lm", units)
     assert np.isfinite(model.log_probs_after(0)[2:]).all() and model.order == 1

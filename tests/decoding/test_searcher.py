@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pocketscribe.decoding.beam import BeamSearch
-from pocketscribe.decoding.lm import make_lm
+from pocketscribe.decoding.lm import Text, make_lm
 from pocketscribe.decoding.searcher import SearchConfig, Searcher, read_hotwords
 from pocketscribe.decoding.streaming import stream_one
 from pocketscribe.errors import UserError
@@ -21,16 +21,16 @@ from talkative import characters, digits
 def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lm")
     (folder / "text").write_text("ONE TWO THREE\nFOUR FIVE SIX\nSEVEN EIGHT NINE ZERO\n")
-    make_lm(characters(), [folder / "text"], HeldOut([]), 4, 10**5, folder / "digits.lm")
+    make_lm(characters(), [Text(folder / "text")], HeldOut([]), 4, 10**5, folder / "digits.lm")
     return folder / "digits.lm"
 
 
 def test_a_guide_brings_a_beam(lm: Path) -> None:
     assert SearchConfig().width == 1 and SearchConfig(beam=7).width == 7
-    assert SearchConfig(lm=lm).width == SearchConfig(hotwords=("ONE",)).width == 4
+    assert SearchConfig(lm=lm).width == SearchConfig(hotwords=("ONE",)).width == 16
     assert SearchConfig(beam=2, lm=lm).width == 2
     for config in (SearchConfig(beam=1, lm=lm), SearchConfig(beam=1, hotwords=("ONE",))):
-        with pytest.raises(UserError, match=r"--beam 1: .* needs a beam; give --beam 4"):
+        with pytest.raises(UserError, match=r"--beam 1: .* needs a beam; give --beam 16"):
             Searcher.open(config, characters())
 
 

@@ -80,5 +80,5 @@ def test_a_word_that_cannot_be_spelt_is_refused(folder: Path, word: str) -> None
 
 
 def test_greedy_search_has_none(sherpa_folder: Path) -> None:
-    with pytest.raises(UserError, match="hotwords needs a beam; give --beam 4"):
+    with pytest.raises(UserError, match="hotwords needs a beam; give --beam 16"):
         SherpaRuntime(sherpa_folder, SearchConfig(beam=1, hotwords=("ONE",)))
