@@ -13,18 +13,21 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FLAGS = [
-    "-std=c++20", "-O3", "-ffp-contract=off", "-fno-exceptions", "-fno-rtti", "-fno-math-errno",
-    "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unused-function", "-g0",
+    "-std=c++20", "-O3", "-ffp-contract=off", "-fno-rtti", "-fno-math-errno", "-fvisibility=hidden",
+    "-Wall", "-Wextra", "-Wno-psabi", "-Wno-unused-function", "-g0",
 ]  # fmt: skip
 KERNELS = {
-    "avx2": ["-mavx2"],
-    "avx512": ["-mavx2", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"],
+    "x86_64": {
+        "avx2": ["-mavx2"],
+        "avx512": ["-mavx2", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"],
+    },
+    "aarch64": {"neon": ["-mcpu=generic+dotprod"]},
 }
 BEAM = {"beam", "hotwords", "ngram"}  # what a greedy build does without
 TARGETS = {
     "x86_64-linux": ["-target", "x86_64-linux-gnu.2.28", "-mcpu=x86_64"],
-    "aarch64-linux": ["-target", "aarch64-linux-gnu.2.28", "-mcpu=generic+dotprod"],
-    "aarch64-linux-musl": ["-target", "aarch64-linux-musl", "-mcpu=generic+dotprod", "-static"],
+    "aarch64-linux": ["-target", "aarch64-linux-gnu.2.28", "-mcpu=generic"],
+    "aarch64-linux-musl": ["-target", "aarch64-linux-musl", "-mcpu=generic", "-static"],
     "wasm": ["-target", "wasm32-wasi", "-mcpu=generic+simd128+bulk_memory"],
     "wasm-relaxed": ["-target", "wasm32-wasi", "-mcpu=generic+simd128+bulk_memory+relaxed_simd"],
 }
@@ -39,7 +42,8 @@ def build(target: str, out: Path) -> Path:
     zig = [sys.executable, "-m", "ziglang", "c++"]
     # Of an inline function that several units compiled, the linker takes the first one: that must
     # be the one with the fewest instructions, so that it runs everywhere.
-    sources = sorted((HERE / "src").rglob("*.cpp"), key=lambda s: (s.stem in KERNELS, s))
+    kernels = KERNELS.get(target.partition("-")[0], {})
+    sources = sorted((HERE / "src").rglob("*.cpp"), key=lambda s: (s.stem in kernels, s))
     wasm = target.startswith("wasm")  # to be small, it searches greedily
     if wasm:
         sources = [source for source in sources if source.stem not in BEAM]
@@ -48,9 +52,9 @@ def build(target: str, out: Path) -> Path:
 
     def compile_one(source: Path) -> Path:
         made = objects / f"{source.stem}.o"
-        own = KERNELS.get(source.stem, []) if target.startswith("x86_64") else []
+        own = kernels.get(source.stem, [])
         small = ["-O2", "-fno-unroll-loops"] if source.parent.name == "kernels" else ["-Oz"]
-        form = [*small, "-DPOCKET_GREEDY"] if wasm else ["-fPIC"]
+        form = [*small, "-fno-exceptions", "-DPOCKET_GREEDY"] if wasm else ["-fPIC"]
         command = [*zig, *TARGETS[target], *FLAGS, *own, *form, "-c", source, "-o", made]
         subprocess.run(list(map(str, command)), check=True)
         return made

@@ -34,7 +34,7 @@ export interface Stream {
   finish(): string;
   /** A new utterance. */
   reset(): void;
-  /** Gives the memory back. */
+  /** Gives the memory back. Then only what was heard can be asked for. */
   close(): void;
 }
 

@@ -21,11 +21,19 @@ let compiled;
 /** The engine, compiled once a page. */
 function engine() {
   const file = WebAssembly.validate(RELAXED) ? "pocket-wasm-relaxed.wasm" : "pocket-wasm.wasm";
-  compiled ??= WebAssembly.compileStreaming(fetch(new URL(file, import.meta.url))).catch((why) => {
-    compiled = undefined; // another time the network may be there
-    throw why;
-  });
+  compiled ??= fetched(new URL(file, import.meta.url))
+    .then((bytes) => WebAssembly.compile(bytes)) // whatever type the server says that it is of
+    .catch((why) => {
+      compiled = undefined; // another time the network may be there
+      throw why;
+    });
   return compiled;
+}
+
+async function fetched(url) {
+  const answer = await fetch(url);
+  if (!answer.ok) throw new Error(`${url}: ${answer.status} ${answer.statusText}`);
+  return answer.arrayBuffer();
 }
 
 /** Opens a model: a URL, or the bytes of a file. Rejects with one line where it is refused. */
@@ -33,10 +41,7 @@ export async function load(source) {
   const data =
     source instanceof ArrayBuffer || ArrayBuffer.isView(source)
       ? source
-      : await fetch(source).then((answer) => {
-          if (!answer.ok) throw new Error(`${source}: ${answer.status} ${answer.statusText}`);
-          return answer.arrayBuffer();
-        });
+      : await fetched(source);
   // What the C library would ask of a system; there is none, and nothing of it is needed.
   const system = new Proxy({}, { get: () => () => 52 });
   const instance = await WebAssembly.instantiate(await engine(), {
@@ -58,14 +63,14 @@ class Model {
     const place = wasm.malloc(bytes.length);
     const why = wasm.malloc(WHY);
     new Uint8Array(wasm.memory.buffer).set(bytes, place);
-    this.#model = wasm.pocket_open_memory(place, bytes.length, why);
+    this.#model = orTrapped(() => wasm.pocket_open_memory(place, bytes.length, why));
     if (!this.#model) throw new Error(text(wasm, why));
     const info = wasm.malloc(32);
     wasm.pocket_describe(info, this.#model);
     const [vocabulary, , , chunks, sizes, head, card] = words(wasm, info, 7);
     this.chunks = Array.from(words(wasm, sizes, chunks));
     this.head = text(wasm, head);
-    this.card = JSON.parse(text(wasm, card));
+    this.card = JSON.parse(text(wasm, card) || "{}");
     this.units = Array.from({ length: vocabulary }, (_, i) =>
       text(wasm, wasm.pocket_unit(this.#model, i)),
     );
@@ -98,8 +103,12 @@ class Stream {
     this.#place = wasm.malloc(4 * 16000);
     this.#result = wasm.malloc(WHY);
     words(wasm, this.#place, 11).fill(0).set([chunk, 1]);
-    this.#engine = wasm.pocket_engine_new(model, this.#place, this.#result);
-    if (!this.#engine) throw new Error(text(wasm, this.#result));
+    this.#engine = orTrapped(() => wasm.pocket_engine_new(model, this.#place, this.#result));
+    if (!this.#engine) {
+      const why = text(wasm, this.#result);
+      this.#free();
+      throw new Error(why);
+    }
     this.#number = wasm.pocket_stream_new(this.#engine);
     this.#clear();
   }
@@ -112,6 +121,7 @@ class Stream {
 
   /** Hears samples in [-1, 1] at 16 kHz. */
   accept(samples) {
+    this.#check();
     const start = performance.now();
     for (let at = 0; at < samples.length; ) {
       const some = samples.subarray(at, at + 16000);
@@ -127,6 +137,7 @@ class Stream {
 
   /** No more comes: all that was said. Then only `reset` goes. */
   finish() {
+    this.#check();
     const start = performance.now();
     this.#wasm.pocket_finish(this.#engine, this.#number);
     this.#decode();
@@ -136,15 +147,26 @@ class Stream {
 
   /** A new utterance. */
   reset() {
+    this.#check();
     this.#wasm.pocket_stream_reset(this.#engine, this.#number);
     this.#clear();
   }
 
-  /** Gives the memory back. */
+  /** Gives the memory back; the text stays. */
   close() {
+    if (!this.#engine) return;
     this.#wasm.pocket_engine_free(this.#engine);
+    this.#engine = 0;
+    this.#free();
+  }
+
+  #free() {
     this.#wasm.free(this.#place);
     this.#wasm.free(this.#result);
+  }
+
+  #check() {
+    if (!this.#engine) throw new Error("the stream is closed");
   }
 
   get text() {
@@ -164,6 +186,15 @@ class Stream {
           score: floats[i + 2],
         });
     }
+  }
+}
+
+/** The module traps where its memory runs out. */
+function orTrapped(make) {
+  try {
+    return make();
+  } catch {
+    throw new Error("not enough memory for this model here");
   }
 }
 

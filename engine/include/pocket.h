@@ -16,7 +16,8 @@
  * together, and what each hears does not depend on the others, nor on the processor, to the bit.
  *
  * Functions that give a pointer give NULL where they fail, and the reason in `why` (one line, always
- * NUL-terminated); those that give an int give a negative POCKET_… code. Nothing exits or throws.
+ * NUL-terminated); those that give an int give a negative POCKET_… code. Nothing exits or throws, not
+ * where memory runs out either (but in browsers, where that traps).
  */
 #ifndef POCKET_H
 #define POCKET_H
@@ -59,7 +60,8 @@ typedef struct {
     const char *units;          /* base64 of a sentencepiece model */
 } pocket_info;
 
-/* How an engine is to be; zeros are the defaults. */
+/* How an engine is to be; zeros are the defaults. (What guides a beam is worth nothing at a scale or
+ * score of 0.) */
 typedef struct {
     int32_t chunk;        /* encoder frames heard at once, one of chunk_sizes; 0: the first */
     int32_t streams;      /* the most at a time; 0: 1 */
@@ -106,7 +108,8 @@ typedef struct {
 } pocket_stats;
 
 /* Opens a file, or one that lies in memory and stays there. The digest, every size and every number
- * are checked before anything is used. */
+ * are checked before anything is used, once: until it is closed nobody may write into it. (To put a
+ * new file in its place, rename.) */
 POCKET_API pocket_model *pocket_open(const char *path, char why[POCKET_WHY]);
 POCKET_API pocket_model *pocket_open_memory(const void *data, size_t size, char why[POCKET_WHY]);
 POCKET_API void pocket_close(pocket_model *model); /* after all its engines */

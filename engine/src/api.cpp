@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <new>
+#include <memory>
 
 #include "engine.h"
 
@@ -37,17 +37,36 @@ const Kernels *kernels(const char *name) {
     return *one;
 }
 
-pocket_model *built(pocket_model *made, Why &why) {
-    if (!why.refused() && made->model.build(why)) return made;
-    delete made;
-    return nullptr;
+// What `make` gives. All that it may throw is that memory has run out (in browsers, whose modules are
+// built without exceptions, that traps); streams, once made, allocate nothing.
+template <typename Make>
+auto made_by(char *line, Make make) {
+    Why why(line, POCKET_WHY);
+#if defined(__cpp_exceptions)
+    try {
+        return make(why).release();
+    } catch (...) {
+        why.refuse("no memory");
+        return decltype(make(why).release())();
+    }
+#else
+    return make(why).release();
+#endif
+}
+
+std::unique_ptr<pocket_model> built(auto &&read, Why &why) {
+    auto made = std::make_unique<pocket_model>();
+    read(made->model.file);
+    if (why.refused() || !made->model.build(why)) made.reset();
+    return made;
 }
 
 #if !defined(POCKET_GREEDY)
-pocket_lm *fitted(pocket_lm *made, const Model &model, Why &why) {
-    if (!why.refused() && made->ngram.build(model.units, why)) return made;
-    delete made;
-    return nullptr;
+std::unique_ptr<pocket_lm> fitted(auto &&read, const Model &model, Why &why) {
+    auto made = std::make_unique<pocket_lm>();
+    read(made->ngram.file);
+    if (why.refused() || !made->ngram.build(model.units, why)) made.reset();
+    return made;
 }
 
 // Whether every number of the options is one, and fits the model.
@@ -57,6 +76,8 @@ bool guides(const pocket_options &wanted, const Model &m, Why &why) {
     if (!finite) return why.refuse("lm_scale, label_bonus or hotword_score is no number");
     if (wanted.lm && !wanted.lm->ngram.fits(m.units))
         return why.refuse("the language model is for a recogniser of other units");
+    if (wanted.hotword_units > 0 && !wanted.hotwords)
+        return why.refuse("hotword_units = %d, and hotwords is NULL", int(wanted.hotword_units));
     for (int i = 0; i < wanted.hotword_units; ++i) {
         int unit = wanted.hotwords[i];
         if (unit && (unit <= unknown || unit >= m.vocabulary))
@@ -68,6 +89,36 @@ bool guides(const pocket_options &wanted, const Model &m, Why &why) {
 }
 #endif
 
+std::unique_ptr<pocket_engine> made_as(const pocket_options &wanted, const Model &m, Why &why) {
+    const Chunk *chunk = nullptr;
+    for (const Chunk &one : m.chunks)
+        if (!chunk && (!wanted.chunk || wanted.chunk == one.size)) chunk = &one;
+    const Kernels *chosen = kernels(wanted.kernels);
+    int streams = wanted.streams ? wanted.streams : 1;
+    if (!chunk) return why.refuse("no chunks of %d frames in this model", int(wanted.chunk)), nullptr;
+    if (!chosen) return why.refuse("no kernels '%.40s' here", wanted.kernels), nullptr;
+    if (streams < 1 || streams > 1 << 16)
+        return why.refuse("streams = %d: give 1 to 65536", streams), nullptr;
+    int beam = std::max(1, int(wanted.beam));
+    if (wanted.beam < 0 || beam > most_hypotheses)
+        return why.refuse("beam = %d: give 1 to %d", int(wanted.beam), most_hypotheses), nullptr;
+    if (beam > 1 && !beams) return why.refuse("built to search greedily: beam = 1"), nullptr;
+    if (beam == 1 && (wanted.lm || wanted.hotword_units > 0))
+        return why.refuse("beam = 1: what guides a search needs a beam; give 16"), nullptr;
+    if (beam > 1 && !m.transducer)
+        return why.refuse("beam search needs a transducer; this model has a CTC head"), nullptr;
+    Search search{beam, nullptr, wanted.lm_scale, wanted.label_bonus,
+                  wanted.hotwords, std::max(0, int(wanted.hotword_units)), wanted.hotword_score};
+#if !defined(POCKET_GREEDY)
+    if (!guides(wanted, m, why)) return nullptr;
+    if (wanted.lm) search.lm = &wanted.lm->ngram;
+#endif
+    std::unique_ptr<pocket_engine> made(
+        new pocket_engine{Engine(m, *chosen, *chunk, streams, search, wanted.float16 != 0)});
+    if (made->engine.allocate(streams)) return made;
+    return why.refuse("no memory for %d streams", streams), nullptr;
+}
+
 Stream *opened(pocket_engine *engine, int stream) {
     auto &streams = engine->engine.streams;
     bool there = stream >= 0 && size_t(stream) < streams.size() && streams[size_t(stream)].open;
@@ -77,39 +128,32 @@ Stream *opened(pocket_engine *engine, int stream) {
 }  // namespace
 
 pocket_model *pocket_open(const char *path, char *line) {
-    Why why(line, POCKET_WHY);
-    auto made = new (std::nothrow) pocket_model;
-    if (!made) return why.refuse("no memory"), nullptr;
-    made->model.file.map(path, packed, why);
-    return built(made, why);
+    return made_by(line, [&](Why &why) {
+        return built([&](File &file) { file.map(path, packed, why); }, why);
+    });
 }
 
 pocket_model *pocket_open_memory(const void *data, size_t size, char *line) {
-    Why why(line, POCKET_WHY);
-    auto made = new (std::nothrow) pocket_model;
-    if (!made) return why.refuse("no memory"), nullptr;
-    made->model.file.read(data, size, packed, why);
-    return built(made, why);
+    return made_by(line, [&](Why &why) {
+        return built([&](File &file) { file.read(data, size, packed, why); }, why);
+    });
 }
 
 void pocket_close(pocket_model *model) { delete model; }
 
 #if !defined(POCKET_GREEDY)
 pocket_lm *pocket_lm_open(const pocket_model *model, const char *path, char *line) {
-    Why why(line, POCKET_WHY);
-    auto made = new (std::nothrow) pocket_lm;
-    if (!made) return why.refuse("no memory"), nullptr;
-    made->ngram.file.map(path, language_model, why);
-    return fitted(made, model->model, why);
+    return made_by(line, [&](Why &why) {
+        return fitted([&](File &file) { file.map(path, language_model, why); }, model->model, why);
+    });
 }
 
 pocket_lm *pocket_lm_open_memory(const pocket_model *model, const void *data, size_t size,
                                  char *line) {
-    Why why(line, POCKET_WHY);
-    auto made = new (std::nothrow) pocket_lm;
-    if (!made) return why.refuse("no memory"), nullptr;
-    made->ngram.file.read(data, size, language_model, why);
-    return fitted(made, model->model, why);
+    return made_by(line, [&](Why &why) {
+        return fitted([&](File &file) { file.read(data, size, language_model, why); }, model->model,
+                      why);
+    });
 }
 
 void pocket_lm_close(pocket_lm *lm) { delete lm; }
@@ -132,37 +176,8 @@ const char *pocket_unit(const pocket_model *model, int32_t unit) {
 
 pocket_engine *pocket_engine_new(const pocket_model *model, const pocket_options *options,
                                  char *line) {
-    Why why(line, POCKET_WHY);
     pocket_options wanted = options ? *options : pocket_options{};
-    const Model &m = model->model;
-    const Chunk *chunk = nullptr;
-    for (const Chunk &one : m.chunks)
-        if (!chunk && (!wanted.chunk || wanted.chunk == one.size)) chunk = &one;
-    const Kernels *chosen = kernels(wanted.kernels);
-    int streams = wanted.streams ? wanted.streams : 1;
-    if (!chunk) return why.refuse("no chunks of %d frames in this model", int(wanted.chunk)), nullptr;
-    if (!chosen) return why.refuse("no kernels '%.40s' here", wanted.kernels), nullptr;
-    if (streams < 1 || streams > 1 << 16)
-        return why.refuse("streams = %d: give 1 to 65536", streams), nullptr;
-    int beam = std::max(1, int(wanted.beam));
-    if (wanted.beam < 0 || beam > most_hypotheses)
-        return why.refuse("beam = %d: give 1 to %d", int(wanted.beam), most_hypotheses), nullptr;
-    if (beam > 1 && !beams) return why.refuse("built to search greedily: beam = 1"), nullptr;
-    if (beam == 1 && (wanted.lm || wanted.hotword_units > 0))
-        return why.refuse("beam = 1: what guides a search needs a beam; give 4"), nullptr;
-    if (beam > 1 && !m.transducer)
-        return why.refuse("beam search needs a transducer; this model has a CTC head"), nullptr;
-    Search search{beam, nullptr, wanted.lm_scale, wanted.label_bonus,
-                  wanted.hotwords, std::max(0, int(wanted.hotword_units)), wanted.hotword_score};
-#if !defined(POCKET_GREEDY)
-    if (!guides(wanted, m, why)) return nullptr;
-    if (wanted.lm) search.lm = &wanted.lm->ngram;
-#endif
-    auto made = new (std::nothrow) pocket_engine{Engine(m, *chosen, *chunk, streams, search,
-                                                        wanted.float16 != 0)};
-    if (made && made->engine.allocate(streams)) return made;
-    delete made;
-    return why.refuse("no memory for %d streams", streams), nullptr;
+    return made_by(line, [&](Why &why) { return made_as(wanted, model->model, why); });
 }
 
 void pocket_engine_free(pocket_engine *engine) { delete engine; }

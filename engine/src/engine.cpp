@@ -108,10 +108,11 @@ size_t Engine::frames() const {
 void Engine::place_work() {
     const Model &m = model_;
     Arena &memory = work_memory_;
-    size_t several = size_t(most_), searched = several * size_t(beam_);
-    size_t rows = std::max(several * size_t(size_), searched);
-    size_t middle = std::max(several * size_t(2 * size_ + 1), searched);
-    size_t width = size_t(padded(m.width));
+    // Sums and products in 64 bits, so that a hostile plan's do not look small where an address has 32.
+    uint64_t several = uint64_t(most_), searched = several * uint64_t(beam_);
+    uint64_t rows = std::max(several * uint64_t(size_), searched);
+    uint64_t middle = std::max(several * uint64_t(2 * size_ + 1), searched);
+    uint64_t width = uint64_t(padded(m.width));
     int widest = padded(3 * std::max(m.mels, m.channels)), codes = 0, floats = 0, rank = lanes;
     widest = std::max({widest, padded(m.inner), int(width), padded(m.joined), padded(m.predicted)});
     for (const auto &[key, t] : m.tensors) {
@@ -121,14 +122,14 @@ void Engine::place_work() {
         widest = std::max({widest, padded(t.fan_in), padded(t.out)});
     }
     memory.place(feature_work_, size_t(feature_work));
-    memory.place(heard_, several * size_t(4 * size_ + 3) * size_t(padded(m.mels)));
+    memory.place(heard_, several * uint64_t(4 * size_ + 3) * uint64_t(padded(m.mels)));
     memory.place(stacked_, middle * size_t(padded(3 * std::max(m.mels, m.channels))));
     memory.place(middle_, middle * size_t(padded(m.channels)));
-    size_t mixed = std::max(width, size_t(padded(m.mixed())));
+    uint64_t mixed = std::max(width, uint64_t(padded(m.mixed())));
     for (float **piece : {&x_, &n_, &q_, &k_, &v_}) memory.place(*piece, rows * mixed);
     memory.place(h_, rows * size_t(padded(m.inner)));
-    memory.place(seen_, size_t(m.kernel - 1 + size_) * width);
-    memory.place(attention_work_, 4 * size_t(2 * m.head_width + key_stride_));
+    memory.place(seen_, uint64_t(m.kernel - 1 + size_) * width);
+    memory.place(attention_work_, 4 * uint64_t(2 * m.head_width + key_stride_));
     memory.place(head_, rows * size_t(padded(m.head())));
     memory.place(joined_, rows * size_t(padded(m.joined)));
     memory.place(logits_, rows * size_t(padded(m.vocabulary)));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -26,13 +27,13 @@ class Arena {
     ~Arena() { std::free(start_); }
     // Called twice for each piece: to add up what is needed, then, after `reserve`, to place it.
     template <typename T>
-    void place(T *&piece, size_t count) {
-        size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
-        if (base_) piece = reinterpret_cast<T *>(base_ + used_);
-        used_ += bytes;
+    void place(T *&piece, uint64_t count) {
+        if (base_) piece = reinterpret_cast<T *>(base_ + size_t(used_));
+        used_ += (count * sizeof(T) + 63) / 64 * 64;
     }
     bool reserve() {
-        bytes_ = used_;
+        if (used_ > SIZE_MAX / 2) return false;  // in 64 bits, where an address may have 32
+        bytes_ = size_t(used_);
         start_ = std::calloc(1, bytes_ + 64);
         if (start_) base_ = static_cast<char *>(start_) + (64 - size_t(start_) % 64) % 64;
         used_ = 0;
@@ -43,7 +44,8 @@ class Arena {
   private:
     void *start_ = nullptr;
     char *base_ = nullptr;
-    size_t used_ = 0, bytes_ = 0;
+    uint64_t used_ = 0;
+    size_t bytes_ = 0;
 };
 
 // What builds for browsers leave out, to be small: beam search, and what guides it.

@@ -88,8 +88,9 @@ bool Ngram::siblings(size_t parent, size_t from, Why &why) const {
 
 // That its order is small, and that it knows every context's shorter one.
 bool Ngram::levels(Why &why) {
-    for (size_t from = 1, end = first(1); from != end; ++order_) {
-        if (order_ == most_order)
+    int order = 0;
+    for (size_t from = 1, end = first(1); from != end; ++order) {
+        if (order == most_order)
             return why.refuse("no readable language model: its order is above %d", most_order);
         from = std::exchange(end, first(end));
     }

@@ -49,7 +49,7 @@ class Ngram {
 
     const Array *children_ = nullptr, *labels_ = nullptr, *log_probs_ = nullptr, *backoffs_ = nullptr;
     size_t inner_ = 0, nodes_ = 0;  // nodes that may have children; all
-    int vocabulary_ = 0, order_ = 0;
+    int vocabulary_ = 0;
     std::vector<uint32_t> firsts_;  // the first child of every 64th node
 };
 

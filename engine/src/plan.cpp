@@ -70,7 +70,7 @@ class Builder {
             if (row.items.size() != 2) return why_.refuse("its plan is damaged: chunks");
             Chunk chunk{whole(row.items[0], "chunks", 1, 1024), whole(row.items[1], "chunks", 0, 4096)};
             if (chunk.left % chunk.size) return why_.refuse("its plan is damaged: chunks");
-            int64_t mixed = int64_t(m.mixed()) * 2 * (spaces ? m.modes : chunk.left);
+            int64_t mixed = int64_t(m.mixed()) * 2 * (spaces ? m.modes : chunk.left + chunk.size);
             int64_t state = m.layers * (mixed + int64_t(m.width) * m.kernel);
             if (state > largest_state) return why_.refuse("a stream of it would be too large");
             m.chunks.push_back(chunk);
@@ -119,10 +119,10 @@ class Builder {
 
     // Scales as floats, patterns checked, a last partial panel unpacked.
     bool contents(const std::string &key, const Array &array, Tensor &t) {
-        t.panels = array.data + t.scale_bytes();
+        t.panels = array.data + size_t(t.scale_bytes());
         if (t.bits < 16) {
             t.scale = scales(key, array.data, t);
-            if (!t.symmetric) t.low = scales(key, array.data + t.scale_bytes() / 2, t);
+            if (!t.symmetric) t.low = scales(key, array.data + size_t(t.scale_bytes() / 2), t);
         }
         if (t.keep) {
             t.places = choices(t.keep, t.group);

@@ -69,17 +69,30 @@ struct Tensor {
     // Fours of fan-in in a tile of codes, [four][16][4], which groups may reach beyond.
     int fours() const { return (keep ? padded(groups() * group, 4) : padded(fan_in, 4)) / 4; }
 
-    size_t value_bytes(int channels) const { return (size_t(channels) * numbers() * bits + 7) / 8; }
-    size_t panel_bytes(int channels) const {
-        return value_bytes(channels) + (size_t(channels) * groups() * pattern_bits() + 7) / 8;
+    // In 64 bits wherever it runs: what a plan says is compared with the file before it is believed.
+    uint64_t value_bytes(int channels) const {
+        return (uint64_t(channels) * numbers() * bits + 7) / 8;
     }
-    const uint8_t *panel(int index) const { return panels + size_t(index) * panel_bytes(lanes); }
-    size_t scale_bytes() const {
-        return bits == 16 ? 0 : size_t(2) * out * blocks() * (symmetric ? 1 : 2);
+    uint64_t panel_bytes(int channels) const {
+        return value_bytes(channels) + (uint64_t(channels) * groups() * pattern_bits() + 7) / 8;
     }
-    size_t bytes() const {
-        size_t whole = size_t(out / lanes) * panel_bytes(lanes);
+    const uint8_t *panel(int index) const {
+        return panels + size_t(index * panel_bytes(lanes));
+    }
+    uint64_t scale_bytes() const {
+        return bits == 16 ? 0 : uint64_t(2) * out * blocks() * (symmetric ? 1 : 2);
+    }
+    uint64_t bytes() const {
+        uint64_t whole = out / lanes * panel_bytes(lanes);
         return scale_bytes() + whole + (out % lanes ? panel_bytes(out % lanes) : 0);
+    }
+
+    // A panel's scales and lows, [block][16]; the latter null where it is symmetric.
+    const float *scales(int panel) const {
+        return scale.data() + size_t(panel) * blocks() * lanes;
+    }
+    const float *lows(int panel) const {
+        return symmetric ? nullptr : low.data() + size_t(panel) * blocks() * lanes;
     }
 
     // A number of `width` bits (at most 16) of a run that starts at a byte.
@@ -100,7 +113,8 @@ struct Tensor {
     }
     uint32_t pattern(int panel_index, int g, int c) const {
         int n = channels(panel_index);
-        return number(panel(panel_index) + value_bytes(n), size_t(g) * n + c, pattern_bits());
+        const uint8_t *patterns = panel(panel_index) + size_t(value_bytes(n));
+        return number(patterns, size_t(g) * n + c, pattern_bits());
     }
     // A weight of a panel whose integer (or float16) is `number`, at place i of fan-in.
     float weight(int panel_index, int c, int i, uint32_t number) const {

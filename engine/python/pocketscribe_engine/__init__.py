@@ -175,7 +175,7 @@ class Model:
         ]
         self.chunks = list(info.chunk_sizes[: info.chunks])
         self.head = info.head.decode()
-        self.card = info.card.decode()
+        self.card = info.card.decode(errors="replace")
         self.sentencepiece = info.units.decode()
 
     def __del__(self) -> None:

@@ -3,6 +3,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace pocket {
@@ -26,6 +28,20 @@ struct Processor {
 };
 
 }  // namespace
+#elif defined(__aarch64__)
+namespace {
+
+// Whether it has the dot product, as most 64-bit Arm cores since 2018 do (a Cortex-A72 does not).
+bool dot_product() {
+#if defined(__linux__)
+    constexpr unsigned long dot = 1ul << 20;  // HWCAP_ASIMDDP
+    return getauxval(AT_HWCAP) & dot;
+#else
+    return true;  // Apple's all do
+#endif
+}
+
+}  // namespace
 #endif
 
 const Kernels *const *kernels_here() {
@@ -37,7 +53,7 @@ const Kernels *const *kernels_here() {
         if (here.avx512vnni) *next++ = &avx512_kernels;
         if (here.avx2) *next++ = &avx2_kernels;
 #elif defined(__aarch64__)
-        *next++ = &neon_kernels;
+        if (dot_product()) *next++ = &neon_kernels;
 #elif defined(__wasm_simd128__)
         *next++ = &wasm_kernels;  // all there is in a small module
 #endif

@@ -47,7 +47,7 @@ const uint8_t *codes(const Tensor &t, int panel, uint8_t *scratch) {
     } else if (whole && !t.keep && t.bits == 2) {
         expand_2(from, t.fan_in / 4, scratch);
     } else if (t.keep == 2 && t.group == 4 && t.bits == 4 && t.symmetric) {
-        expand_2of4(from, from + t.value_bytes(lanes), t.groups(), scratch);
+        expand_2of4(from, from + size_t(t.value_bytes(lanes)), t.groups(), scratch);
     } else {
         t.codes(panel, scratch);
     }
@@ -108,8 +108,7 @@ void floats_of(const Tensor &t, int panel, const Scratch &scratch) {
         return;
     }
     const uint8_t *from = codes(t, panel, scratch.codes);
-    const float *scale = t.scale.data() + size_t(panel) * t.blocks() * lanes;
-    const float *low = t.low.data() + size_t(panel) * t.blocks() * lanes;
+    const float *scale = t.scales(panel), *low = t.lows(panel);
     float zero = float(t.zero());
     for (int i = 0; i < t.fan_in; i += 4) {
         B64 four = load<B64>(from + i * lanes);
@@ -139,8 +138,7 @@ void integer_rows(const Product &p, const uint8_t *tile, int panel, int row) {
     const Tensor &t = *p.tensor;
     const Integers &x = *p.integers;
     const int8_t *q = x.data + size_t(row) * x.stride;
-    const float *scale = t.scale.data() + size_t(panel) * t.blocks() * lanes;
-    const float *low = t.low.data() + size_t(panel) * t.blocks() * lanes;
+    const float *scale = t.scales(panel), *low = t.lows(panel);
     F16 y[R] = {};
     for (int b = 0; b < t.blocks(); ++b) {
         int first = b * t.block, width = std::min(t.block, t.fan_in - first);

@@ -1,4 +1,4 @@
-// NEON with its dot product (every 64-bit Arm core since 2018).
+// NEON with its dot product.
 #if defined(__aarch64__)
 #include <arm_neon.h>
 
