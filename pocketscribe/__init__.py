@@ -38,5 +38,5 @@ def load(
     from pocketscribe.decoding.searcher import SearchConfig
     from pocketscribe.export.open import open_model
 
-    search = SearchConfig(beam=beam, lm=Path(lm) if lm else None, hotwords=tuple(hotwords))
+    search = SearchConfig.read({"beam": beam, "lm": lm, "hotwords": list(hotwords)}, "load")
     return Model(open_model(Path(model), search, chunk, device, engine))

@@ -103,7 +103,7 @@ def fit(
 def prepare(
     corpus: Annotated[str, typer.Argument(help="A corpus' name, or a folder of your own.")],
     out: Annotated[Path, typer.Option(help="Where cuts and features go.")] = Path("runs/prepared"),
-    split: Annotated[str, typer.Option(help="train, dev, test, …")] = "train",
+    split: Annotated[str, typer.Option(help="all, train, dev, test, …")] = "all",
     root: Root = None,
 ) -> None:
     """Check a corpus, write its cuts and features, and list what is bad in it."""
@@ -116,6 +116,7 @@ def prepare(
     print(
         f"{prepared.folder}: {summary['utterances']} utterances, "
         f"{summary['seconds'] / 3600:.2f} h, {summary['bad']} bad"
+        + (f": {prepared.folder / 'bad.tsv'}" if summary["bad"] else "")
     )
 
 
@@ -156,7 +157,8 @@ def evaluate(
     if any(not equals for _, equals, _ in pairs):
         raise UserError("--where: write COLUMN=VALUE, such as age_group=child")
     columns = {key: value for key, _, value in pairs}
-    part = CorpusConfig(corpus=corpus, split=split, where=columns, group=group)
+    asked = {"corpus": corpus, "split": split, "where": columns, "group": group}
+    part = CorpusConfig.read(asked, "--corpus")
     search = search_config(beam, lm, lm_scale, label_bonus, hotword, hotwords, hotword_score)
     found = opened(model, search, chunk, device, runtime)
     with progress_bar(Console(stderr=True, quiet=not sys.stderr.isatty())) as bar:
@@ -199,6 +201,8 @@ def transcribe(
         raise UserError("transcribe: give audio files, folders or -, or else --microphone")
     if as_json and form not in ("text", "json"):
         raise UserError(f"transcribe: --json is --format json; leave it out for {form}")
+    if microphone and (as_json or form != "text" or out is not None):
+        raise UserError("transcribe: --microphone shows text: leave out --json, --format and --out")
     search = search_config(beam, lm, lm_scale, label_bonus, hotword, hotwords, hotword_score)
     found = api.Model(opened(model, search, chunk, device, runtime))
     if microphone:

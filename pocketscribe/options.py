@@ -63,14 +63,15 @@ def search_config(
     """The options of searching as one config; here, because importing PyTorch takes seconds."""
     from pocketscribe.decoding.searcher import SearchConfig, read_hotwords
 
-    return SearchConfig(
-        beam=beam,
-        lm=lm,
-        lm_scale=lm_scale,
-        label_bonus=label_bonus,
-        hotwords=read_hotwords(hotword or (), hotwords),
-        hotword_score=hotword_score,
-    )
+    options = {
+        "beam": beam,
+        "lm": lm,
+        "lm_scale": lm_scale,
+        "label_bonus": label_bonus,
+        "hotwords": read_hotwords(hotword or (), hotwords),
+        "hotword_score": hotword_score,
+    }
+    return SearchConfig.read(options, "options of searching")
 
 
 def opened(model: Path, search: Any, chunk: Any, device: str, runtime: str | None) -> Any:

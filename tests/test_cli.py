@@ -80,6 +80,12 @@ def speech(tmp_path: Path) -> Path:
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--chunk", "5"), "trained for chunks of 8"),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--where", "age"), "write COLUMN=VALUE"),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--json", "SPEECH"), "is a folder; name a f"),
+        (("evaluate", "MODEL", "--corpus", "synthetic", "--where", "a=b"), "--corpus: "),
+        (
+            ("transcribe", "MODEL", "SPEECH/a.wav", "--lm", "MODEL", "--label-bonus", "nan"),
+            "options of searching: label_bonus = ",
+        ),
+        (("transcribe", "MODEL", "--microphone", "--json"), "--microphone shows text: leave out"),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--where", "age=9"), "no utterance matches"),
         (
             ("evaluate", "CTC", "--corpus", "SPEECH", "--beam", "4"),

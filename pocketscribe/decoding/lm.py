@@ -22,8 +22,9 @@ MOST_TIMES = 1000
 
 
 class Text(NamedTuple):
-    """A file of sentences, and how often they count: a little text of what will be said, say, for
-    as much as a lot of other people's."""
+    """A file of sentences, and how often they count: a little of what will be said, say, for as
+    much as a lot of other people's.
+    """
 
     path: Path
     times: int = 1

@@ -126,15 +126,18 @@ def _batches(
 ) -> Iterator[list[tuple[Item, str, np.ndarray]]]:
     """Items with their words and samples, about `BATCH_SECONDS` at a time; others are listed."""
     batch: list[tuple[Item, str, np.ndarray]] = []
+    longest = 0
     for item in unique(source, refused):
         try:
-            batch.append((item, words_of(item), listen(item)))
+            heard = (item, words_of(item), listen(item))
         except RefusedError as error:
             refused.append((item.id, str(error)))
             continue
-        if len(batch) * max(len(x) for *_, x in batch) >= BATCH_SECONDS * SAMPLE_RATE:
+        longest = max(longest, len(heard[2]))
+        if batch and (len(batch) + 1) * longest > BATCH_SECONDS * SAMPLE_RATE:
             yield batch
-            batch = []
+            batch, longest = [], len(heard[2])
+        batch.append(heard)
     if batch:
         yield batch
 

@@ -29,10 +29,10 @@ def with_low_bits(proto: onnx.ModelProto, model: Recogniser) -> onnx.ModelProto:
     """Replaces the floats of every quantised weight; `proto` was traced with the decoded model."""
     graph = proto.graph
     by_content = {
-        content: weight
+        content: (weight, turned)
         for weight in model.weights.stored.values()
         if _possible(weight.format)
-        for content in _contents(weight)
+        for content, turned in _contents(weight)
     }
     uses: dict[str, list[NodeProto]] = defaultdict(list)
     for node in graph.node:
@@ -40,20 +40,21 @@ def with_low_bits(proto: onnx.ModelProto, model: Recogniser) -> onnx.ModelProto:
             uses[name].append(node)
     new: dict[int, list[NodeProto]] = {}  # by the node that they replace or go before
     for tensor in list(graph.initializer):
-        weight = by_content.get(numpy_helper.to_array(tensor).tobytes())
+        weight, turned = by_content.get(numpy_helper.to_array(tensor).tobytes(), (None, False))
         if weight is None or not uses[tensor.name]:
             continue
         nodes = uses[tensor.name]
-        if all(_multiplies(node, tensor.name, weight) for node in nodes):
+        if all(_multiplies(node, tensor.name, turned) for node in nodes):
             products = _Products(tensor.name, weight)
             graph.initializer.extend(products.initializers)
             for node in nodes:
                 new[id(node)] = products.replace(node)
         elif weight.format.block is None and weight.format.symmetric:
-            parts = _int8(tensor, weight)
+            parts = _int8(tensor, weight, turned)
             graph.initializer.extend(parts)
             names = [part.name for part in parts]
-            floats = helper.make_node("DequantizeLinear", names, [tensor.name], axis=0)
+            axis = int(turned)  # of the stored matrix's rows, each of which has a scale
+            floats = helper.make_node("DequantizeLinear", names, [tensor.name], axis=axis)
             new[id(nodes[0])] = [floats, *new.get(id(nodes[0]), [nodes[0]])]
         else:
             continue
@@ -79,18 +80,20 @@ def _integers(weight: Weight) -> Quantised:
     return integers(weight.packed(), (out, fan_in), weight.format)
 
 
-def _contents(weight: Weight) -> list[bytes]:
-    """The matrix as a graph may hold it: as it is, or the other way round."""
+def _contents(weight: Weight) -> list[tuple[bytes, bool]]:
+    """The matrix as a graph may hold it: as it is, or turned. (A symmetric one is as it is.)"""
     with torch.no_grad():
         matrix = weight().detach()
-    return [np.ascontiguousarray(m).tobytes() for m in (matrix.numpy(), matrix.T.numpy())]
+    sides = ((matrix.T, True), (matrix, False))
+    return [(np.ascontiguousarray(m.numpy()).tobytes(), turned) for m, turned in sides]
 
 
-def _multiplies(node: NodeProto, name: str, weight: Weight) -> bool:
-    """Whether the node is `x W^T`, perhaps with a bias, and `name` its W."""
+def _multiplies(node: NodeProto, name: str, turned: bool) -> bool:
+    """Whether the node is `x W^T`, perhaps with a bias, for the stored W: `name` is it, or W^T."""
     if node.op_type not in ("MatMul", "Gemm") or list(node.input).index(name) != 1:
         return False
-    return node.op_type == "MatMul" or {a.name: a.i for a in node.attribute}.get("transA", 0) == 0
+    set_to = {a.name: a.i for a in node.attribute}
+    return set_to.get("transA", 0) == 0 and bool(set_to.get("transB", 0)) != turned
 
 
 @dataclass
@@ -156,11 +159,13 @@ def _spread(scale: torch.Tensor, fan_in: int, block: int) -> np.ndarray:
     return np.ascontiguousarray(scale.float().expand(-1, count).numpy())
 
 
-def _int8(tensor: onnx.TensorProto, weight: Weight) -> tuple[onnx.TensorProto, onnx.TensorProto]:
-    """Integers in the float tensor's shape, and a scale for each of its first axis."""
+def _int8(
+    tensor: onnx.TensorProto, weight: Weight, turned: bool
+) -> tuple[onnx.TensorProto, onnx.TensorProto]:
+    """Integers in the float tensor's shape, and a scale for each row of the stored matrix."""
     found = _integers(weight)
-    shape = tuple(tensor.dims)
-    values = found.codes.numpy().astype(np.int8).reshape(shape)
+    codes = found.codes.numpy().astype(np.int8)
+    values = np.ascontiguousarray(codes.T if turned else codes).reshape(tuple(tensor.dims))
     scale = found.scale.float().numpy().reshape(-1)
     return (
         numpy_helper.from_array(values, f"{tensor.name}.codes"),

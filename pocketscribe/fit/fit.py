@@ -60,17 +60,18 @@ def fit(
     elif start == NOTHING:
         start = None
     for change in changes:
-        if start is not None and change.startswith("model"):
-            raise UserError(
-                f"--set {change}: {start}, which it starts from, has a shape of its own; "
-                "--start none starts from nothing"
-            )
         if change.startswith(("name", "evaluate.stages")):
             raise UserError(f"--set {change}: fit leaves fit.pocket, whatever else is set")
     own = read_recipe("fit", [c for c in changes if c.startswith(("model", "speech.units"))])
     kept = out / "speed.json"
     before = Speed.read(read_json(kept), str(kept)).x_real_time if kept.is_file() else None
     planned = plan(seen, budget, minutes, start, own, before, device)
+    for change in changes:
+        if planned.started and change.startswith("model"):
+            raise UserError(
+                f"--set {change}: {start}, which it starts from, has a shape of its own; "
+                "--start none starts from nothing"
+            )
     _show(planned, seen, changes, console)
     named = ["name=fit", *planned.changes, *changes]  # whichever recipe it is, it leaves fit.pocket
     recipe = read_recipe(planned.recipe, named, out.parent)

@@ -36,6 +36,7 @@ class Plan:
         minutes: that training is expected to take on this machine.
         speed: the times real time that they were reckoned with.
         words: what this much speech can and cannot give.
+        started: whether it starts from a trained model.
     """
 
     recipe: str
@@ -43,6 +44,7 @@ class Plan:
     minutes: float
     speed: float
     words: list[str]
+    started: bool
 
     @property
     def changes(self) -> list[str]:
@@ -111,7 +113,8 @@ def plan(
             hours = f"{heard * effort.share:.5f}"
             choices.append(Choice(way.key(stage, "audio_hours"), hours, why))
     taken = 60 * heard * way.cost / speed
-    return Plan(way.recipe, choices, taken, speed, list(_words(seen, started is not None)))
+    words = list(_words(seen, started is not None))
+    return Plan(way.recipe, choices, taken, speed, words, started is not None)
 
 
 def _parts(seen: Look) -> Iterator[Choice]:

@@ -55,11 +55,12 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
         self.sharing.check(self.encoder.layers)
-        state = sum(map(prod, self.encoder.state_shapes(self.chunks.left).values()))
+        longest = max((size for size in self.chunks.sizes if size != "full"), default=0)
+        state = sum(map(prod, self.encoder.state_shapes(self.chunks.left + longest).values()))
         if state > LARGEST_STATE:  # which sharing does not make smaller, nor a small file
             raise ValueError(
                 f"a stream would remember {state:,} numbers, in proportion to layers, width and "
-                f"chunks.left or encoder.modes; at most {LARGEST_STATE:,} are allowed"
+                f"chunks.left and sizes, or encoder.modes; at most {LARGEST_STATE:,} are allowed"
             )
         return self
 
@@ -146,13 +147,11 @@ def start_from(model: Recogniser, source: Recogniser) -> None:
     Raises:
         UserError: the two differ in more than sharing, ranks, formats, chunks and dropout.
     """
-    here, there = _shape(model), _shape(source)
-    for key, value in here.items():
-        if there.get(key) != value:
-            raise UserError(
-                f"model.{key} is {value} here and {there.get(key)} in the model to start from; "
-                "only sharing, ranks, formats, chunks and dropout may change"
-            )
+    check_same_shape(model.config, source.config)
+    if model.vocabulary != source.vocabulary:
+        raise UserError(
+            f"{model.vocabulary} text units here, {source.vocabulary} in the model to start from"
+        )
     if all(getattr(model.config, k) == getattr(source.config, k) for k in ("sharing", "ranks")):
         # What ships has no training heads: those stay as they were drawn.
         model.load_state_dict(source.state_dict(), strict=False)
@@ -165,11 +164,22 @@ def start_from(model: Recogniser, source: Recogniser) -> None:
             tensor.copy_(theirs[name])
 
 
-def _shape(model: Recogniser) -> dict[str, Any]:
+def check_same_shape(model: ModelConfig, source: ModelConfig) -> None:
+    """Raises UserError where one cannot start from the other."""
+    here, there = _shape(model), _shape(source)
+    for key, value in here.items():
+        if there.get(key) != value:
+            raise UserError(
+                f"model.{key} is {value} here and {there.get(key)} in the model to start from; "
+                "only sharing, ranks, formats, chunks and dropout may change (cut makes smaller)"
+            )
+
+
+def _shape(config: ModelConfig) -> dict[str, Any]:
     """All that two models must have in common for one to start from the other, by its key."""
-    kept = model.config.model_dump(exclude={"sharing", "ranks", "formats", "chunks"})
+    kept = config.model_dump(exclude={"sharing", "ranks", "formats", "chunks"})
     encoder = {f"encoder.{key}": v for key, v in kept.pop("encoder").items() if key != "dropout"}
-    return {**encoder, **kept, "vocabulary": model.vocabulary}
+    return {**encoder, **kept}
 
 
 @torch.no_grad()

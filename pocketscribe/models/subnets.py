@@ -73,10 +73,7 @@ class Space:
         self.choices: dict[str, Choices] = {
             key: tuple(sorted({*getattr(config, key), largest})) for key, largest in own.items()
         }
-        # Layers that share a tensor have one width inside.
-        insides = [Dim(f"encoder.blocks.{i}.ffn1", 0) for i in range(encoder.layers)]
-        groups = [model.weights.dims.name(dim) for dim in insides]
-        self.groups = [groups.index(name) for name in groups]
+        self.groups = _groups(model)
         self._check(own)
 
     def _check(self, own: Mapping[str, int]) -> None:
@@ -209,6 +206,22 @@ def one_of(sizes: Choices, generator: torch.Generator) -> int:
     return sizes[int(torch.randint(len(sizes), (), generator=generator))]
 
 
+def _groups(model: Recogniser) -> list[int]:
+    """For each layer the first of those that have one width inside, because they share a tensor."""
+    dims, count = model.weights.dims, model.config.encoder.layers
+    names = [
+        {dims.name(Dim(f"encoder.blocks.{i}.{ffn}", 0)) for ffn in ("ffn1", "ffn2")}
+        for i in range(count)
+    ]
+    groups = list(range(count))
+    for i in range(count):
+        for j in range(i):
+            if names[i] & names[j]:
+                first, other = sorted((groups[i], groups[j]))
+                groups = [first if group == other else group for group in groups]
+    return groups
+
+
 def sliced(large: Recogniser, small: Recogniser) -> dict[str, Tensor]:
     """The sub-network's parameters and buffers, by name, out of the large model's tensors.
 
@@ -217,12 +230,26 @@ def sliced(large: Recogniser, small: Recogniser) -> dict[str, Tensor]:
     theirs = dict(large.weights.dims.named(large))
     found: dict[str, Tensor] = {}
     for name, sized in small.weights.dims.named(small):
-        tensor = theirs[name].tensor
-        for axis, (dim, other) in enumerate(zip(sized.dims, theirs[name].dims, strict=True)):
-            tensor = _first(tensor, axis, dim, other)
+        tensor = _slice(theirs[name].tensor, sized.dims, theirs[name].dims)
         # As its copy would lie in memory, or products might round otherwise.
         found[name] = tensor.contiguous()
     return {**found, **dict(large.named_buffers())}
+
+
+def follow(large: Recogniser, small: Recogniser) -> None:
+    """The sub-network's weights are pruned and quantised as the large model's are at this step.
+
+    (Whole groups are sliced, so that a part of a mask is the mask of a part.)
+    """
+    theirs = {id(sized.tensor): sized.dims for _, sized in large.weights.dims.named(large)}
+    ours = {id(sized.tensor): sized.dims for _, sized in small.weights.dims.named(small)}
+    for key, weight in small.weights.stored.items():
+        other = large.weights.stored[key]
+        weight.pattern, weight.grid = other.pattern, other.grid
+        weight.prune_gradient, weight.fixed_mask = other.prune_gradient, other.fixed_mask
+        if other.fixed_mask is not None:
+            dims = ours[id(weight.stored)], theirs[id(other.stored)]
+            weight.fixed_mask = _slice(other.fixed_mask, *dims)
 
 
 def extract(large: Recogniser, config: ModelConfig) -> Recogniser:
@@ -235,6 +262,13 @@ def extract(large: Recogniser, config: ModelConfig) -> Recogniser:
         for name, tensor in sliced(large, small).items():
             ours[name].copy_(tensor)
     return small.train(large.training)
+
+
+def _slice(tensor: Tensor, dims: Sequence[Dim], others: Sequence[Dim]) -> Tensor:
+    """The first units of every axis: those of `dims` out of `others`."""
+    for axis, (dim, other) in enumerate(zip(dims, others, strict=True)):
+        tensor = _first(tensor, axis, dim, other)
+    return tensor
 
 
 def _first(tensor: Tensor, axis: int, dim: Dim, other: Dim) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 
 from pocketscribe.errors import UserError
 from pocketscribe.export.open import model_file
-from pocketscribe.models import LETTERS, ModelConfig, Recogniser
+from pocketscribe.models import LETTERS, ModelConfig, Recogniser, check_same_shape
 from pocketscribe.models.cutting import check_cut
 from pocketscribe.models.saved import load_model
 from pocketscribe.models.subnets import Space
@@ -66,6 +66,18 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
                 check_cut(config, source)
             except UserError as error:
                 raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
+        if stage.from_ is not None and stage.cut is None:
+            source = read.model_of(stage.from_, outside.config, f"{path.name}: ")
+            try:
+                check_same_shape(config, source)
+            except UserError as error:
+                raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
+        sparse = any(rule.sparsity for rule in config.formats)
+        if stage.patience and sparse and stage.masks.update == "schedule":
+            raise UserError(
+                f"{path.name}: stage {stage.name!r}: patience would stop by scores from before the "
+                "N:M masks are whole: leave it out, or masks.update = 'every_step'"
+            )
         if stage.take is not None and is_outside(stage.take.search):
             outside.check_searches(stage.take.search, f"{path.name}: stage {stage.name!r}: ")
         try:

@@ -112,12 +112,18 @@ class StageConfig(TrainingConfig):
             raise ValueError("distil needs a teacher")
         if self.heads_only and self.from_ is None:
             raise ValueError("heads_only needs from: the model whose heads are trained")
+        if self.heads_only and not self.loss.asks_heads:
+            raise ValueError("heads_only: this loss asks none of the heads that it would train")
         if self.heads_only and (self.cut or self.teacher or self.formats or self.supernet):
             raise ValueError(
                 "heads_only leaves the model as it is: leave out cut, teacher, formats and supernet"
             )
         if self.take is not None and self.from_ is None:
             raise ValueError("take needs from: the supernet whose part it takes, or that part")
+        if self.take is not None and self.cut is None and self.take.search == self.from_:
+            raise ValueError(
+                "take of the supernet in from needs cut = { layers = 'first', units = 'first' }"
+            )
         if self.search is not None and self.supernet is None and self.from_ is None:
             raise ValueError("search needs sub-networks: supernet, or from: a supernet's stage")
         if self.teacher is None:
@@ -143,6 +149,8 @@ class StageConfig(TrainingConfig):
 
         `bare` says that the model in `from` has none. Theirs is a fifth of a training at most.
         """
+        if not self.loss.asks_heads:
+            return 0
         if self.heads_only:
             return sys.maxsize
         steps = 3600 * self.audio_hours / (self.batch_seconds * self.accumulate)
@@ -195,9 +203,11 @@ class Recipe(Config):
                         f"stage {stage.name!r}: take.search = {stage.take.search!r}: that stage "
                         "does not search"
                     )
-            if stage.search is not None and not self.speech.dev:
+            listens = stage.search is not None or (stage.cut is not None and stage.cut.listens)
+            if listens and not self.speech.dev:
                 raise ValueError(
-                    f"stage {stage.name!r}: speech.dev is empty: a search needs speech to choose by"
+                    f"stage {stage.name!r}: speech.dev is empty: a search, or a choice by loss, "
+                    "needs speech to choose by"
                 )
             for key, name in named.items():
                 if name is not None and name not in seen and not is_outside(name):

@@ -1,10 +1,10 @@
 """Walking a recipe: prepare the speech, run each stage once, score, and end with a table.
 
 A run's folder: recipe.json (what was asked), taken.json (which models it took from elsewhere, with
-their digests), units.json, <stage>/ (checkpoint/ while it trains,
-model.safetensors when it is done, TensorBoard's log), NAME.safetensors (the last stage's model in
-float16, without what training alone needs, or NAME.pocket: the file that is scored, with its scores
-on its card) and results.json.
+their digests), units.json, <stage>/ (checkpoint/, which a stopped training goes on from and nobody
+needs afterwards, model.safetensors when it is done, TensorBoard's log), NAME.safetensors (the last
+stage's model in float16, without what training alone needs, or NAME.pocket: the file that is
+scored, with its scores on its card) and results.json.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from rich.progress import Progress as Bar
 
 from pocketscribe.config import Config, read_bytes
 from pocketscribe.errors import UserError
+from pocketscribe.evaluation.dev import Heard
 from pocketscribe.evaluation.report import results_table
 from pocketscribe.export.open import choose_device
 from pocketscribe.files import read_json, write_json
@@ -230,10 +231,12 @@ class Run:
             progress = training.progress
         if model.config.formats:
             settle(model)
+        # Prepared by all processes together, searched by one.
+        dev = speech.heard(stage.search.utterances) if stage.search is not None else []
         if fabric.is_global_zero:
             about = card(self.recipe.name, stage, model, usable, progress, begun.before)
             if stage.search is not None:
-                found = self._search(stage, Saved(model.cpu(), units.to_json(), about), speech, bar)
+                found = self._search(stage, Saved(model.cpu(), units.to_json(), about), dev, bar)
                 about["frontier"] = [point.model_dump(mode="json") for point in found]
             save_model(self._model_file(stage.name), Saved(model, units.to_json(), about))
         fabric.barrier()
@@ -261,7 +264,7 @@ class Run:
         return Begun(model, start.stages, bare)
 
     def _search(
-        self, stage: StageConfig, supernet: Saved, speech: Speech, bar: Bar
+        self, stage: StageConfig, supernet: Saved, dev: Sequence[Heard], bar: Bar
     ) -> tuple[Point, ...]:
         """The frontier of a supernet, which says on its card what can be taken out of it."""
         spaces = [made["space"] for made in supernet.stages if "space" in made]
@@ -273,7 +276,6 @@ class Run:
         space = SpaceConfig.read(spaces[-1], f"{stage.from_}: its card: space")
         assert stage.search is not None
         units = Units.from_json(supernet.units, stage.name)
-        dev = speech.heard(stage.search.utterances)
         folder = self.folder / stage.name
         return Search(supernet, space, stage.search, units, dev, folder, stage.seed).run(bar)
 

@@ -57,7 +57,9 @@ class FinishedRun:
 
     def __init__(self, run: Path) -> None:
         alone = results_of(run) == run
-        self.folder, self.name = (run.parent, run.stem) if alone else (run, run.name)
+        kept = alone and run.name != "results.json"  # else it lies in its run's folder
+        self.folder = run.parent if alone else run
+        self.name = run.stem if kept else self.folder.resolve().name
         self.results = read_results(results_of(run))
         self.rows = tuple(
             Row(self, stage, title, result)

@@ -98,9 +98,9 @@ def _pairs(tars: Iterable[str], folder: Path) -> Iterator[Item]:
     for name in tars:
         try:
             with open_best(name, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-                members = (member for member in archive if member.isfile())
+                members = (member for member in archive if member.isfile() and _shown(member.name))
                 for key, group in groupby(members, key=lambda member: _key(member.name)):
-                    parts = {member.name[len(key) :]: _bytes(archive, member) for member in group}
+                    parts = {_suffix(member.name): _bytes(archive, member) for member in group}
                     if (item := _pair(key, parts, folder)) is not None:
                         yield item
         except (OSError, EOFError, ValueError, tarfile.TarError) as error:
@@ -110,6 +110,17 @@ def _pairs(tars: Iterable[str], folder: Path) -> Iterator[Item]:
 def _key(name: str) -> str:
     """What the files of one utterance have in common: all up to the first dot of the name."""
     return str(PurePosixPath(name).with_name(PurePosixPath(name).name.split(".")[0]))
+
+
+def _suffix(name: str) -> str:
+    """The rest of it, with that dot."""
+    base = PurePosixPath(name).name
+    return base[len(base.split(".")[0]) :]
+
+
+def _shown(name: str) -> bool:
+    """Not what a system puts beside files, such as a Mac's `._a.flac`."""
+    return not PurePosixPath(name).name.startswith(".")
 
 
 def _bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pocketscribe.config import Config
+from pocketscribe.errors import UserError
 from pocketscribe.models import Recogniser
 from pocketscribe.models.cutting import before, cut, plain, plain_config
 from pocketscribe.speech.batches import Batch
@@ -70,6 +71,11 @@ def cut_from(
         small = Recogniser(plain_config(student.config), student.vocabulary)
     for name, size in small.weights.dims.sizes().items():
         name = before(name, layers)
+        if size > large[name]:
+            raise UserError(
+                f"{name}: {size} units are asked, and the layer that is kept has {large[name]}; a "
+                "cut makes smaller (encoder.inner, layer by layer)"
+            )
         if worth is None:
             kept[name] = torch.arange(size)
         elif config.ranked:

@@ -16,6 +16,7 @@ from pydantic import Field
 from pocketscribe.config import Config
 
 SMALL_MODEL = 2_000_000  # parameters
+ALL_THREADS = torch.get_num_threads()
 BF16_GAIN = 0.8  # of float32's time: less would be eaten up by what mixed precision costs besides
 FRAMES_PER_SECOND = 25  # of an encoder
 
@@ -49,8 +50,8 @@ def use_fitting_threads(parameters: int) -> None:
     Its products take microseconds: as soon as anything else runs, several threads spend their time
     waiting for each other.
     """
-    if parameters < SMALL_MODEL and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1 if parameters < SMALL_MODEL else ALL_THREADS)
 
 
 class MeasuredPrecision(Config):

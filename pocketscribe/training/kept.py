@@ -90,14 +90,19 @@ class Kept(nn.Module):
             found = self._file.execute("SELECT numbers FROM said WHERE name = ?", (name,))
             row = found.fetchone()
             return None if row is None else load(row[0])
+        except sqlite3.OperationalError as error:  # a lock, a disk
+            raise UserError(f"{self.path}: not readable now ({error})") from None
         except (SafetensorError, sqlite3.DatabaseError):
             raise UserError(f"{self.path}: damaged; delete the file") from None
 
     def _write(self, new: Mapping[str, dict[str, Tensor]]) -> None:
         packed = [(name, save(numbers)) for name, numbers in new.items()]
-        self._file.execute("BEGIN IMMEDIATE")
-        self._file.executemany("INSERT OR IGNORE INTO said VALUES (?, ?)", packed)
-        self._file.execute("COMMIT")
+        try:
+            self._file.execute("BEGIN IMMEDIATE")
+            self._file.executemany("INSERT OR IGNORE INTO said VALUES (?, ?)", packed)
+            self._file.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise UserError(f"{self.path}: not writable now ({error})") from None
 
 
 def _difference(before: str, made_by: Mapping[str, Any]) -> str:

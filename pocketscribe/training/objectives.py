@@ -52,6 +52,11 @@ class LossConfig(Config):
     fastemit: float = Field(default=0.0, ge=0)
 
     @property
+    def asks_heads(self) -> bool:
+        """Whether a transducer learns from heads that only training needs."""
+        return self.transducer == "pruned" or self.ctc > 0 or self.consistency > 0
+
+    @property
     def views(self) -> int:
         """Versions of each utterance in a batch."""
         return 2 if self.consistency else 1

@@ -21,7 +21,7 @@ from pocketscribe.losses import (
 )
 from pocketscribe.models import ModelConfig, Recogniser
 from pocketscribe.models.blocks import Block
-from pocketscribe.models.subnets import Sizes, Space, SpaceConfig, sliced
+from pocketscribe.models.subnets import Sizes, Space, SpaceConfig, follow, sliced
 from pocketscribe.speech.batches import Batch
 from pocketscribe.training.distilled import divergences
 from pocketscribe.training.objectives import LossConfig, Objective, Outputs, Plain, StepContext
@@ -90,6 +90,7 @@ class Sandwich(Objective):
     def _sub_outputs(self, sizes: Sizes, batch: Batch, context: StepContext) -> Outputs:
         student = self._stand_in(self.space.sub_config(sizes)).train(self.training)
         tensors = sliced(self.model, student.plain.model)
+        follow(self.model, student.plain.model)
         named = {f"plain.model.{name}": tensor for name, tensor in tensors.items()}
         return torch.func.functional_call(student, named, (batch, context, self._said))
 

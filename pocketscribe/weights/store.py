@@ -13,7 +13,7 @@ from pocketscribe.weights.dims import Dim, Dims, Size, dim
 from pocketscribe.weights.format import Format, FormatRule
 from pocketscribe.weights.layers import Conv1d, Embedding, Linear
 from pocketscribe.weights.rules import check_rules, first_match, resolve
-from pocketscribe.weights.sharing import Key, Sharing, names
+from pocketscribe.weights.sharing import Across, Key, Sharing, names
 from pocketscribe.weights.spec import RankRule, WeightSpec
 from pocketscribe.weights.weight import Transposed, Weight
 
@@ -41,6 +41,7 @@ class Weights:
         self.layers = layers
         self.stored: dict[str, Weight] = {}
         self.uses: dict[str, Use] = {}
+        self._factors_of: dict[str, Across | None] = {}  # each factor's group of layers
         self.dims = Dims()
         self._specs: dict[str, tuple[str, WeightSpec]] = {}  # by key, with who asked first
 
@@ -169,9 +170,10 @@ class Weights:
         if key.transposed:
             fan_in, out = out, fan_in
         rank = min(spec.rank, fan_in, out)
+        groups = ((spec.across or "all") if f == spec.share_factor else None for f in ("u", "v"))
         u_key, v_key = (
-            key.factor(which, (spec.across or "all") if which == spec.share_factor else None)
-            for which in ("u", "v")
+            self._factor_key(name, key, which, across)
+            for which, across in zip(("u", "v"), groups, strict=True)
         )
         new_u, new_v = u_key not in self.stored, v_key not in self.stored
         full = Weight("", out, fan_in, UNIT_VARIANCE).stored.detach() if new_u or new_v else None
@@ -186,6 +188,16 @@ class Weights:
                 if new_v:
                     v.stored.copy_(root.unsqueeze(1) * right[:rank])
         return u, v
+
+    def _factor_key(self, name: str, key: Key, which: str, across: Across | None) -> str:
+        """A group's factor goes by its first layer, whose own it must not be besides."""
+        found = key.factor(which, across)
+        if self._factors_of.setdefault(found, across) != across:
+            raise UserError(
+                f"{name}: its factor {which} is both shared and a layer's own: give the layers of "
+                "a group (share_factor, across) one rule"
+            )
+        return found
 
     def _weight(
         self,

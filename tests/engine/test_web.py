@@ -95,7 +95,7 @@ def says(page: Any, button: str) -> None:
 
 
 def test_a_microphone_is_heard(page: Any) -> None:
-    """Chromium's own fake one, which beeps; however often the button is pressed, it is given back."""
+    """Chromium's own fake one, which beeps; however often one presses, it is given back."""
     page.evaluate(COUNTED)
     page.evaluate("for (let i = 0; i < 2; ++i) document.getElementById('listen').click()")
     says(page, "Stop")
@@ -195,7 +195,8 @@ def test_sizes_beyond_32_bits_are_refused(page: Any, tmp_path: Path) -> None:
 
     def spoil(plan: dict, header: dict, arrays: dict) -> None:
         plan["tensors"][key] = [65536, 65536, len(plan["formats"])]
-        plan["formats"].append(dict(bits=8, block=1, symmetric=True, activations=0, keep=[0, 0]))
+        format = {"bits": 8, "block": 1, "symmetric": True, "activations": 0, "keep": [0, 0]}
+        plan["formats"].append(format)
         arrays[f"{key}.packed"] = np.zeros(0, np.uint8)
 
     whole = babbling(tmp_path / "whole.pocket")

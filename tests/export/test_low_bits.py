@@ -115,3 +115,20 @@ def test_small_models_have_small_files(path: Path, folder: Path) -> None:
 def test_int8_of_what_is_small_already_is_refused(path: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="weights have formats of their own already"):
         export(path, "onnx", tmp_path / "out", int8=True)
+
+
+@pytest.mark.parametrize("rules", ["int8", "int4 2:4"])
+def test_a_matrix_used_both_ways_round(rules: str, tmp_path: Path) -> None:
+    """Square and not: the scales are those of the stored matrix's rows, however it is used."""
+    tie = [["attention.query", "attention.key^T"], ["ffn1.up", "ffn1.down^T"]]
+    saved = talkative.talkative(**WIDE, formats=FORMATS[rules], sharing={"tie": tie})
+    settle(saved.model)
+    save_packed(tmp_path / "tied.pocket", saved)
+    export(tmp_path / "tied.pocket", "onnx", tmp_path / "onnx")
+    runtime, model = OnnxRuntime(tmp_path / "onnx"), load_model(tmp_path / "tied.pocket").model
+    features = torch.randn(1, 4 * runtime.chunk, 80, generator=torch.Generator().manual_seed(0))
+    found, _ = runtime.step(features, runtime.initial_state(1))
+    with torch.no_grad():
+        state = model.initial_state(1, model.config.chunks.streaming.left)
+        expected = model.joiner.encoder(model.step(features, state)[0])
+    assert (found - expected).norm() < 0.05 * expected.norm()

@@ -235,3 +235,13 @@ def test_what_cannot_be_cut(change: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError) as refused:
         check_cut(large(change).config, large().config)
     assert line in str(refused.value)
+
+
+@pytest.mark.parametrize("units", ["first", "norm"])
+def test_a_layer_that_is_kept_is_no_narrower_than_asked(units: str) -> None:
+    def uneven(inner: list[int]) -> Recogniser:
+        encoder = {"width": 16, "layers": len(inner), "heads": 2, "head_width": 6, "inner": inner}
+        return large({**SMALL, "encoder": encoder})
+
+    with pytest.raises(UserError, match=r"blocks\.0\..*: 16 units are asked, and .* has 8"):
+        cut_from(uneven([16]), uneven([8, 16]), CutConfig(layers="first", units=units), None)

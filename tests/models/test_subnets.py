@@ -166,3 +166,14 @@ def test_sizes_that_a_file_claims(change: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError) as refused:
         space.sub_config(space.smallest.model_copy(update=change))
     assert line in str(refused.value)
+
+
+def test_layers_that_share_either_feed_forward_have_one_width_inside() -> None:
+    """The second one alone is shared: by all, or by two and two."""
+    for across, groups in (("all", [0, 0, 0, 0]), (2, [0, 0, 2, 2])):
+        sharing = {"share": [{"modules": ["ffn2"], "across": across}]}
+        whole = large({"sharing": sharing})
+        space = Space(whole, SpaceConfig(inner=(8,)))
+        assert space.groups == groups[: whole.config.encoder.layers]
+        for seed in range(8):
+            extract(whole, space.sub_config(space.draw(torch.Generator().manual_seed(seed))))

@@ -168,6 +168,18 @@ def test_later_changes_win(recipe: Path) -> None:
             finetune('heads_only = true, formats = [{ match = "*", bits = 8 }]'),
             "heads_only leaves the model as it is: leave out cut, teacher, formats and supernet",
         ),
+        (
+            finetune('heads_only = true, loss = { transducer = "full", ctc = 0.0 }'),
+            "heads_only: this loss asks none of the heads",
+        ),
+        (
+            finetune("model = { encoder = { layers = 3 } }"),
+            "stage 'second': model.encoder.layers is 3 here and",
+        ),
+        (
+            finetune('patience = 3, formats = [{ match = "*", bits = 4, sparsity = "2:4" }]'),
+            "stage 'second': patience would stop by scores from before the N:M masks are whole",
+        ),
         (finetune('teacher = "first", supernet = {}'), "a supernet's largest network teaches the"),
         (
             finetune("supernet = { width = [4096] }"),

@@ -105,3 +105,10 @@ def test_plots_need_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UserError, match=r"pip install 'pocketscribe\[report\]'"):
         write_report([run], tmp_path / "out")
     assert not (tmp_path / "out").exists(), "half a report is none"
+
+
+def test_results_in_their_runs_go_by_the_runs_names(tmp_path: Path) -> None:
+    runs = [run_folder(tmp_path / name, **{"fsdd test": result()}) for name in ("one", "two")]
+    write_report([run / "results.json" for run in runs], tmp_path / "report")
+    rows = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [row["run"] for row in rows["rows"] if isinstance(rows, dict)] == ["one", "two"]

@@ -182,6 +182,7 @@ def test_small_models_take_one_thread(
 ) -> None:
     before = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(fabric_room, "ALL_THREADS", 2)
     if said is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", said)
     try:
@@ -367,3 +368,17 @@ def test_dropout_follows_from_the_step(tiny: Tiny, batches: Batches, tmp_path: P
     (first, noise), (again, same), (_, later), (_, reseeded) = found
     assert first == again and torch.equal(noise, same)
     assert not torch.equal(noise, later) and not torch.equal(noise, reseeded)
+
+
+def test_a_small_model_takes_one_thread_and_leaves_the_others_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(fabric_room, "ALL_THREADS", 3)
+    try:
+        for parameters, expected in ((10**6, 1), (10**7, 3), (10**6, 1)):
+            use_fitting_threads(parameters)
+            assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(threads)

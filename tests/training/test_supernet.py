@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,9 +13,12 @@ from pocketscribe.models import Recogniser
 from pocketscribe.models.subnets import extract
 from pocketscribe.speech.augment import AugmentConfig
 from pocketscribe.speech.batches import Batch, TrainingBatches
+from pocketscribe.training.formatted import Formatted
 from pocketscribe.training.loop import Training
+from pocketscribe.training.masks import MaskConfig
 from pocketscribe.training.objectives import LossConfig, Plain, StepContext
 from pocketscribe.training.supernet import Sandwich, SupernetConfig, scale_dropout
+from pocketscribe.weights import FormatRule
 
 Tiny = Callable[..., Recogniser]
 Batches = Callable[..., TrainingBatches]
@@ -141,3 +144,32 @@ def test_the_adaptive_divergence() -> None:
     found.backward()
     assert found.isfinite() and lost.grad.isfinite().all()
     assert found.item() >= divergence(sure, lost.detach()).item() - 1e-3
+
+
+@pytest.mark.parametrize("gradient", ["masked", "sr_ste"])
+def test_sub_networks_are_pruned_as_the_largest_is(
+    tiny: Tiny, batch: Batch, gradient: Literal["masked", "sr_ste"]
+) -> None:
+    """Densely at first, by groups that shrink, then by masks that stay: each pass on the slices."""
+    rules = (FormatRule(match="*ffn*", bits=4, sparsity="2:4"),)
+    model = Recogniser(tiny().config.model_copy(update={"formats": rules}), tiny().vocabulary)
+    inner = sandwich(model, distil="none").eval()
+    objective = Formatted(inner, MaskConfig(gradient=gradient))
+    key = "encoder.blocks.0.ffn1.up"
+    large = model.weights.stored[key]
+    for done, pattern in ((0.0, None), (0.15, (3, 4)), (0.5, (2, 4)), (0.9, (2, 4))):
+        objective.begin(done, done)
+        with torch.no_grad():
+            large.stored += torch.randn(large.stored.shape)  # masks that stay are others' by now
+        for context in contexts(inner)[1:]:
+            config = inner.space.sub_config(inner.chosen(context))
+            objective(batch, context)
+            small = inner._stand_in(config).plain.model.weights.stored[key]
+            assert small.pattern == large.pattern == pattern
+            assert small.prune_gradient == large.prune_gradient and small.grid == large.grid
+            out, fan_in = small.stored.shape
+            if done < 0.9:
+                assert small.fixed_mask is large.fixed_mask is None
+            else:
+                assert large.fixed_mask is not None and small.fixed_mask is not None
+                assert torch.equal(small.fixed_mask, large.fixed_mask[:out, :fan_in])

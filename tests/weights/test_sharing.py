@@ -349,3 +349,11 @@ def test_a_rank_that_saves_nothing_is_warned_of_with_the_break_even() -> None:
     # 16 x 16 maps of attention save up to rank 7; what wide ones save must not hide that.
     with pytest.warns(UserWarning, match=r"'encoder\.\*' stores .* of 16 x 16 maps, .* up to 7$"):
         Recogniser(config({}, [{"match": "encoder.*", "rank": 8}]), 12)
+
+
+def test_a_factor_is_a_groups_or_a_layers_own() -> None:
+    """A group goes by its first layer: a rule of that layer's own must not be shared unasked."""
+    own = {"match": "encoder.blocks.0.ffn1.up", "rank": 4}
+    shared = {"match": "*.ffn1.up", "rank": 4, "share_factor": "u"}
+    with pytest.raises(UserError, match="its factor u is both shared and a layer's own"):
+        Recogniser(ModelConfig.read({"ranks": [own, shared]}, "recipe"), 30)
