@@ -42,8 +42,9 @@ def main(streams: str = "1,8") -> None:
     searches = {
         "greedy": native.Search(),
         "beam 4": native.Search(4),
-        "beam 4, language model": native.Search(4, lm),
-        "beam 4, both guides": native.Search(4, lm, hotwords=hotwords),
+        "beam 16": native.Search(16),
+        "beam 16, language model": native.Search(16, lm),
+        "beam 16, both guides": native.Search(16, lm, hotwords=hotwords),
     }
     for count in map(int, streams.split(",")):
         engines = {n: native.Engine(model, 0, count, search=s) for n, s in searches.items()}
