@@ -150,7 +150,8 @@ def start_from(model: Recogniser, source: Recogniser) -> None:
     check_same_shape(model.config, source.config)
     if model.vocabulary != source.vocabulary:
         raise UserError(
-            f"{model.vocabulary} text units here, {source.vocabulary} in the model to start from"
+            f"model.vocabulary is {model.vocabulary} here and {source.vocabulary} in the model to "
+            "start from; both need the same text units"
         )
     if all(getattr(model.config, k) == getattr(source.config, k) for k in ("sharing", "ranks")):
         # What ships has no training heads: those stay as they were drawn.

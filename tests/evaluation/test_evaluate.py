@@ -245,7 +245,7 @@ def test_batches_are_bounded_padding_included(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = evaluate(Parrot(), part(folder), None)
-    for limit, counts in ((0.1, [1, 1, 1]), (2.0, [2, 1]), (2.5, [3]), (100.0, [3])):
+    for limit, counts in ((0.1, [1, 1, 1]), (2.0, [2, 1]), (2.5, [2, 1]), (100.0, [3])):
         monkeypatch.setattr(module, "BATCH_SECONDS", limit)
         runtime = Parrot()
         result = evaluate(runtime, part(folder), None)

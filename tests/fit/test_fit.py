@@ -147,21 +147,20 @@ def test_what_is_looked_at(folder: Path, tmp_path: Path) -> None:
     assert "are dev" in seen.split_by
 
 
-def test_refusals(folder: Path, tmp_path: Path) -> None:
+def test_refusals(folder: Path, talkative: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--budget 20kB: the smallest sub-network takes"):
         quietly(folder, "20kB", tmp_path / "runs" / "fit")
     with pytest.raises(UserError, match="write bytes, such as 2MB"):
         quietly(folder, "small", tmp_path / "runs" / "fit")
     with pytest.raises(UserError, match="neither a folder nor a corpus"):
         quietly(tmp_path / "nowhere", "1MB", tmp_path / "runs" / "fit")
-    start = tmp_path / "start.safetensors"
     for change, line in (
         ("model.encoder.width=32", "which it starts from, has a shape of its own; --start none"),
         ("name=mine", "fit leaves fit.pocket"),
         ('evaluate.stages=["student"]', "fit leaves fit.pocket"),
     ):
         with pytest.raises(UserError, match=line):
-            quietly(folder, "1MB", tmp_path / "runs" / "fit", start=start, changes=[change])
+            quietly(folder, "1MB", tmp_path / "runs" / "fit", start=talkative, changes=[change])
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "a.wav").write_bytes(b"no audio")

@@ -161,7 +161,7 @@ def test_later_changes_win(recipe: Path) -> None:
         ),
         (finetune("distil = { ctc = 2.0 }"), "distil needs a teacher"),
         (
-            finetune('take = { search = "first", budget = "1MB" }'),
+            finetune('take = { search = "first", budget = "1MB" }, cut = { units = "first" }'),
             "stage 'second': take.search = 'first': that stage does not search",
         ),
         (

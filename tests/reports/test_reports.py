@@ -111,4 +111,4 @@ def test_results_in_their_runs_go_by_the_runs_names(tmp_path: Path) -> None:
     runs = [run_folder(tmp_path / name, **{"fsdd test": result()}) for name in ("one", "two")]
     write_report([run / "results.json" for run in runs], tmp_path / "report")
     rows = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert [row["run"] for row in rows["rows"] if isinstance(rows, dict)] == ["one", "two"]
+    assert [row["run"] for row in rows] == ["one", "two"]

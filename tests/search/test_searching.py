@@ -112,7 +112,7 @@ def test_goes_on_from_what_was_scored(
         ("stage.1.search.budget=much", "much: write bytes, such as 2MB or 500kB"),
         ("stage.1.search.milliseconds=3", "latency = true"),
         ("stage.0.supernet.width=[10]", "10 does not divide into groups of 2:4"),
-        ("speech.dev=[]", "a search needs speech to choose by"),
+        ("speech.dev=[]", "a search, or a choice by loss, needs speech to choose by"),
     ],
 )
 def test_refusals(searched: Path, tmp_path: Path, change: str, line: str) -> None:
