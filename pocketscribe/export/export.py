@@ -34,6 +34,8 @@ def export_saved(
     if int8 and to not in ("onnx", "sherpa-onnx"):
         raise UserError(f"export --to {to}: --int8 is for onnx targets")
     if to in ("packed", "safetensors"):
+        if chunk is not None:
+            raise UserError(f"export --to {to}: it holds all chunkings; leave out --chunk")
         if to == "packed":
             save_packed(out, saved)
         else:

@@ -4,16 +4,18 @@ A run's folder: recipe.json (what was asked), taken.json (which models it took f
 their digests), units.json, <stage>/ (checkpoint/, which a stopped training goes on from and nobody
 needs afterwards, model.safetensors when it is done, TensorBoard's log), NAME.safetensors (the last
 stage's model in float16, without what training alone needs, or NAME.pocket: the file that is
-scored, with its scores on its card) and results.json.
+scored, with its scores on its card), results.json and lock, which one process at a time holds.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import Progress as Bar
 
@@ -52,6 +54,8 @@ from pocketscribe.training.masks import settle
 from pocketscribe.training.objectives import Objective, Plain
 from pocketscribe.training.supernet import Sandwich
 from pocketscribe.training.teacher import Teacher, check_teacher
+
+LOCK = "lock"  # in a run's folder
 
 
 @dataclass(frozen=True)
@@ -96,15 +100,35 @@ class Run:
         # Under torchrun process 0 goes first where something is written; the others find it done.
         self.fabric = make_fabric("float32", folder, self.device)
         self.console = console if self.fabric.is_global_zero else Console(quiet=True)
+        self._lock = FileLock(folder / LOCK)
         self._check_recipe()
 
     def go(self) -> dict[str, Any]:
         """Runs what is left to run; returns the results, which also lie in results.json."""
         self.train(self.recipe.stage[-1].name)
-        with progress_bar(self.console) as bar, self.fabric.rank_zero_first():
+        with self._alone(), progress_bar(self.console) as bar, self.fabric.rank_zero_first():
             results = score_and_ship(self.recipe, self.folder, self.root, bar)
         self.console.print(results_table(results))
         return results
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Raises UserError where another process (or torchrun's several) is at this run."""
+        if not self.fabric.is_global_zero:
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{self.folder}: another process is at this run; wait for it, or choose another "
+                "--out"
+            ) from None
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def train(self, last: str) -> None:
         """Trains what is not yet trained, up to the stage `last`."""
@@ -118,8 +142,8 @@ class Run:
         for stage in left:
             if stage.search is not None:
                 check_installed(stage.search)
-        self._take(left)
-        with progress_bar(self.console) as bar:
+        with self._alone(), progress_bar(self.console) as bar:
+            self._take(left)
             speech = Speech(
                 self.recipe.speech, self.folder, self.root, self.fabric, self.console, bar
             )

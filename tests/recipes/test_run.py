@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from pocketscribe.errors import UserError
@@ -29,6 +30,7 @@ from tiny import TINY_RECIPE, command, environment, run_here
 def test_a_finished_run(tiny_run: Path) -> None:
     assert {p.name for p in tiny_run.iterdir()} == {
         "float",
+        "lock",
         "recipe.json",
         "results.json",
         "tiny.safetensors",
@@ -332,6 +334,14 @@ def test_a_missing_corpus_is_found_before_anything_is_trained(
     with pytest.raises(UserError, match=line):
         run_here(recipe, recipe.parent / "run", change)
     assert [p.name for p in recipe.parent.iterdir()] == ["tiny.toml"]
+
+
+def test_a_run_is_one_processs_at_a_time(tiny_run: Path) -> None:
+    """A lock that is held, by whomever; it goes with the process that held it."""
+    at_it = pytest.raises(UserError, match="another process is at this run; wait for it, or")
+    with FileLock(tiny_run / "lock"), at_it:
+        run_here(tiny_run.with_name("tiny.toml"), tiny_run)
+    run_here(tiny_run.with_name("tiny.toml"), tiny_run)
 
 
 def test_kill_minus_9_and_again(recipe: Path, tiny_run: Path, prepared_beside: Callable) -> None:
