@@ -26,7 +26,8 @@ SEEDS = st.integers(0, 2**32 - 1)
 def compiled(library: Path) -> None:
     """The engine's sources but for streams, with a door to every kernel (operators.cpp)."""
     build = runpy.run_path(str(ENGINE / "build.py"))
-    own = build["KERNELS"] if platform.machine() in ("x86_64", "AMD64") else {}
+    machine = platform.machine().replace("AMD64", "x86_64")
+    own = build["KERNELS"].get(machine, {})
     rooms = ("features", "file", "json", "pieces", "plan", "sha256", "tensor")
     sources = [ENGINE / "src" / f"{name}.cpp" for name in rooms]
     sources += [s for s in (ENGINE / "src" / "kernels").glob("*.cpp") if s.stem != "wasm"]
