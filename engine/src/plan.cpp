@@ -11,7 +11,9 @@ namespace pocket {
 namespace {
 
 constexpr int widest = 1 << 16;
-constexpr int64_t largest_state = 1 << 24;  // numbers that a stream remembers, as recogniser.py has it
+// Numbers that a stream remembers: recogniser.py's 2^24, with a chunk itself, which is no longer than
+// what lies before it, if anything does.
+constexpr int64_t largest_state = 1 << 25;
 
 class Builder {
   public:

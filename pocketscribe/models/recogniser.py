@@ -55,12 +55,11 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
         self.sharing.check(self.encoder.layers)
-        longest = max((size for size in self.chunks.sizes if size != "full"), default=0)
-        state = sum(map(prod, self.encoder.state_shapes(self.chunks.left + longest).values()))
+        state = sum(map(prod, self.encoder.state_shapes(self.chunks.left).values()))
         if state > LARGEST_STATE:  # which sharing does not make smaller, nor a small file
             raise ValueError(
                 f"a stream would remember {state:,} numbers, in proportion to layers, width and "
-                f"chunks.left and sizes, or encoder.modes; at most {LARGEST_STATE:,} are allowed"
+                f"chunks.left or encoder.modes; at most {LARGEST_STATE:,} are allowed"
             )
         return self
 
