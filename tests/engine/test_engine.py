@@ -1,5 +1,7 @@
 """The engine hears what PyTorch hears: in every format, on every instruction set, in company."""
 
+import subprocess
+import sys
 from itertools import cycle
 from pathlib import Path
 
@@ -298,3 +300,22 @@ def test_its_frames_and_silence(packed: Path, utterances: list[np.ndarray]) -> N
             said += result.tokens
     assert said and result.frames - 1 - said[-1].frame == result.silence > 25
     assert hypothesis(said).frames == sorted({t.frame for t in said})
+
+
+def test_no_memory_is_a_reason(tmp_path: Path) -> None:
+    """In a process that may have little: refused, not ended."""
+    path = babbling(tmp_path / "m.pocket")
+    program = f"""
+import resource
+import pocketscribe_engine as native
+model = native.Model({str(path)!r})
+resource.setrlimit(resource.RLIMIT_AS, (300 << 20, 300 << 20))
+for streams in (65536, 30000):
+    try:
+        native.Engine(model, streams=streams)
+    except native.EngineError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [line.startswith("no memory") for line in done.stdout.splitlines()] == [True, True]
