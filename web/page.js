@@ -48,7 +48,6 @@ function begin({ listens = false } = {}) {
   if (listening && !listens) release();
   stream?.close();
   stream = model.stream(Number(at("chunk").value));
-  at("text").textContent = "";
   show();
   return ++turn;
 }
@@ -126,11 +125,11 @@ async function start() {
 
 /** What was said to the last sample, and the microphone given back. */
 async function stop() {
-  const mine = turn;
+  const mine = listening;
   const ended = new Promise((resolve) => (listening.ended = resolve));
   listening.port.postMessage("stop");
   await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, 500))]);
-  if (mine !== turn) return; // somebody else has begun, and stopped it
+  if (mine !== listening) return; // somebody else has begun, and stopped it
   release();
   stream.finish();
   show();

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pocketscribe.errors import UserError
-from pocketscribe.models.recogniser import ModelConfig, Recogniser, start_from
+from pocketscribe.models.recogniser import ModelConfig, Recogniser, check_equal, start_from
 from pocketscribe.weights import Sharing
 
 LAYER = re.compile(r"(encoder\.blocks\.)(\d+)(\..+)")
@@ -33,13 +33,8 @@ def check_cut(small: ModelConfig, large: ModelConfig) -> None:
                 f"model.{key} is {value} here and {there.get(key, 0)} in the model that it is cut "
                 "from; a cut makes smaller"
             )
-    same, other = _kept(small), _kept(large)
-    for key, value in same.items():
-        if other.get(key) != value:
-            raise UserError(
-                f"model.{key} is {value} here and {other.get(key)} in the model that it is cut "
-                "from; a cut keeps whole heads, and leaves out layers, heads and channels"
-            )
+    keeps = "a cut keeps whole heads, and leaves out layers, heads and channels"
+    check_equal(_kept(small), _kept(large), f"that it is cut from; {keeps}")
 
 
 def _sizes(config: ModelConfig) -> dict[str, int]:

@@ -4,6 +4,7 @@ Dimensions: B batch, T feature frames (10 ms), S = T // 4 encoder frames (40 ms)
 D encoder width, U labels, V vocabulary.
 """
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any, ClassVar, Literal
 
@@ -147,11 +148,8 @@ def start_from(model: Recogniser, source: Recogniser) -> None:
         UserError: the two differ in more than sharing, ranks, formats, chunks and dropout.
     """
     check_same_shape(model.config, source.config)
-    if model.vocabulary != source.vocabulary:
-        raise UserError(
-            f"model.vocabulary is {model.vocabulary} here and {source.vocabulary} in the model to "
-            "start from; both need the same text units"
-        )
+    units = {"vocabulary": model.vocabulary}, {"vocabulary": source.vocabulary}
+    check_equal(*units, "to start from; both need the same text units")
     if all(getattr(model.config, k) == getattr(source.config, k) for k in ("sharing", "ranks")):
         # What ships has no training heads: those stay as they were drawn.
         model.load_state_dict(source.state_dict(), strict=False)
@@ -166,13 +164,17 @@ def start_from(model: Recogniser, source: Recogniser) -> None:
 
 def check_same_shape(model: ModelConfig, source: ModelConfig) -> None:
     """Raises UserError where one cannot start from the other."""
-    here, there = _shape(model), _shape(source)
+    may = "only sharing, ranks, formats, chunks and dropout may change (cut makes smaller)"
+    check_equal(_shape(model), _shape(source), f"to start from; {may}")
+
+
+def check_equal(here: Mapping[str, Any], there: Mapping[str, Any], what: str) -> None:
+    """Raises UserError at the first key that differs; `what` says which model is `there`, and why
+    it must not.
+    """
     for key, value in here.items():
         if there.get(key) != value:
-            raise UserError(
-                f"model.{key} is {value} here and {there.get(key)} in the model to start from; "
-                "only sharing, ranks, formats, chunks and dropout may change (cut makes smaller)"
-            )
+            raise UserError(f"model.{key} is {value} here and {there.get(key)} in the model {what}")
 
 
 def _shape(config: ModelConfig) -> dict[str, Any]:

@@ -241,8 +241,8 @@ def follow(large: Recogniser, small: Recogniser) -> None:
 
     (Whole groups are sliced, so that a part of a mask is the mask of a part.)
     """
-    theirs = {id(sized.tensor): sized.dims for _, sized in large.weights.dims.named(large)}
-    ours = {id(sized.tensor): sized.dims for _, sized in small.weights.dims.named(small)}
+    theirs = {id(sized.tensor): sized.dims for sized in large.weights.dims.sized}
+    ours = {id(sized.tensor): sized.dims for sized in small.weights.dims.sized}
     for key, weight in small.weights.stored.items():
         other = large.weights.stored[key]
         weight.pattern, weight.grid = other.pattern, other.grid

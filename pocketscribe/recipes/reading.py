@@ -60,16 +60,11 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
                 f"{path.name}: stage {stage.name!r}: heads_only: a CTC model has no heads "
                 "that only training needs"
             )
-        if stage.cut is not None and stage.from_ is not None:
+        if stage.from_ is not None:
             source = read.model_of(stage.from_, outside.config, f"{path.name}: ")
+            check = check_same_shape if stage.cut is None else check_cut
             try:
-                check_cut(config, source)
-            except UserError as error:
-                raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
-        if stage.from_ is not None and stage.cut is None:
-            source = read.model_of(stage.from_, outside.config, f"{path.name}: ")
-            try:
-                check_same_shape(config, source)
+                check(config, source)
             except UserError as error:
                 raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
         sparse = any(rule.sparsity for rule in config.formats)
