@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import soundfile
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -68,10 +69,11 @@ def main(
         "memory, GiB",
         "GFLOP a second of audio",
         "hours of audio",
+        "hours here",
     )
     table = Table("stage", *columns, *(f"hours on an {gpu}" for gpu in GPUS))
     with TemporaryDirectory() as folder:
-        librispeech(Path(folder) / "librispeech", utterances=max(2, int(seconds)))
+        librispeech(Path(folder) / "librispeech", utterances=max(2, int(seconds / 4)))
         for stage in dict.fromkeys((STAGES[0], *stages.split(","))):
             asked = [f"--seconds={seconds}", f"--steps={steps}", f"--width={width}"]
             torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
@@ -81,15 +83,17 @@ def main(
             if done.returncode:
                 raise SystemExit(done.stderr)
             row = json.loads((Path(folder) / "measured.json").read_text())
+            print(f"{stage}: {row}", file=sys.stderr, flush=True)
             hours = row["hours"]
             flop = 3600 * hours * row["flop"]
             table.add_row(
                 stage,
                 f"{row['parameters'] / 1e6:.1f}M",
-                f"{row['step']:.1f}",
+                f"{row['step']:.2f}",
                 f"{row['memory']:.1f}",
                 f"{row['flop'] / 1e9:.1f}",
                 f"{hours:,.0f}",
+                f"{hours / seconds * row['step']:,.1f}",
                 *(f"{flop / rate / UTILISED / 3600:,.1f}" for rate in GPUS.values()),
             )
     Console(width=160).print(table)
@@ -126,6 +130,8 @@ def one(folder: str, stage: str, *, seconds: float, steps: int, width: int) -> N
     run.train(name)
     if run.fabric.is_global_zero:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        if torch.cuda.is_available():
+            memory = torch.cuda.max_memory_allocated() / 2**30
         kept = {k: seen[k] for k in ("flop", "parameters")}
         row = {**kept, "memory": memory, "step": statistics.median(seen["times"])}
         (root / "measured.json").write_text(json.dumps({**row, "hours": asked.audio_hours}))

@@ -12,6 +12,7 @@ Dimensions
     V   text units, blank among them
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ LOG_ZERO = -1e30
 # Label log-probabilities are summed along u, and a sum near LOG_ZERO would swallow all others.
 # exp(-1e4) is as impossible as zero, yet a few of these leave the sum its digits.
 LEAST_LABEL = -1e4
+MOST_AT_ONCE = 2**26  # numbers of a temporary on an accelerator
 
 
 def lattice_posterior(
@@ -217,14 +219,14 @@ def _scan(into: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _EmissionLogProbs(torch.autograd.Function):
-    """Goes utterance by utterance, so that temporaries with a V axis are a B-th of the logits."""
+    """Goes by a few utterances at a time, so that temporaries with a V axis stay small."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(logits.dtype, torch.float32)
         normaliser = torch.empty(logits.shape[:3], dtype=dtype, device=logits.device)
-        for utterance, out in zip(logits, normaliser, strict=True):
-            torch.logsumexp(utterance.to(dtype), 2, out=out)
+        for few in _few_utterances(logits):
+            torch.logsumexp(logits[few].to(dtype), 3, out=normaliser[few])
         ctx.save_for_backward(logits, tokens, normaliser)
         token = logits.gather(3, tokens[..., None])[..., 0]
         return logits[..., BLANK] - normaliser, token - normaliser
@@ -236,10 +238,21 @@ class _EmissionLogProbs(torch.autograd.Function):
         blank, token = grads
         both = -(blank + token)
         grad = torch.empty_like(logits)
-        for b in range(logits.shape[0]):
+        for few in _few_utterances(logits):
             # d log p_i / d logit_v = [i = v] - p_v
-            slopes = (logits[b] - normaliser[b][..., None]).exp_().mul_(both[b][..., None])
-            slopes[..., BLANK] += blank[b]
-            slopes.scatter_add_(2, tokens[b][..., None], token[b][..., None])
-            grad[b] = slopes
+            slopes = (logits[few] - normaliser[few][..., None]).exp_().mul_(both[few][..., None])
+            slopes[..., BLANK] += blank[few]
+            slopes.scatter_add_(3, tokens[few][..., None], token[few][..., None])
+            grad[few] = slopes
         return grad, None
+
+
+def _few_utterances(logits: Float[Tensor, "B T W V"]) -> Iterator[slice]:
+    """Which to take at once: one on a CPU, whose caches hold it; on an accelerator, where every
+    call costs time, as many as stay under `MOST_AT_ONCE` numbers.
+    """
+    count = 1
+    if logits.device.type != "cpu":
+        count = max(1, MOST_AT_ONCE // max(logits[0].numel(), 1))
+    for start in range(0, len(logits), count):
+        yield slice(start, start + count)

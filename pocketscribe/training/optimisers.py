@@ -116,7 +116,7 @@ class ScaledAdam(Optimizer):
         size = torch.where(matrix, rms.clamp(min=MIN_RMS), SCALAR_RATE)
         rate = -(1 - BETA1) * lr * size * (1 - BETA2**step).sqrt() * clip
         self._update(params, grads, rate.tolist(), rescale, clip)
-        torch._foreach_copy_(stored, list(stats.unbind()))
+        torch._foreach_copy_(stored, list(stats.to(stored[0].device).unbind()))  # one transfer
         return loss
 
     def _initialise(self, params: list[Tensor]) -> None:
