@@ -34,16 +34,23 @@ Chunk = Annotated[
 ]
 Beam = Annotated[
     int | None,
-    typer.Option(min=1, help="Width of the beam; 1 is greedy; 4 with --lm or hotwords."),
+    typer.Option(min=1, help="Width of the beam; 1 is greedy; 16 with --lm or hotwords."),
 ]
 Lm = Annotated[Path | None, typer.Option(help="A language model's file, made by lm.")]
-LmScale = Annotated[float, typer.Option(min=0, help="Weight of the language model.")]
-LabelBonus = Annotated[float, typer.Option(help="With --lm: added for each label.")]
+LmScale = Annotated[
+    float | None, typer.Option(min=0, help="With --lm: its weight; 0.4 if not given.")
+]
+LabelBonus = Annotated[
+    float | None, typer.Option(help="With --lm: added for each label; 0.4 if not given.")
+]
 Hotword = Annotated[
     list[str] | None, typer.Option(help="A word or phrase to prefer; may be repeated.")
 ]
 HotwordsFile = Annotated[Path | None, typer.Option("--hotwords", help="A file of them, by lines.")]
-HotwordScore = Annotated[float, typer.Option(min=0, help="Worth of each unit of a hotword.")]
+HotwordScore = Annotated[
+    float | None,
+    typer.Option(min=0, help="Worth of each unit of a hotword, nats; 1.5 if not given."),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 RuntimeName = Annotated[
     str | None,
@@ -54,22 +61,25 @@ RuntimeName = Annotated[
 def search_config(
     beam: int | None,
     lm: Path | None,
-    lm_scale: float,
-    label_bonus: float,
+    lm_scale: float | None,
+    label_bonus: float | None,
     hotword: list[str] | None,
     hotwords: Path | None,
-    hotword_score: float,
+    hotword_score: float | None,
 ) -> Any:
     """The options of searching as one config; here, because importing PyTorch takes seconds."""
     from pocketscribe.decoding.searcher import SearchConfig, read_hotwords
 
+    weights = {
+        "lm_scale": lm_scale,
+        "label_bonus": label_bonus,
+        "hotword_score": hotword_score,
+    }
     options = {
         "beam": beam,
         "lm": lm,
-        "lm_scale": lm_scale,
-        "label_bonus": label_bonus,
+        **{k: v for k, v in weights.items() if v is not None},
         "hotwords": read_hotwords(hotword or (), hotwords),
-        "hotword_score": hotword_score,
     }
     return SearchConfig.read(options, "options of searching")
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pocketscribe.config import Config
 from pocketscribe.decoding.beam import BeamSearch, Guide
@@ -41,6 +41,15 @@ class SearchConfig(Config):
     label_bonus: float = 0.4
     hotwords: tuple[str, ...] = ()
     hotword_score: float = Field(default=1.5, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "SearchConfig":
+        given = self.model_fields_set
+        if self.lm is None and (idle := given & {"lm_scale", "label_bonus"}):
+            raise ValueError(f"{sorted(idle)[0]} belongs to a language model: give --lm FILE too")
+        if not self.hotwords and "hotword_score" in given:
+            raise ValueError("hotword_score belongs to hotwords: give --hotword PHRASE too")
+        return self
 
     @property
     def width(self) -> int:

@@ -53,7 +53,7 @@ from pocketscribe.training.loop import Training
 from pocketscribe.training.masks import settle
 from pocketscribe.training.objectives import Objective, Plain
 from pocketscribe.training.supernet import Sandwich
-from pocketscribe.training.teacher import Teacher, check_teacher
+from pocketscribe.training.teacher import Teacher, check_lesson, check_teacher
 
 LOCK = "lock"  # in a run's folder
 
@@ -142,6 +142,9 @@ class Run:
         for stage in left:
             if stage.search is not None:
                 check_installed(stage.search)
+            if (teacher := stage.taught_by) is not None:
+                one, other = self._model_of(teacher), self._model_of(stage.name)
+                check_lesson(one, other, stage.distil, teacher)
         with self._alone(), progress_bar(self.console) as bar:
             self._take(left)
             speech = Speech(
@@ -339,7 +342,7 @@ class Run:
         if stage.supernet is not None:
             objective = Sandwich(model, stage.loss, stage.supernet, alone=alone)
         if (name := stage.taught_by) is not None:
-            objective = Distilled(objective, self._teacher(stage, name, model, units, heard))
+            objective = Distilled(objective, self._teacher(stage, name, units, heard))
         if model.config.formats:
             objective = Formatted(objective, stage.masks, stage.sampled_bits)
         return objective
@@ -348,12 +351,11 @@ class Run:
         self,
         stage: StageConfig,
         name: str,
-        student: Recogniser,
         units: Units,
         heard: Sequence[Trainable],
     ) -> Teacher | Kept:
         model = self._load(name, units).model
-        check_teacher(model, student, stage.distil, name)
+        check_teacher(model, stage.distil, name)
         teacher = Teacher(model.to(self.fabric.device), stage.distil, stage.loss.pruned_width)
         if not stage.distil.keep:
             return teacher

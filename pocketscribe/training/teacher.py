@@ -28,7 +28,7 @@ from pocketscribe.losses import (
     window_lattice,
     window_nodes,
 )
-from pocketscribe.models import Chunking, Recogniser
+from pocketscribe.models import Chunking, ModelConfig, Recogniser
 from pocketscribe.speech.batches import Batch
 from pocketscribe.training.delay import encode_late
 
@@ -187,27 +187,35 @@ class _Windows(NamedTuple):
         return window_lattice(self.logits, self.windows, batch.targets)
 
 
-def check_teacher(teacher: Recogniser, student: Recogniser, config: DistilConfig, who: str) -> None:
-    """Whether one can teach the other so. `who` names the teacher.
+def check_lesson(
+    teacher: ModelConfig, student: ModelConfig, config: DistilConfig, who: str
+) -> None:
+    """Whether a model of one kind can teach one of another so. `who` names the teacher.
 
     Raises:
         UserError: it cannot.
     """
-    if teacher.config.head != student.config.head:
+    if teacher.head != student.head:
         raise UserError(
-            f"teacher {who!r} has a {teacher.config.head} head, its student a "
-            f"{student.config.head} head; both need the same"
+            f"teacher {who!r} has a {teacher.head} head, its student a {student.head} head; "
+            "both need the same"
         )
-    asked = [
-        str(s) for s in (("full",) if config.context == "full" else student.config.chunks.sizes)
-    ]
-    known = [str(s) for s in teacher.config.chunks.sizes]
+    asked = [str(s) for s in (("full",) if config.context == "full" else student.chunks.sizes)]
+    known = [str(s) for s in teacher.chunks.sizes]
     if strange := [size for size in asked if size not in known]:
         raise UserError(
             f"teacher {who!r} was not trained in chunks of {', '.join(strange)} (it knows "
             f"{', '.join(known)}); give the student chunks.sizes among those, or "
             "distil.context = 'full' where the teacher knows 'full'"
         )
+
+
+def check_teacher(teacher: Recogniser, config: DistilConfig, who: str) -> None:
+    """Whether a model has what it is asked for. `who` names it.
+
+    Raises:
+        UserError: it has not.
+    """
     lost = teacher.config.head == "transducer" and TRAINING_HEAD not in teacher.auxiliary
     if lost and (config.ctc or config.own_windows):
         raise UserError(

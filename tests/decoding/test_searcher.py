@@ -34,6 +34,19 @@ def test_a_guide_brings_a_beam(lm: Path) -> None:
             Searcher.open(config, characters())
 
 
+@pytest.mark.parametrize(
+    ("idle", "line"),
+    [
+        ({"lm_scale": 0.5}, "lm_scale belongs to a language model: give --lm FILE too"),
+        ({"label_bonus": 0.5, "hotwords": ["ONE"]}, "label_bonus belongs to a language model"),
+        ({"hotword_score": 2.0}, "hotword_score belongs to hotwords: give --hotword PHRASE too"),
+    ],
+)
+def test_a_number_for_a_guide_that_is_not_there(idle: dict[str, object], line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        SearchConfig.read(idle, "options of searching")
+
+
 def test_what_cannot_be_spelt_or_read_is_refused(lm: Path, tmp_path: Path) -> None:
     for word in ("QUAY", "…", ""):
         with pytest.raises(UserError, match="this model cannot spell it"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pocketscribe.errors import UserError
 from pocketscribe.models.saved import load_model
 from pocketscribe.models.subnets import extract
 from pocketscribe.training.loop import Training
@@ -77,6 +78,17 @@ def test_a_chain_killed_in_its_second_stage_ends_as_one_that_was_not(
     for name in ("first", "second"):
         file = Path(name) / "model.safetensors"
         assert_equal(load_file(broken / file), load_file(whole / file))
+
+
+def test_a_teacher_that_cannot_teach_is_told_before_the_first_stage(
+    recipe: Path, tmp_path: Path
+) -> None:
+    """Its stage would come last: hours later, otherwise."""
+    last = '[[stage]]\nname = "last"\nteacher = "float"\naudio_hours = 1\nmodel = { head = "ctc" }'
+    recipe.write_text(TINY_RECIPE + last, encoding="utf-8")
+    with pytest.raises(UserError, match="teacher 'float' has a transducer head, its student a ctc"):
+        run_here(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "recipe.json").exists()
 
 
 def test_two_processes_distil_as_one_does(recipe: Path, chain: Callable[[str], Path]) -> None:
