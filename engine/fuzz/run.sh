@@ -6,7 +6,7 @@ set -e
 here=$(dirname "$0")
 out=${OUT:-$here/../build/fuzz}
 mkdir -p "$out"
-flags="-std=c++20 -O1 -g -ffp-contract=off -fsanitize=address,undefined
+flags="-std=c++20 ${OPTIMISE:--O1 -g} -ffp-contract=off -fsanitize=address,undefined
   -fno-sanitize-recover=all -Wno-psabi -DPOCKET_FUZZ $MORE"
 objects=
 for source in "$here"/open.cpp "$here"/../src/*.cpp "$here"/../src/kernels/*.cpp; do
