@@ -51,7 +51,12 @@ def test_the_pocket_file_is_a_tenth() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "lm"), [("english.safetensors", "english.lm"), ("digits.safetensors", "digits.lm")]
+    ("model", "lm"),
+    [
+        ("english.safetensors", "english.lm"),
+        ("digits.safetensors", "digits.lm"),
+        ("progressive_digits.pocket", "progressive_digits.lm"),
+    ],
 )
 def test_language_models_fit_their_recognisers(model: str, lm: str) -> None:
     runtime = open_model(FILES[model], SearchConfig(lm=FILES[lm]))
