@@ -35,16 +35,17 @@ def folder(
 
 @pytest.mark.parametrize("hotword", ["SEVEN", "NINE ONE"])
 def test_a_hotword_is_heard(folder: Path, speech: dict[str, np.ndarray], hotword: str) -> None:
-    def text(hotwords: list[str], score: float) -> str:
-        search = SearchConfig(beam=WIDE, hotwords=tuple(hotwords), hotword_score=score)
-        runtime = SherpaRuntime(folder, search)
-        [found] = runtime.transcribe([speech["seconds"]])
+    def text(search: SearchConfig) -> str:
+        [found] = SherpaRuntime(folder, search).transcribe([speech["seconds"]])
         return found.text
 
-    plain = text([], STRONG)
+    def biased(score: float) -> str:
+        return text(SearchConfig(beam=WIDE, hotwords=(hotword,), hotword_score=score))
+
+    plain = text(SearchConfig(beam=WIDE))
     assert hotword not in plain
-    assert hotword in text([hotword], STRONG)
-    assert text([hotword], 0.0) == plain, "it is the score that biases"
+    assert hotword in biased(STRONG)
+    assert biased(0.0) == plain, "it is the score that biases"
 
 
 def test_other_programs_spell_hotwords_by_bpe_vocab(
