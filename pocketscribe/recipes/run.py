@@ -143,7 +143,9 @@ class Run:
             if stage.search is not None:
                 check_installed(stage.search)
             if (teacher := stage.taught_by) is not None:
-                one, other = self._model_of(teacher), self._model_of(stage.name)
+                # No search has found sizes yet; head and chunks do not depend on them.
+                names = teacher, stage.name
+                one, other = (self.recipe.model_of(n, self.outside.config) for n in names)
                 check_lesson(one, other, stage.distil, teacher)
         with self._alone(), progress_bar(self.console) as bar:
             self._take(left)
