@@ -70,18 +70,16 @@ def search_config(
     """The options of searching as one config; here, because importing PyTorch takes seconds."""
     from pocketscribe.decoding.searcher import SearchConfig, read_hotwords
 
-    weights = {
-        "lm_scale": lm_scale,
-        "label_bonus": label_bonus,
-        "hotword_score": hotword_score,
-    }
     options = {
         "beam": beam,
         "lm": lm,
-        **{k: v for k, v in weights.items() if v is not None},
+        "lm_scale": lm_scale,
+        "label_bonus": label_bonus,
         "hotwords": read_hotwords(hotword or (), hotwords),
+        "hotword_score": hotword_score,
     }
-    return SearchConfig.read(options, "options of searching")
+    given = {name: value for name, value in options.items() if value is not None}
+    return SearchConfig.read(given, "options of searching")
 
 
 def opened(model: Path, search: Any, chunk: Any, device: str, runtime: str | None) -> Any:

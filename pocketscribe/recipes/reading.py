@@ -23,6 +23,7 @@ from pocketscribe.models.saved import load_model
 from pocketscribe.models.subnets import Space
 from pocketscribe.recipes.recipe import Recipe, StageConfig, is_outside, merged
 from pocketscribe.search.frontier import frontier_of
+from pocketscribe.training.teacher import check_lesson
 
 RUNS = Path("runs")
 LONGEST_RECIPE, LONGEST_LINE = 100_000, 2_000  # characters
@@ -65,6 +66,12 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
             check = check_same_shape if stage.cut is None else check_cut
             try:
                 check(config, source)
+            except UserError as error:
+                raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
+        if (teacher := stage.taught_by) is not None:
+            teaches = read.model_of(teacher, outside.config, f"{path.name}: ")
+            try:
+                check_lesson(teaches, config, stage.distil, teacher)
             except UserError as error:
                 raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
         sparse = any(rule.sparsity for rule in config.formats)

@@ -53,7 +53,7 @@ from pocketscribe.training.loop import Training
 from pocketscribe.training.masks import settle
 from pocketscribe.training.objectives import Objective, Plain
 from pocketscribe.training.supernet import Sandwich
-from pocketscribe.training.teacher import Teacher, check_lesson, check_teacher
+from pocketscribe.training.teacher import Teacher, check_teacher
 
 LOCK = "lock"  # in a run's folder
 
@@ -142,11 +142,6 @@ class Run:
         for stage in left:
             if stage.search is not None:
                 check_installed(stage.search)
-            if (teacher := stage.taught_by) is not None:
-                # No search has found sizes yet; head and chunks do not depend on them.
-                names = teacher, stage.name
-                one, other = (self.recipe.model_of(n, self.outside.config) for n in names)
-                check_lesson(one, other, stage.distil, teacher)
         with self._alone(), progress_bar(self.console) as bar:
             self._take(left)
             speech = Speech(
