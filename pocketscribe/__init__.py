@@ -16,7 +16,10 @@ def load(
     *,
     beam: int | None = None,
     lm: str | Path | None = None,
+    lm_scale: float | None = None,
+    label_bonus: float | None = None,
     hotwords: Sequence[str] = (),
+    hotword_score: float | None = None,
     chunk: int | Literal["full"] | None = None,
     device: str = "cpu",
     engine: bool | None = None,
@@ -26,7 +29,9 @@ def load(
     Args:
         beam: width of the beam; 1 is greedy, and is taken where neither of the next is given.
         lm: a language model's file (`pocketscribe lm`).
+        lm_scale, label_bonus: a language model's weight, and what each label is worth beside it.
         hotwords: words and phrases to prefer.
+        hotword_score: what each unit of them is worth, in nats.
         chunk: latency in frames of 40 ms, out of those the model was trained for.
         device: cpu, cuda or auto.
         engine: whether the native engine is to run it; None: where it is installed and can.
@@ -38,5 +43,14 @@ def load(
     from pocketscribe.decoding.searcher import SearchConfig
     from pocketscribe.export.open import open_model
 
-    search = SearchConfig.read({"beam": beam, "lm": lm, "hotwords": list(hotwords)}, "load")
+    options = {
+        "beam": beam,
+        "lm": lm,
+        "lm_scale": lm_scale,
+        "label_bonus": label_bonus,
+        "hotwords": [hotwords] if isinstance(hotwords, str) else list(hotwords),
+        "hotword_score": hotword_score,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    search = SearchConfig.read(given, "load")
     return Model(open_model(Path(model), search, chunk, device, engine))

@@ -8,8 +8,9 @@ from typing import Any, overload
 import numpy as np
 
 from pocketscribe.decoding.streaming import LiveStream, Transcript, hear
+from pocketscribe.errors import UserError
 from pocketscribe.evaluation.runtime import Runtime
-from pocketscribe.speech.features import SAMPLE_RATE, audio_blocks, mono, resampled
+from pocketscribe.speech.features import SAMPLE_RATE, audio_blocks, waveform
 
 Audio = str | Path | IOBase | np.ndarray
 
@@ -50,13 +51,15 @@ class Model:
             show: is told the text a few times a second while it grows.
 
         Raises:
-            UserError: a file is missing or is no audio.
+            UserError: a file is missing or is no audio, or an array is none.
         """
         if isinstance(audio, list):
             return [self.transcribe(one, rate, show=show) for one in audio]
         blocks: Iterable[np.ndarray]
+        if not isinstance(audio, Audio):
+            raise UserError(f"audio of {type(audio).__name__}: give a path, a file or an array")
         if isinstance(audio, np.ndarray):
-            samples = resampled(mono(audio), rate)
+            samples = waveform(audio, rate)
             blocks = np.split(samples, range(SAMPLE_RATE, len(samples), SAMPLE_RATE))
         else:
             blocks = audio_blocks(Path(audio) if isinstance(audio, str) else audio)

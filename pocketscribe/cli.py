@@ -63,7 +63,8 @@ def fit(
     folder: Annotated[str, typer.Argument(help="A folder of speech, or a corpus' name.")],
     budget: Annotated[str, typer.Option(help="Bytes of the recogniser, such as 1.5MB.")],
     minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="Train about so long; else by the speech.")
+        float | None,
+        typer.Option(min=0.1, max=1e6, help="Train about so long; else by the speech."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; runs/fit-FOLDER if not given.")
@@ -256,7 +257,7 @@ def lm(
         open_model(model).units, texts, scored, order, read_bytes(budget, "--budget"), out
     )
     print(
-        f"{out}: {out.stat().st_size / 1e6:.2f} MB, {card['ngrams']} n-grams "
+        f"{out}: {out.stat().st_size:,} bytes, {card['ngrams']} n-grams "
         f"from {card['sentences']} sentences; left out: {card['left_out']} that are scored "
         f"in dev or test, {card['unspellable']} that the units cannot spell"
     )
@@ -284,6 +285,8 @@ def export(
 
     if milliseconds is not None and budget is None:
         raise UserError("export: --milliseconds goes with --budget")
+    if milliseconds is not None and not milliseconds > 0:
+        raise UserError(f"--milliseconds {milliseconds}: give a time above 0")
     with Console(stderr=True).status(f"writing {out} (for ExecuTorch that takes minutes)"):
         if budget is None:
             size = export(model, to, out, int8=int8, chunk=chunk)

@@ -47,9 +47,12 @@ class Config(BaseModel):
 def read_bytes(text: str, asked: str) -> int:
     """A number of bytes, such as 2MB, that `asked` gave; UserError where it is none."""
     try:
-        return TypeAdapter(ByteSize).validate_python(text)
+        size = int(TypeAdapter(ByteSize).validate_python(text))
     except ValidationError:
-        raise UserError(f"{asked} {text}: write bytes, such as 2MB or 500kB") from None
+        size = 0
+    if size < 1:
+        raise UserError(f"{asked} {text}: write bytes, such as 2MB or 500kB")
+    return size
 
 
 def _explain(config: type[BaseModel], data: Any, error: ValidationError) -> str:

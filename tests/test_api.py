@@ -117,3 +117,56 @@ def test_importing_is_quick() -> None:
 def test_a_missing_model_is_one_line() -> None:
     with pytest.raises(UserError, match="no such model"):
         pocketscribe.load("nowhere.safetensors")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_is_no_audio_is_refused(model: Model, speech: np.ndarray, wrapped: bool) -> None:
+    accept = model.stream().accept if wrapped else model.transcribe
+    broken = speech.copy()
+    broken[5] = np.nan
+    for samples, line in (
+        ((32767 * speech).astype(np.int16), "audio of int16: give floats"),
+        (np.stack([speech, speech]), "give samples .N., or .N, channels."),
+        (speech.reshape(1, 1, -1), "audio of shape"),
+        (broken, "not finite"),
+    ):
+        with pytest.raises(UserError, match=line):
+            accept(samples)
+
+
+def test_rates_are_refused(model: Model, speech: np.ndarray) -> None:
+    for rate in (0, -1, 10**9):
+        with pytest.raises(UserError, match=f"audio of {rate} samples a second"):
+            model.transcribe(speech, rate)
+
+
+def test_other_things_than_audio_are_refused(talkative: Path) -> None:
+    """In a process of its own, where no test checks types."""
+    code = """
+import sys, pocketscribe
+model = pocketscribe.load(sys.argv[1], engine=False)
+for other in (None, b"abc", (0.0, 0.1)):
+    try:
+        model.transcribe(other)
+    except pocketscribe.errors.UserError as error:
+        print(error)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code, talkative],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kinds = ("NoneType", "bytes", "tuple")
+    assert ended.stdout.splitlines() == [
+        f"audio of {kind}: give a path, a file or an array" for kind in kinds
+    ]
+
+
+def test_how_it_searches(talkative: Path, model: Model, speech: np.ndarray) -> None:
+    word = model.transcribe(speech).words[0].word
+    likes = pocketscribe.load(talkative, hotwords=word, hotword_score=9.0)
+    assert likes.transcribe(speech).text.split().count(word) > 1
+    with pytest.raises(UserError, match="lm_scale belongs to a language model"):
+        pocketscribe.load(talkative, lm_scale=0.3)

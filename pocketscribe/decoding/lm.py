@@ -49,7 +49,7 @@ def make_lm(
     they are `scored`, or cannot be spelt in the units.
 
     Raises:
-        UserError: a file cannot be read, or nothing is left to learn from.
+        UserError: a file cannot be read, nothing is left to learn from, or the budget is too small.
     """
     sentences, left_out, unspelt = [], 0, 0
     for path, times in texts:
@@ -77,7 +77,7 @@ def make_lm(
         "order": order,
         "ngrams": len(arrays["labels"]),
     }
-    ngram.save(out, arrays, units, card)
+    ngram.save(out, arrays, units, card, budget)
     return card
 
 

@@ -46,7 +46,9 @@ Arrays = dict[str, np.ndarray]
 
 
 def learn(sentences: Iterable[Sequence[int]], vocabulary: int, order: int, budget: int) -> Arrays:
-    """The arrays of a model of at most `budget` bytes; `sentences` are labels."""
+    """The arrays of a model of at most `budget` bytes, if single labels take no more; `sentences`
+    are labels.
+    """
     wide = _width(vocabulary).itemsize
     levels = kneser_ney.learn(sentences, vocabulary, order)
     cost = [0, *[2 + 2 * wide] * (order - 1), 1 + wide]
@@ -77,12 +79,22 @@ def code(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values / STEP), 0, 255).astype(np.uint8)
 
 
-def save(path: Path, arrays: Arrays, units: Units, card: dict[str, Any]) -> None:
-    """Writes a model's file; the card says what it was learnt from."""
+def save(
+    path: Path, arrays: Arrays, units: Units, card: dict[str, Any], budget: int | None = None
+) -> None:
+    """Writes a model's file; the card says what it was learnt from.
+
+    Raises:
+        UserError: the file would be larger than the budget, and is not written.
+    """
     header = {"format": FORMAT, "units": units_digest(units), "card": json.dumps(card)}
     header["digest"] = digest(arrays, header)
     with replacing(path) as beside:
         save_file(arrays, beside, header)
+        if budget is not None and (size := beside.stat().st_size) > budget:
+            raise UserError(
+                f"--budget: the smallest language model of these units takes {size:,} bytes"
+            )
 
 
 def units_digest(units: Units) -> str:

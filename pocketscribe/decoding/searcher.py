@@ -35,7 +35,7 @@ class SearchConfig(Config):
         hotword_score: what each unit of such a phrase is worth, in nats.
     """
 
-    beam: int | None = Field(default=None, ge=1)
+    beam: int | None = Field(default=None, ge=1, le=1000)
     lm: Path | None = None
     lm_scale: float = Field(default=0.4, ge=0)
     label_bonus: float = 0.4

@@ -22,7 +22,7 @@ from pocketscribe.decoding.searcher import Searcher
 from pocketscribe.models import Chunking, Recogniser, State
 from pocketscribe.models.chunks import TAIL
 from pocketscribe.models.subsampling import FACTOR
-from pocketscribe.speech.features import HOP_SECONDS, SAMPLE_RATE, LiveFbank, fbank
+from pocketscribe.speech.features import HOP_SECONDS, SAMPLE_RATE, LiveFbank, fbank, waveform
 from pocketscribe.speech.units import SPACE, Units
 
 FRAME_SECONDS = FACTOR * HOP_SECONDS
@@ -121,7 +121,11 @@ class LiveStream(Protocol):
         """Forgets everything: the next audio begins a new utterance."""
 
     def accept(self, samples: np.ndarray) -> None:
-        """Takes samples at 16 kHz in [-1, 1] and decodes every chunk that is complete."""
+        """Takes samples at 16 kHz in [-1, 1] and decodes every chunk that is complete.
+
+        Raises:
+            UserError: these are no such samples.
+        """
 
     def transcript(self) -> Transcript:
         """What was said so far."""
@@ -144,7 +148,7 @@ class Stream:
             self.search = self.searcher.start(self.model.scorer, 1)
 
     def accept(self, samples: np.ndarray) -> None:
-        self.features.accept(samples)
+        self.features.accept(waveform(samples))
         self._decode()
 
     def finish(self) -> Transcript:

@@ -131,7 +131,8 @@ def size_table(found: dict[str, Any]) -> Table:
     for point in found.get("frontier", ()):
         sizes, wer = point["candidate"]["sizes"], point["confirmed"]["wer"]
         name = f"{sizes['layers']} x {sizes['width']}, {point['candidate']['formats']}"
-        table.add_row(f"frontier: {name}", f"{point['bytes']:,}", f"WER {wer:.1%} on dev")
+        time = f", {point['milliseconds']:.2f} ms a chunk" if point["milliseconds"] else ""
+        table.add_row(f"frontier: {name}", f"{point['bytes']:,}", f"WER {wer:.1%} on dev{time}")
     return table
 
 

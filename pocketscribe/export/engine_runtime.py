@@ -14,6 +14,7 @@ from pocketscribe.errors import UserError
 from pocketscribe.export.open import Chunk, choose_chunking
 from pocketscribe.models import stored_parameters, virtual_parameters
 from pocketscribe.models.saved import sketch
+from pocketscribe.speech.features import waveform
 from pocketscribe.speech.units import Units
 
 STREAMS = 8  # utterances at a time: a tile of weights is unpacked once for all of them
@@ -99,6 +100,7 @@ class EngineStream:
         self.said, self.guess = [], []
 
     def accept(self, samples: np.ndarray) -> None:
+        samples = waveform(samples)
         while len(samples):
             samples = samples[self.engine.accept(self.number, samples) :]
             self._decode()

@@ -29,7 +29,7 @@ from pocketscribe.models import MELS
 from pocketscribe.models.predictor import CONTEXT
 from pocketscribe.models.recogniser import LARGEST_STATE
 from pocketscribe.models.subsampling import FACTOR
-from pocketscribe.speech.features import SAMPLE_RATE
+from pocketscribe.speech.features import SAMPLE_RATE, waveform
 from pocketscribe.speech.units import SPACE, Units
 
 PRIVATE = 0xF0000  # the first of the characters that Unicode leaves to private use
@@ -156,7 +156,7 @@ class SherpaStream:
         self.stream = self.recognizer.create_stream()
 
     def accept(self, samples: np.ndarray) -> None:
-        self.stream.accept_waveform(SAMPLE_RATE, samples)
+        self.stream.accept_waveform(SAMPLE_RATE, waveform(samples))
         while self.recognizer.is_ready(self.stream):
             self.recognizer.decode_stream(self.stream)
 

@@ -13,6 +13,7 @@ from pocketscribe.config import read_bytes
 from pocketscribe.errors import UserError, UserHint
 from pocketscribe.evaluation.report import card_markdown
 from pocketscribe.export.export import export
+from pocketscribe.export.open import model_file
 from pocketscribe.files import read_json, write_json, write_text
 from pocketscribe.fit.look import Look, look
 from pocketscribe.fit.plan import Plan, plan
@@ -51,18 +52,21 @@ def fit(
         UserError: nothing to train on, or a budget that no sub-network fits.
     """
     limit = read_bytes(budget, "--budget")
-    with progress_bar(console) as bar:
-        seen = look(folder, root, out.parent / "prepared", bar)
-    for line in seen.lines():
-        console.print(line, highlight=False, markup=False)
     if start is None and START.is_file():
         start = START
     elif start == NOTHING:
         start = None
+    elif start is not None:
+        start = model_file(start)
     for change in changes:
         if change.startswith(("name", "evaluate.stages")):
             raise UserError(f"--set {change}: fit leaves fit.pocket, whatever else is set")
-    own = read_recipe("fit", [c for c in changes if c.startswith(("model", "speech.units"))])
+    told = [c for c in changes if c.startswith(("model", "speech.units")) or "=" not in c]
+    own = read_recipe("fit", told)
+    with progress_bar(console) as bar:
+        seen = look(folder, root, out.parent / "prepared", bar)
+    for line in seen.lines():
+        console.print(line, highlight=False, markup=False)
     kept = out / "speed.json"
     before = Speed.read(read_json(kept), str(kept)).x_real_time if kept.is_file() else None
     planned = plan(seen, budget, minutes, start, own, before, device)
@@ -112,9 +116,8 @@ def _show(planned: Plan, seen: Look, changes: Sequence[str], console: Console) -
         key, _, value = change.partition("=")
         table.add_row(escape(key), escape(value), "--set")
     console.print(table)
-    console.print(
-        f"training: about {planned.minutes:.0f} minutes on this machine, searching besides"
-    )
+    about = "a minute" if planned.minutes < 1.5 else f"{planned.minutes:.0f} minutes"
+    console.print(f"training: about {about} on this machine, searching besides", highlight=False)
     for line in planned.words:
         console.print(line, highlight=False, markup=False)
 

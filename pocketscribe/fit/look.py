@@ -60,7 +60,7 @@ class Look:
     def lines(self) -> Iterator[str]:
         """For people."""
         for split, part in self.parts.items():
-            speakers = f"{len(part.speakers)} speakers" if part.speakers else "speakers not named"
+            speakers = _count(part.speakers, "speaker") if part.speakers else "speakers not named"
             bad = f", {len(part.bad)} unusable" if part.bad else ""
             yield (
                 f"{split}: {part.utterances} utterances, {_duration(part.hours)}, {speakers}, "
@@ -76,7 +76,8 @@ class Look:
         yield f"of {count} recordings: {rates or 'made'}; level {low:.0f} to {high:.0f} dB"
         heard = self.parts.get("test", Part()).speakers & self.train.speakers
         if heard:
-            yield f"{len(heard)} speakers are in train and in test: strangers will be misheard more"
+            both = _count(heard, "speaker")
+            yield f"{both} in train and in test: strangers will be misheard more often"
 
 
 def look(folder: str, root: Path | None, prepared: Path, bar: Bar) -> Look:
@@ -98,9 +99,9 @@ def look(folder: str, root: Path | None, prepared: Path, bar: Bar) -> Look:
                     raise
                 split_by = f"no part of it is {split}: name the split of each utterance to have one"
                 continue
-        hints = [str(w.message) for w in said if issubclass(w.category, UserHint)]
-        split_by = next(iter(hints), split_by)
         parts[split] = _part(found)
+        if any(issubclass(w.category, UserHint) for w in said):
+            split_by = _split_by(parts)
     if not parts["train"].utterances:
         first = ": ".join(parts["train"].bad[0]) if parts["train"].bad else "no utterances"
         raise UserError(f"{folder}: nothing to train on; the first: {first}")
@@ -109,14 +110,15 @@ def look(folder: str, root: Path | None, prepared: Path, bar: Bar) -> Look:
     # One by one: those from archives hold their sound.
     every = islice(items(config, locate(config, root)), 0, None, max(1, count // SAMPLED))
     levels, rates = [], Counter[int]()
-    for item in islice(every, SAMPLED):
-        try:
-            samples = listen(item)
-        except RefusedError:
-            continue
-        levels.append(10 * float(np.log10((samples**2).mean() + 1e-10)))
-        if item.audio is not None:
-            rates[soundfile.info(item.audio).samplerate] += 1
+    with warnings.catch_warnings(action="ignore", category=UserHint):  # split_by tells it
+        for item in islice(every, SAMPLED):
+            try:
+                samples = listen(item)
+            except RefusedError:
+                continue
+            levels.append(10 * float(np.log10((samples**2).mean() + 1e-10)))
+            if item.audio is not None:
+                rates[soundfile.info(item.audio).samplerate] += 1
     return Look(locate(config, root).path or Path(folder), parts, split_by, levels, rates)
 
 
@@ -130,6 +132,23 @@ def _part(prepared: Prepared) -> Part:
     rows = (prepared.folder / "bad.tsv").read_text(encoding="utf-8").splitlines()[1:]
     part.bad = [tuple(row.split("\t", 1)) for row in rows]  # type: ignore[misc]
     return part
+
+
+def _split_by(parts: dict[str, Part]) -> str:
+    """Nothing says which split an utterance is in (speech.items.split_up)."""
+    named: set[str] = set().union(*(part.speakers for part in parts.values()))
+    shared = len(named) < sum(len(part.speakers) for part in parts.values())
+    if named and not shared:
+        return "no splits are named: a tenth of the speakers is dev, a tenth test"
+    known = _count(named, "speaker") if named else "no speaker"
+    return (
+        f"no splits are named, and {known}: a tenth of the utterances is dev, a tenth test; to "
+        "split by speaker, name ten or more in a manifest, or give each a folder"
+    )
+
+
+def _count(found: set[str], what: str) -> str:
+    return f"{len(found)} {what}{'' if len(found) == 1 else 's'}"
 
 
 def _duration(hours: float) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketscribe.export.open import model_file
 from pocketscribe.fit.look import Look
 from pocketscribe.fit.sizes import STAGE_BYTES, cuts, room, searched, toml
 from pocketscribe.fit.speed import measured_speed
@@ -67,7 +66,6 @@ def plan(
     Raises:
         UserError: the budget is below the smallest sub-network, which the line names.
     """
-    start = None if start is None else model_file(start)
     started, reason = _start(seen, start)
     words = [word for part in seen.parts.values() for word in part.words]
     units = (
@@ -110,10 +108,17 @@ def plan(
         why = f"{minutes:g} minutes at {speed:.0f} x real time"
     for stage, effort in way.stages.items():
         if effort.share:
-            hours = f"{heard * effort.share:.5f}"
-            choices.append(Choice(way.key(stage, "audio_hours"), hours, why))
+            hours, share = f"{heard * effort.share:.5f}", f"{effort.share:.0%} of {heard:.3g}"
+            choices.append(Choice(way.key(stage, "audio_hours"), hours, f"{share}: {why}"))
+            why = "likewise"
     taken = 60 * heard * way.cost / speed
     words = list(_words(seen, started is not None))
+    if started:
+        words.insert(0, f"It writes the {len(units)} units of what it starts from.")
+    else:
+        words.insert(
+            0, f"From nothing: {reason}. Its {len(units)} units are learnt from its words."
+        )
     return Plan(way.recipe, choices, taken, speed, words, started is not None)
 
 
@@ -144,7 +149,7 @@ def _heard(way: Way, seen: Look, minutes: float | None, speed: float) -> float:
 def _start(seen: Look, start: Path | None) -> tuple[Saved | None, str]:
     """The trained model to start from, if one should be; and why, or why not."""
     if start is None:
-        return None, "no trained model to start from"
+        return None, "there is no trained model to start from (--start)"
     if seen.train.hours >= LITTLE_HOURS:
         return None, f"{seen.train.hours:.0f} hours are enough to start from nothing"
     saved = load_model(start)

@@ -170,7 +170,7 @@ class EvaluateConfig(Config):
         stages: whose models are scored and shipped: the last one's, every one's, or those named.
     """
 
-    beam: int = Field(default=1, ge=1)
+    beam: int = Field(default=1, ge=1, le=1000)
     stages: Literal["last", "all"] | tuple[str, ...] = "last"
 
 
@@ -216,6 +216,13 @@ class Recipe(Config):
                         f"(earlier: {', '.join(seen) or 'none'}; another run's: RECIPE/STAGE)"
                     )
             seen.append(stage.name)
+        for part in self.corpora:
+            for scored in self.speech.test:
+                if part.shares_with(scored):
+                    raise ValueError(
+                        f"speech.test: {scored.title!r} is trained on as {part.title!r}; its score "
+                        "would tell nothing"
+                    )
         for name in self.scored:
             if name not in seen:
                 raise ValueError(f"evaluate.stages: no stage is named {name!r}")

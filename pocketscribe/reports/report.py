@@ -40,7 +40,8 @@ def write_report(
     done = [run for run in runs if results_of(run).is_file()]
     if not done:
         missing = "no such results" if runs[0].suffix == ".json" else "no results.json in it"
-        raise UserError(f"{runs[0]}: {missing}; `pocketscribe run` writes them")
+        more = f", nor in the {len(runs) - 1} others" if len(runs) > 1 else ""
+        raise UserError(f"{runs[0]}: {missing}{more}; `pocketscribe run` writes them")
     for run in runs:
         if run not in done:
             warnings.warn(f"{run} is no finished run and was skipped", UserHint, stacklevel=2)

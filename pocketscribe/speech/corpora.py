@@ -90,6 +90,14 @@ class CorpusConfig(Config):
             raise ValueError("'where' asks for columns, and corpus = 'synthetic' has none")
         return self
 
+    def shares_with(self, other: "CorpusConfig") -> bool:
+        """Whether recordings may be in both parts; synthetic ones are made for each."""
+        same = self.corpus == other.corpus != "synthetic"
+        apart = any(other.where.get(key, value) != value for key, value in self.where.items())
+        return (
+            same and (self.split == other.split or "all" in (self.split, other.split)) and not apart
+        )
+
     @property
     def title(self) -> str:
         """A short name for tables, e.g. `speechocean762 test digits_only=1`."""

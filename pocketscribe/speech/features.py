@@ -20,6 +20,7 @@ from pocketscribe.errors import UserError
 from pocketscribe.models import MELS
 
 SAMPLE_RATE = 16000
+MOST_CHANNELS = 64  # more, and an array lies the wrong way round
 SLOWEST, FASTEST = 1000, 1_000_000  # what audio may say of its rate; else its header is damaged
 HOP_SECONDS = 0.01
 LOG_FLOOR = math.log(np.finfo(np.float32).eps)  # Kaldi's: digital silence
@@ -117,6 +118,25 @@ def _readable(source: Path | IOBase) -> Iterator[None]:
     except Exception as error:  # soundfile raises many kinds for broken audio
         reason = getattr(error, "error_string", None) or str(error) or type(error).__name__
         raise UserError(f"{_name(source)}: not readable as audio ({reason})") from None
+
+
+def waveform(samples: np.ndarray, rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Samples `[N]`, or `[N, C]` of several channels, in [-1, 1] -> 16 kHz `[N]`, float32.
+
+    Raises:
+        UserError: these are no such samples, or no such rate.
+    """
+    samples = np.asarray(samples)
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > MOST_CHANNELS):
+        raise UserError(f"audio of shape {[*samples.shape]}: give samples [N], or [N, channels]")
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise UserError(f"audio of {samples.dtype}: give floats in [-1, 1], such as x / 32768")
+    if not SLOWEST <= rate <= FASTEST:
+        raise UserError(f"audio of {rate} samples a second: give {SLOWEST} to {FASTEST}")
+    if not np.isfinite(samples).all():
+        raise UserError("the audio holds numbers that are not finite")
+    samples = mono(samples)
+    return samples if rate == SAMPLE_RATE else resampled(samples, rate)
 
 
 def mono(samples: np.ndarray) -> np.ndarray:

@@ -126,6 +126,10 @@ def test_bad_input_is_refused(units: Units, tmp_path: Path) -> None:
 
 def test_a_small_budget_still_knows_every_unit(units: Units, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n".join(LEARNT))
-    make_lm(units, [Text(tmp_path / "a.txt")], HeldOut([]), 4, 100, tmp_path / "lm")
+    make_lm(units, [Text(tmp_path / "a.txt")], HeldOut([]), 4, 1500, tmp_path / "lm")
     model: Ngram = load(tmp_path / "lm", units)
     assert np.isfinite(model.log_probs_after(0)[2:]).all() and model.order == 1
+    size = (tmp_path / "lm").stat().st_size
+    with pytest.raises(UserError, match=f"--budget: the smallest .* takes {size:,} bytes"):
+        make_lm(units, [Text(tmp_path / "a.txt")], HeldOut([]), 4, 100, tmp_path / "other")
+    assert not (tmp_path / "other").exists()

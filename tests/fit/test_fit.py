@@ -1,5 +1,7 @@
 """A folder and a number of bytes in, a recogniser out: the whole way in a minute; refusals."""
 
+import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,7 +146,48 @@ def test_what_is_looked_at(folder: Path, tmp_path: Path) -> None:
     assert seen.rates == {SAMPLE_RATE: len(seen.levels)}
     assert sum(len(part.bad) for part in seen.parts.values()) == 1
     assert seen.letters <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    assert "are dev" in seen.split_by
+    told = " ".join(seen.lines())
+    assert "1 speaker, " in told and "a tenth of the utterances is dev" in seen.split_by
+    assert "name ten or more" in seen.split_by
+
+
+def test_ten_speakers_are_split_by_speaker(folder: Path, tmp_path: Path) -> None:
+    for number in range(20):
+        place = tmp_path / "people" / str(number // 2)
+        place.mkdir(parents=True, exist_ok=True)
+        for kind in ("wav", "txt"):
+            (place / f"{number}.{kind}").write_bytes((folder / f"{number}.{kind}").read_bytes())
+    with warnings.catch_warnings(), progress_bar(Console(quiet=True)) as bar:
+        warnings.simplefilter("error")  # told once, as a line
+        seen = look(str(tmp_path / "people"), None, tmp_path / "prepared", bar)
+    assert seen.split_by == "no splits are named: a tenth of the speakers is dev, a tenth test"
+    assert not seen.parts["test"].speakers & seen.train.speakers
+
+
+def test_why_it_starts_from_nothing_is_told(
+    tmp_path: Path, talkative: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    for text in other.glob("*.txt"):
+        text.write_text("ÖL")
+    console, runs = Console(width=200), tmp_path / "runs"
+    fit(str(other), "1MB", runs / "one", None, console, dry_run=True, start=talkative)
+    said = capsys.readouterr().out
+    assert "From nothing: talkative.safetensors cannot spell" in said
+    fit(str(folder), "1MB", runs / "two", None, console, dry_run=True, start=fitting.NOTHING)
+    said = capsys.readouterr().out
+    assert "From nothing: there is no trained model" in said and "units are learnt" in said
+
+
+def test_what_is_asked_is_checked_before_the_speech(tmp_path: Path) -> None:
+    for line, options in (
+        ("--budget 0: write bytes", {"budget": "0"}),
+        ("write KEY=VALUE", {"changes": ["a"]}),
+        ("no such model", {"start": tmp_path / "nowhere"}),
+    ):
+        with pytest.raises(UserError, match=line):
+            quietly(tmp_path / "none", **{"budget": "1MB", "out": tmp_path / "run"} | options)
 
 
 def test_refusals(folder: Path, talkative: Path, tmp_path: Path) -> None:

@@ -234,6 +234,7 @@ def test_later_changes_win(recipe: Path) -> None:
         ("stage.1.from=digits/nothing", "digits has no stage 'nothing' (it has float)"),
         ("speech.train=[]", "speech.train = []: "),
         ("speech.bad_share=2", "speech.bad_share = 2: input should be less than or equal to 1"),
+        ("evaluate.beam=1001", "evaluate.beam = 1001: input should be less than or equal to 1000"),
         ("evaluate.beam=0", "evaluate.beam = 0: input should be greater than or equal to 1"),
         ("speech={}", "key 'speech.train' is missing"),
         ("speech.train.0.seed=1", "speech.train.0: 'seed' belongs to corpus = 'synthetic' alone"),
@@ -241,6 +242,10 @@ def test_later_changes_win(recipe: Path) -> None:
         (
             "speech.dev=[{ corpus = 'fsdd', split = 'test' }]",
             "speech: dev and test name 'fsdd test' ",
+        ),
+        (
+            "stage.0.train=[{ corpus = 'fsdd', split = 'all' }]",
+            "speech.test: 'fsdd test' is trained on as 'fsdd all'",
         ),
     ],
 )
