@@ -9,6 +9,7 @@ import pytest
 from pocketscribe.decoding.searcher import SearchConfig
 from pocketscribe.export.open import open_model
 from pocketscribe.export.size import size_of_file
+from pocketscribe.models.saved import load_model
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +40,7 @@ def test_it_is_the_file_that_was_scored(file: str, stage: str) -> None:
     path = FILES[file]
     name = RESULTS.get(path.stem, path.stem)
     results = json.loads((ROOT / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    assert load_model(path).card["recipe"] == results["recipe"]
     scores = results["models"][stage]["scores"]
     found = size_of_file(path)
     for key in ("bytes", "parameters_stored", "parameters_virtual"):

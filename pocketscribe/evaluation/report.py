@@ -48,9 +48,14 @@ class Score(Errors, extra="ignore"):
 
 
 class Scored(Config, extra="ignore"):
-    """Scores by the titles of the parts, and the file in the run's folder that was scored."""
+    """Scores by the titles of the parts, and the file in the run's folder that was scored.
+
+    Attributes:
+        methods: the systems that made it; none is a plain model. Older results do not tell them.
+    """
 
     file: FileName | None = None
+    methods: tuple[str, ...] | None = None
     scores: dict[str, Score]
 
 
@@ -59,9 +64,11 @@ class Results(Config, extra="ignore"):
 
     Attributes:
         changed: what `--set` changed in the recipe.
+        command: what makes the run, where `run` with these changes does not.
     """
 
     recipe: str
+    command: str | None = None
     changed: tuple[str, ...] = ()
     beam: int = 1
     models: dict[str, Scored]

@@ -1,5 +1,6 @@
 """`pocketscribe fit`: speech and a number of bytes in, a recogniser out."""
 
+import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,6 +90,12 @@ def fit(
         raise UserError(
             f"{shipped}: {size:,} bytes, over the budget by its card; give a little more"
         )
+    asked = ["pocketscribe", "fit", folder, "--budget", budget, "--out", str(out)]
+    asked += [] if minutes is None else ["--minutes", f"{minutes:g}"]
+    asked += [] if start == START else ["--start", str(start or NOTHING)]
+    asked += [word for change in changes for word in ("--set", change)]
+    results["command"] = shlex.join(asked)
+    write_json(out / "results.json", results)
     _export(shipped, out)
     write_text(out / "README.md", card_markdown(load_model(shipped).card) + "\n")
     try:

@@ -19,6 +19,7 @@ from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
 from pocketscribe.recipes.recipe import Recipe, StageConfig
 from pocketscribe.speech.batches import Trainable
 from pocketscribe.training.checkpoint import Progress
+from pocketscribe.weights.sharing import Sharing
 
 
 def card(
@@ -43,6 +44,9 @@ def card(
         "wall_minutes": round(progress.wall_seconds / 60, 1),
         "seed": stage.seed,
     }
+    smaller = stage.cut is not None or bool(stage.model)
+    if stage.taught_by is not None and (smaller or stage.taught_by != stage.from_):
+        made["teacher"] = stage.taught_by  # another one than itself as it was
     if stage.supernet is not None:  # what can be taken out of it
         made["space"] = stage.supernet.space.model_dump(mode="json", exclude_defaults=True)
     return {
@@ -72,6 +76,7 @@ def score_and_ship(recipe: Recipe, folder: Path, root: Path | None, bar: Bar) ->
         model = results["models"].setdefault(
             stage, {"file": shipped.name, "chunk": str(runtime.chunking), "scores": {}}
         )
+        model["methods"] = methods(load_model(shipped))
         for corpus in (*recipe.speech.dev, *recipe.speech.test):
             if corpus.title not in model["scores"]:
                 task = bar.add_task(f"score {stage} on {corpus.title}", total=None)
@@ -81,6 +86,23 @@ def score_and_ship(recipe: Recipe, folder: Path, root: Path | None, bar: Bar) ->
         if _put_on_card(shipped, model["scores"]):
             write_json(path, results)
     return results
+
+
+def methods(saved: Saved) -> list[str]:
+    """Which systems made a model, for reports; none is a plain one."""
+    config, stages = saved.model.config, saved.stages
+    found = []
+    if config.sharing != Sharing() or config.ranks:
+        found.append("shared low-rank")
+    if any("space" in stage for stage in stages):
+        found.append("supernet")
+    if any("teacher" in stage for stage in stages):
+        found.append("distilled")
+    if config.formats:
+        rule = config.formats[-1]  # the one for all that no other is about
+        bits = f"int{rule.bits}" if rule.bits else None
+        found.append(" ".join(filter(None, (bits, rule.sparsity))))
+    return list(filter(None, found))
 
 
 def _ship(recipe: Recipe, stage: str, folder: Path) -> Path:

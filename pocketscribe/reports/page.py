@@ -16,7 +16,8 @@ LEAD = (
     "WER is the word error rate, with the 95% interval that comes of drawing speakers anew. "
     "RTF is the real-time factor: seconds of computing for a second of audio, as measured while "
     "the model was scored. Training cost is hours of audio heard times parameters, summed over a "
-    "model's stages; its teachers' is not in it. Dashed lines join the models that no other beats "
+    "model's stages; its teachers' is not in it. A colour and a shape stand "
+    "for what a model was made by. Dashed lines join the models that no other beats "
     "in both respects. Point at anything for its numbers."
 )
 
@@ -34,13 +35,14 @@ def page(
         utterances: of each part, those that are shown.
         sounds: of each part, utterances as data: URIs, by id.
     """
-    marks = {run: Series(number, run.name, ()) for number, run in enumerate(runs)}
+    methods = dict.fromkeys(row.method for rows in parts.values() for row in rows)
+    marks = {method: Series(number, method, ()) for number, method in enumerate(methods)}
     sections = [
         (title, _lowest(rows), scores(rows, marks, utterances[title], sounds.get(title, {})))
         for title, rows in parts.items()
     ]
     for run in runs:
-        found = frontier(run, marks[run])
+        found = frontier(run)
         sections += [(f"{run.name}: the frontier of {stage}", "", f) for stage, f in found.items()]
         sections.append((f"{run.name}: how it learnt", "", learning(run.folder)))
     sections = [section for section in sections if section[2]]

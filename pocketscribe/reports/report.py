@@ -15,14 +15,21 @@ from pocketscribe.reports.tables import markdown
 from pocketscribe.reports.words import Utterance, worst
 
 SHOWN = 6  # of a part's utterances
-AGAINST = {"bytes": "MB", "parameters_stored": "million parameters stored"}  # WER, in the plots
+MARKERS = "os^Dv*"
+FEW = 30  # models in a plot, up to which each has its name beside it
+AGAINST = {  # WER, in the plots: a row's key, its unit, and in how many of them
+    "bytes": ("MB", 1e6),
+    "parameters_stored": ("million parameters stored", 1e6),
+    "rtf": ("real-time factor, one thread", 1),
+    "training_cost": ("training: audio hours × million parameters", 1e6),
+}
 
 
 def write_report(
     runs: list[Path], out: Path, audio: int = 0, root: Path | None = None
 ) -> list[Path]:
     """Writes report.md, report.json, report.html and, for each scored part, plots of WER against
-    bytes and against parameters; returns their paths.
+    bytes, parameters, time and training cost, as far as they are known; returns their paths.
 
     A run is its folder or its results.json, wherever that lies and whatever it is called. What
     holds no results is skipped with a hint, so that `runs/*` may be said.
@@ -40,7 +47,7 @@ def write_report(
     done = [run for run in runs if results_of(run).is_file()]
     if not done:
         missing = "no such results" if runs[0].suffix == ".json" else "no results.json in it"
-        more = f", nor in the {len(runs) - 1} others" if len(runs) > 1 else ""
+        more = ", nor in any other of these" if len(runs) > 1 else ""
         raise UserError(f"{runs[0]}: {missing}{more}; `pocketscribe run` writes them")
     for run in runs:
         if run not in done:
@@ -58,9 +65,13 @@ def write_report(
     write_text(paths[2], text)
     for title in parts:
         name = re.sub(r"[^\w.-]+", "_", title.replace("=", "-"))
-        for key, label in AGAINST.items():
-            paths.append(out / f"{name}-{key.split('_')[0]}.png")
-            _plot([row for row in plain if row["data"] == title], key, label, title, paths[-1])
+        for key, (label, unit) in AGAINST.items():
+            shown = [
+                {**row, "x": row[key] / unit} for row in plain if row["data"] == title and row[key]
+            ]
+            if shown:
+                paths.append(out / f"{name}-{key.split('_')[0]}.png")
+                _plot(shown, label, title, paths[-1])
     return paths
 
 
@@ -81,23 +92,31 @@ def _sounds(
     return found
 
 
-def _plot(rows: list[dict[str, Any]], key: str, label: str, title: str, path: Path) -> None:
-    """WER with its interval against a size in millions, a point a model, a colour a run."""
+def _plot(rows: list[dict[str, Any]], label: str, title: str, path: Path) -> None:
+    """WER with its interval against `x`, a point a model, a colour and shape a method."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
-    runs = list(dict.fromkeys(row["run"] for row in rows))
-    for run in runs:
-        for row in (row for row in rows if row["run"] == run):
-            x, wer = row[key] / 1e6, 100 * row["wer"]
-            spread = [[max(wer - 100 * row["ci_low"], 0)], [max(100 * row["ci_high"] - wer, 0)]]
-            axes.errorbar(x, wer, yerr=spread, fmt="o", capsize=4, color=f"C{runs.index(run)}")
-            axes.annotate(row["model"], (x, wer), (6, 3), textcoords="offset points", size=7)
-        axes.plot([], [], "o", color=f"C{runs.index(run)}", label=run)
+    lowest = _lowest(rows)
+    for number, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
+        own = [row for row in rows if row["method"] == method]
+        wers = [100 * row["wer"] for row in own]
+        spread = [
+            [max(100 * (row["wer"] - row["ci_low"]), 0) for row in own],
+            [max(100 * (row["ci_high"] - row["wer"]), 0) for row in own],
+        ]
+        mark, at = MARKERS[number // 10 % len(MARKERS)], [row["x"] for row in own]
+        axes.errorbar(
+            at, wers, spread, None, mark, color=f"C{number % 10}", capsize=3, label=method
+        )
+        for row in own:
+            if len(rows) <= FEW or row in lowest:
+                place = row["x"], 100 * row["wer"]
+                axes.annotate(row["model"], place, (6, 3), textcoords="offset points", size=7)
     axes.set(xlabel=label, ylabel="WER, % (95% interval)", title=title)
-    sizes = [row[key] for row in rows]
+    sizes = [row["x"] for row in rows]
     if max(sizes) > 4 * min(sizes):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -106,6 +125,15 @@ def _plot(rows: list[dict[str, Any]], key: str, label: str, title: str, path: Pa
     axes.margins(x=0.12)  # room for the names
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)  # where it covers no point
     with replacing(path) as beside:
         figure.savefig(beside, dpi=120)
+
+
+def _lowest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that none to the left of them is below."""
+    found: list[dict[str, Any]] = []
+    for row in sorted(rows, key=lambda row: (row["x"], row["wer"])):
+        if not found or row["wer"] < found[-1]["wer"]:
+            found.append(row)
+    return found

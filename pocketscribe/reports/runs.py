@@ -70,6 +70,8 @@ class FinishedRun:
     @property
     def command(self) -> str:
         """What makes the run, as far as its results tell."""
+        if told := self.results.get("command"):
+            return str(told)
         recipe = self.results["recipe"]
         other = [] if recipe == self.name else ["--out", f"runs/{self.name}"]
         changed = [word for change in self.results.get("changed", ()) for word in ("--set", change)]
@@ -116,6 +118,12 @@ class Row:
         return f"{self.run.name} {self.model}"
 
     @property
+    def method(self) -> str:
+        """The systems that made it; its run's name where the results do not tell them."""
+        told = self.run.results["models"][self.model].get("methods")
+        return self.run.name if told is None else " + ".join(told) or "plain"
+
+    @property
     def cost(self) -> float | None:
         """Audio hours that its stages heard times the parameters that learnt from them.
 
@@ -132,4 +140,5 @@ class Row:
     def plain(self) -> dict[str, Any]:
         """For report.json: all but the hypotheses."""
         kept = {k: v for k, v in self.result.items() if k != "hypotheses"}
-        return {"run": self.run.name, "model": self.model, "data": self.data, **kept}
+        named = {"run": self.run.name, "model": self.model, "method": self.method}
+        return {**named, "data": self.data, "training_cost": self.cost, **kept}

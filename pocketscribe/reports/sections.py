@@ -27,12 +27,12 @@ COSTS: dict[str, Callable[[SubNetwork], float | None]] = {
 
 def scores(
     rows: Sequence[Row],
-    marks: Mapping[FinishedRun, Series],
+    marks: Mapping[str, Series],
     utterances: Sequence[Utterance],
     sounds: Mapping[str, str],
 ) -> Markup:
-    """A part's plots, table and worst utterances."""
-    shown = [marks[run] for run in dict.fromkeys(row.run for row in rows)]
+    """A part's plots, table and worst utterances; `marks` has how methods are told apart."""
+    shown = [marks[method] for method in dict.fromkeys(row.method for row in rows)]
     plots = [_against(x, value, rows, marks) for x, value in AGAINST.items()]
     return join(
         tag("div", *plots, class_="plots"),
@@ -42,12 +42,12 @@ def scores(
     )
 
 
-def frontier(run: FinishedRun, mark: Series) -> dict[str, Markup]:
+def frontier(run: FinishedRun) -> dict[str, Markup]:
     """What a search found, against bytes and, where measured, time; by the stages that searched."""
     found = {}
     for stage, card in run.cards.items():
         if card.frontier:
-            plots = [_found(x, value, card.frontier, mark) for x, value in COSTS.items()]
+            plots = [_found(x, value, card.frontier) for x, value in COSTS.items()]
             each = (
                 tag("li", f"{point.bytes:,} bytes: {point.described}") for point in card.frontier
             )
@@ -73,16 +73,16 @@ def _against(
     x: str,
     value: Callable[[Row], float | None],
     rows: Sequence[Row],
-    marks: Mapping[FinishedRun, Series],
+    marks: Mapping[str, Series],
 ) -> Markup:
-    points: dict[FinishedRun, list[Point]] = {}
+    points: dict[str, list[Point]] = {}
     for row in rows:
         at, result = value(row), row.result
         if at is not None:
             wer, low, high = (100 * result[key] for key in ("wer", "ci_low", "ci_high"))
             title = f"{row.name}: WER {summary(result)}; {x}: {at:.4g}"
-            points.setdefault(row.run, []).append(Point(at, wer, title, low, high, row.model))
-    series = [Series(marks[run].number, run.name, tuple(found)) for run, found in points.items()]
+            points.setdefault(row.method, []).append(Point(at, wer, title, low, high, row.model))
+    series = [Series(marks[name].number, name, tuple(found)) for name, found in points.items()]
     label = f"WER against {x}, of {len(rows)} models; the table has the numbers"
     return _figure(plot(series, label, x, WER, log="x", best=True))
 
@@ -91,7 +91,6 @@ def _found(
     x: str,
     value: Callable[[SubNetwork], float | None],
     frontier: Sequence[SubNetwork],
-    mark: Series,
 ) -> Markup:
     points = []
     for network in frontier:
@@ -102,8 +101,9 @@ def _found(
             title = f"{network.described}; {x}: {at:.4g}"
             points.append(Point(at, wer, title, low, high))
     label = f"WER on one half of dev against {x}, of {len(points)} sub-networks"
-    series = Series(mark.number, mark.name, tuple(points))
-    return _figure(plot([series], label, x, WER, log="x", best=True))
+    return _figure(
+        plot([Series(0, "sub-networks", tuple(points))], label, x, WER, log="x", best=True)
+    )
 
 
 def _curves(name: str, by_number: Mapping[int, tuple[str, list[tuple[float, float]]]]) -> Markup:

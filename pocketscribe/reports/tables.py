@@ -6,10 +6,11 @@ from typing import Any
 from pocketscribe.evaluation.evaluate import summary
 from pocketscribe.reports.markup import Markup, join, tag
 from pocketscribe.reports.plots import Series, key
-from pocketscribe.reports.runs import FinishedRun, Row
+from pocketscribe.reports.runs import Row
 
 HEADS = (
     ("model", "run and stage"),
+    ("method", "the systems that made it"),
     ("WER, %", "word error rate, with its 95% interval"),
     ("words", "in the references"),
     ("parameters", "that are stored"),
@@ -38,11 +39,11 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def table(rows: Sequence[Row], marks: Mapping[FinishedRun, Series]) -> Markup:
-    """A part's rows, each with its groups below it; `marks` has how runs are told apart."""
+def table(rows: Sequence[Row], marks: Mapping[str, Series]) -> Markup:
+    """A part's rows, each with its groups below it; `marks` has how methods are told apart."""
     best = min(row.result["wer"] for row in rows)
     heads = tag("tr", *(tag("th", name, scope="col", title=what) for name, what in HEADS))
-    body = [line for row in rows for line in _lines(row, marks[row.run], best)]
+    body = [line for row in rows for line in _lines(row, marks[row.method], best)]
     found = tag("table", tag("thead", heads), tag("tbody", *body))
     return tag("div", found, class_="wide", tabindex=0, role="region", aria_label="all numbers")
 
@@ -50,6 +51,7 @@ def table(rows: Sequence[Row], marks: Mapping[FinishedRun, Series]) -> Markup:
 def _lines(row: Row, series: Series, best: float) -> list[Markup]:
     result = row.result
     cells = (
+        series.name,
         _rate(result),
         f"{result['words']:,}",
         f"{result['parameters_stored'] / 1e6:.2f}M",
@@ -65,8 +67,8 @@ def _lines(row: Row, series: Series, best: float) -> list[Markup]:
     for group, errors in result["groups"].items():
         head = tag("th", group, scope="row")
         rate, words = tag("td", _rate(errors)), tag("td", f"{errors['words']:,}")
-        rest = tag("td", colspan=len(HEADS) - 3)
-        lines.append(tag("tr", head, rate, words, rest, class_="group"))
+        rest = tag("td", colspan=len(HEADS) - 4)
+        lines.append(tag("tr", head, tag("td"), rate, words, rest, class_="group"))
     return lines
 
 

@@ -80,6 +80,11 @@ def test_from_a_folder_to_a_file_under_the_budget(
     out = tmp_path / "runs" / "fit-spoken"
     results = quietly(folder, "36kB", out, changes=small(way))
     assert set(results["models"]) == {"student", "low_bits"}
+    made = results["models"]["low_bits"]["methods"]
+    assert ("supernet" in made) == (way == "fit") and "distilled" in made and len(made) > 1
+    assert (
+        f"pocketscribe fit {folder} --budget 36kB" in (out / "report" / "report.html").read_text()
+    )
     shipped = out / "fit.pocket"
     assert shipped.stat().st_size <= 36_000
     model = load_model(shipped).model

@@ -58,6 +58,7 @@ def test_a_chain_killed_in_its_second_stage_ends_as_one_that_was_not(
 ) -> None:
     whole, broken = chain("whole"), chain("broken")
     results = run_here(recipe, whole)
+    assert results["models"]["second"]["methods"] == ["distilled"]
     sizes = [
         load_model(whole / n / "model.safetensors").model for n in ("float", "first", "second")
     ]

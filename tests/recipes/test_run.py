@@ -117,7 +117,8 @@ stages = "all"
     recipe.write_text(text.replace("audio_hours = 0.06", "audio_hours = 0.01"), encoding="utf-8")
     folder = prepared_beside(recipe) / "run"
     results = run_here(recipe, folder)
-    assert list(results["models"]) == ["float", "shared", "thin"]
+    made = {name: model["methods"] for name, model in results["models"].items()}
+    assert made == {"float": [], "shared": ["shared low-rank"], "thin": []}
     stored = {
         name: model["scores"]["synthetic test"]["parameters_stored"]
         for name, model in results["models"].items()
@@ -153,6 +154,8 @@ formats = [{ match = "subsampling.*", bits = 8 }, { match = "*", bits = 4, spars
     results = run_here(recipe, folder)
     files = [model["file"] for model in results["models"].values()]
     assert files == ["small-float.safetensors", "small-after.pocket", "small.pocket"]
+    made = [model["methods"] for model in results["models"].values()]
+    assert made == [[], ["int4 2:4"], ["int4 2:4"]], "taught by itself is not distilled"
     sizes = [(folder / file).stat().st_size for file in files]
     assert sizes[1] < sizes[0] and sizes[2] < sizes[0]
     first, after, tuned = (

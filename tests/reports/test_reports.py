@@ -1,6 +1,7 @@
 """Runs side by side: the files of a report."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -36,8 +37,10 @@ def test_report_lays_runs_side_by_side(tmp_path: Path) -> None:
         "report.html",
         "fsdd_test-bytes.png",
         "fsdd_test-parameters.png",
+        "fsdd_test-rtf.png",
         "speechocean762_test_path-wav_a_b-bytes.png",
         "speechocean762_test_path-wav_a_b-parameters.png",
+        "speechocean762_test_path-wav_a_b-rtf.png",
     ]
     assert sorted(out.iterdir()) == sorted(paths)
     rows = json.loads(paths[0].read_text())
@@ -55,7 +58,31 @@ def test_report_lays_runs_side_by_side(tmp_path: Path) -> None:
 def test_an_interval_beside_its_point_is_no_obstacle(tmp_path: Path) -> None:
     """A single speaker's interval is the point, and rounding may put it on the wrong side."""
     run = run_folder(tmp_path / "run", part=result(wer=0.1, ci_low=0.1 + 1e-12, ci_high=0.1))
-    assert len(write_report([run], tmp_path / "out")) == 5
+    assert len(write_report([run], tmp_path / "out")) == 6
+
+
+def test_colours_are_methods_where_results_tell_them(tmp_path: Path) -> None:
+    models = {
+        "small": {"methods": [], "scores": {"part": result()}},
+        "bits": {"methods": ["distilled", "int4 2:4"], "scores": {"part": result(wer=0.2)}},
+    }
+    told = tmp_path / "told.json"
+    told.write_text(json.dumps({"recipe": "mine", "command": "make it", "models": models}))
+    older = run_folder(tmp_path / "older", part=result())
+    write_report([told, older], tmp_path / "out")
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [row["method"] for row in rows] == ["plain", "distilled + int4 2:4", "older"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<code>make it</code>") == 2
+    for name in ("plain", "distilled + int4 2:4", "older"):
+        assert re.search(rf'class="legend".*{re.escape(name)}</li>', page)
+
+
+def test_what_a_run_cost_is_plotted_where_its_models_tell_it(run: Path, tmp_path: Path) -> None:
+    paths = write_report([run], tmp_path / "out")
+    assert "speech_test-training.png" in [path.name for path in paths]
+    [row] = json.loads(paths[0].read_text())
+    assert row["training_cost"] == 2.0 * 20_000_000 + 0.5 * 10_000_000
 
 
 @pytest.mark.parametrize(
@@ -74,6 +101,10 @@ def test_what_is_no_result(tmp_path: Path, content: str) -> None:
     run.mkdir()
     with pytest.raises(UserError, match=r"run: no results\.json in it; `pocketscribe run`"):
         write_report([run], tmp_path / "out")
+    with pytest.raises(
+        UserError, match="in it, nor in any other of these; `pocketscribe run` writes"
+    ):
+        write_report([run, tmp_path], tmp_path / "out")
     (run / "results.json").write_text(content)
     with pytest.raises(UserError, match=r"results\.json: not the results of a run"):
         write_report([fine, run], tmp_path / "out")
