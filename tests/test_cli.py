@@ -17,6 +17,8 @@ from pocketscribe.speech.units import Units, UnitsConfig
 from talkative import digits
 from tiny import TINY_RECIPE, command, environment
 
+MODELS = Path(__file__).parents[1] / "models"
+
 EVALUATE_KEYS = {
     "wer",
     "ci_low",
@@ -121,6 +123,8 @@ def speech(tmp_path: Path) -> Path:
         (("run", "quickstart", "--device", "tpu"), "choose cpu, cuda or auto"),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--group", "age"), "no such column; there ar"),
         (("card", "SPEECH"), "no model in it"),
+        (("card", str(MODELS / "digits.lm")), "a language model, which goes beside a recogniser"),
+        (("transcribe", "MODEL", "SPEECH/a.wav", "--beam", "1001"), "not in the range"),
         (("transcribe", "MODEL", "gone.wav"), "gone.wav: no such audio file"),
         (("transcribe", "MODEL", "SPEECH/c.wav"), "not readable as audio"),
         (("transcribe", "SPEECH/c.wav", "SPEECH/a.wav"), "not a readable model file"),

@@ -47,7 +47,7 @@ struct Block {
     std::vector<float> depthwise, depthwise_bias;  // [tap][width], padded
 };
 
-constexpr Kind packed{"pocketscribe-packed-2", "export the model again"};
+constexpr Kind packed{"pocketscribe-packed-2", "export the model --to packed"};
 
 struct Model {
     File file;

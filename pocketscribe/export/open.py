@@ -219,7 +219,10 @@ def model_file(path: Path) -> Path:
         if (found := path / stage / "model.safetensors").is_file():
             return found
         raise UserError(f"{path}: the run has not finished its stage {stage!r}; run it again")
-    raise UserError(f"{path}: no model in it; give a run, a checkpoint or an exported folder")
+    raise UserError(
+        f"{path}: no model in it; give a run, a checkpoint or a model's file (what was exported "
+        "for a runtime holds graphs alone)"
+    )
 
 
 @contextmanager

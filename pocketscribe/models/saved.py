@@ -176,6 +176,8 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _header(written: dict[str, str], path: Path) -> Header:
     """Raises UserError where the metadata is another version's, or damaged."""
+    if str(written.get("format")).startswith("pocketscribe-lm"):
+        raise UserError(f"{path}: a language model, which goes beside a recogniser as --lm")
     if written.get("format") not in (FORMAT, *PACKED):
         raise UserError(
             f"{path}: format {written.get('format')!r}; this version reads {FORMAT!r} and "

@@ -30,7 +30,7 @@ def test_what_it_refuses(packed: Path, talkative: Path, tmp_path: Path) -> None:
         (babbling(tmp_path / "ctc.pocket"), {"search": SearchConfig(beam=2)}, "has a CTC head"),
         (packed, {"chunk": "full"}, "full context cannot stream"),
         (packed, {"chunk": 5}, "--chunk 5: this model was trained for chunks of full, 4, 8"),
-        (talkative, {}, "reads 'pocketscribe-packed-2': export the model again"),
+        (talkative, {}, "reads 'pocketscribe-packed-2': export the model --to packed"),
         (tmp_path / "nowhere", {}, "no such model"),
     ):
         with pytest.raises(UserError, match=line):

@@ -110,6 +110,26 @@ def test_windows_are_places_of_the_full_lattice(union: bool) -> None:
         assert found[b].item() == pytest.approx(total, rel=1e-3, abs=1e-5)
 
 
+@given(st.integers(0, 99))
+def test_by_occupancy_a_node_of_both_windows_counts_once(seed: int) -> None:
+    teacher, student, targets = lattices(seed)
+    visits = torch.rand(BATCH, TIME, TARGET + 1, generator=torch.Generator().manual_seed(seed)).add(
+        0.1
+    )
+    own, other = (starts[..., None] + torch.arange(2) for starts in (STARTS, OTHERS))
+    nodes = by_occupancy(window_nodes(own, FRAMES, LABELS, other), visits)
+    found = distilled(teacher, student, nodes, targets)
+    for b in range(BATCH):
+        total = 0.0
+        for t in range(FRAMES[b]):
+            places = set(own[b, t].tolist()) | set(other[b, t].tolist())
+            passed = {u: visits[b, t, u].item() for u in places if u <= LABELS[b]}
+            for u, often in passed.items():
+                share = often / sum(passed.values())
+                total += share * kl_at(teacher, student, targets, b, t, u)
+        assert found[b].item() == pytest.approx(total, rel=1e-3, abs=1e-5)
+
+
 def alignments(b: int) -> Iterator[list[tuple[int, int]]]:
     """Every alignment of utterance b, as the nodes it passes in order."""
     frames, labels = int(FRAMES[b]), int(LABELS[b])

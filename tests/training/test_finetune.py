@@ -171,6 +171,19 @@ def test_widths_take_turns(tiny: Tiny, batches: Batches, under_formats: Callable
     assert model.encoder.blocks[0].ffn1.up.weight.grid.bits == 2  # the format's own again
 
 
+def test_flips_are_told_where_there_are_masks(tiny: Tiny, under_formats: Callable) -> None:
+    teacher = tiny()
+    model = under_formats(teacher)
+    objective = fine_tuned(model, None, MaskConfig(update="every_step"))
+    assert objective.measures() == {"flipped": 0.0}
+    with torch.no_grad():
+        for weight in model.weights.stored.values():
+            weight.stored.copy_(weight.stored.flip(1))
+    assert 0.2 < objective.measures()["flipped"] < 0.8
+    dense = under_formats(teacher, (FormatRule(match="*", bits=4),))
+    assert fine_tuned(dense, None).measures() == {}
+
+
 def test_the_teacher_is_asked_as_it_will_be_used(
     tiny: Tiny, batches: Batches, under_formats: Callable
 ) -> None:

@@ -1,5 +1,6 @@
 """The one loop: it learns, it goes on where it was killed, it survives bad steps."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -194,10 +195,13 @@ def test_small_models_take_one_thread(
 
 
 def test_the_faster_precision_is_measured() -> None:
+    started = time.perf_counter()
     found = measured_precision(64, 10.0, "cpu")
+    elapsed_ms = 1000 * (time.perf_counter() - started)
     faster = found.bf16_ms < fabric_room.BF16_GAIN * found.float32_ms
     assert found.precision == ("bf16" if faster else "float32")
     assert min(found.bf16_ms, found.float32_ms) > 0
+    assert found.bf16_ms + found.float32_ms <= elapsed_ms, "each is one of the products' times"
 
 
 def test_validations_come_at_even_distances(
@@ -216,6 +220,33 @@ def test_validations_come_at_even_distances(
     other = tiny(dropout=0.1)
     train(other, batches(), tmp_path / "alone", loss=LOSS)
     assert identical(weights(model), weights(other)), "watching must change nothing"
+
+
+@pytest.mark.parametrize(
+    ("scores", "validations"),
+    [([1.0], 3), ([2.0, 1.0], 4), ([1.0, 2.0, 0.5, 2.0, 0.5], 5)],
+    ids=["never better", "better once", "better in time"],
+)
+def test_patience_ends_after_so_many_validations_without_a_better_score(
+    tiny: Tiny,
+    batches: Batches,
+    train: Train,
+    tmp_path: Path,
+    scores: list[float],
+    validations: int,
+) -> None:
+    """The last score comes again and again: as good as the best is not better."""
+    said: list[float] = []
+
+    def validate(model: Recogniser) -> dict[str, float]:
+        said.append(scores[min(len(said), len(scores) - 1)])
+        return {"wer": said[-1]}
+
+    options = {"patience": 2, "validations": 8, "loss": LOSS}
+    done = train(tiny(), batches(AugmentConfig().at(0.0)), tmp_path, validate, **options)
+    assert done.progress.validations == validations
+    assert done.progress.best == min(scores) and done.progress.stale == 2
+    assert done.progress.audio_seconds < 160
 
 
 def stepping(model: Recogniser, folder: Path, **options: object) -> Training:

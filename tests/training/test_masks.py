@@ -26,7 +26,7 @@ def of(made: Weights, **config: object) -> Masks:
 
 def test_scheduled_patterns_thin_out_group_by_group() -> None:
     patterns = [scheduled(done / 100, (1, 4)) for done in range(101)]
-    assert patterns[:10] == [None] * 10
+    assert patterns[:10] == [None] * 10 and patterns[10] == (3, 4), "from a tenth on"
     kept = [pattern[0] for pattern in patterns[10:] if pattern is not None]
     assert kept == sorted(kept, reverse=True) and set(kept) == {3, 2, 1}
     assert all(pattern == (1, 4) for pattern in patterns[34:])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -95,6 +96,41 @@ def test_the_pruned_loss_takes_over(tiny: Tiny, batch: Batch, step: int) -> None
     simple, pruned = pruned_scales(step / 1000)
     expected = simple * found["simple"] + pruned * found["pruned"] + 2 * found["ctc"]
     torch.testing.assert_close(found["loss"].detach(), expected, rtol=1e-5, atol=1e-3)
+
+
+def test_if_not_told_otherwise_it_has_taken_over_after_a_thousand_steps(
+    tiny: Tiny, batch: Batch
+) -> None:
+    for step, simple, pruned in ((999, 0.5005, 0.9991), (1000, 0.5, 1.0), (1001, 0.5, 1.0)):
+        found = Plain(tiny(), LossConfig(ctc=0.0))(batch, StepContext(step, Chunking(None)))
+        assert found["loss"].item() == pytest.approx(
+            simple * found["simple"].item() + pruned * found["pruned"].item(), rel=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "asks"),
+    [
+        ({"transducer": "pruned", "ctc": 0.0}, True),
+        ({"transducer": "full", "ctc": 0.1}, True),
+        ({"transducer": "full", "ctc": 0.0, "consistency": 0.1}, True),
+        ({"transducer": "full", "ctc": 0.0}, False),
+    ],
+    ids=str,
+)
+def test_heads_are_asked_if_a_shipped_model_cannot_learn_so(
+    tiny: Tiny, batch: Batch, options: dict[str, Any], asks: bool
+) -> None:
+    """A shipped model has none of the heads that only training needs."""
+    shipped, config = tiny(), LossConfig(**options)
+    shipped.auxiliary = torch.nn.ModuleDict()
+    assert config.asks_heads == asks
+    objective = Plain(shipped, config)
+    if asks:
+        with pytest.raises(KeyError):
+            objective(batch, CONTEXT)
+    else:
+        objective(batch, CONTEXT)["loss"].backward()
 
 
 def test_without_warm_up_the_scales_are_the_last_ones(tiny: Tiny, batch: Batch) -> None:

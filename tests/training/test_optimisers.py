@@ -318,6 +318,8 @@ def test_default_is_scaled_adam() -> None:
         {"lr": "0.1"},
         {"lr": float("inf")},
         {"eden_epochs": 0.0},
+        {"eden_batches": 0.0},
+        {"reference_seconds": 0.0},
         {"warmup_share": 0.1},
         {"weight_decay": -0.1},
     ],
