@@ -124,7 +124,7 @@ def speech(tmp_path: Path) -> Path:
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--group", "age"), "no such column; there ar"),
         (("card", "SPEECH"), "no model in it"),
         (("card", str(MODELS / "digits.lm")), "a language model, which goes beside a recogniser"),
-        (("transcribe", "MODEL", "SPEECH/a.wav", "--beam", "1001"), "not in the range"),
+        (("transcribe", "MODEL", "SPEECH/a.wav", "--beam", "1001"), "less than or equal to 1000"),
         (("transcribe", "MODEL", "gone.wav"), "gone.wav: no such audio file"),
         (("transcribe", "MODEL", "SPEECH/c.wav"), "not readable as audio"),
         (("transcribe", "SPEECH/c.wav", "SPEECH/a.wav"), "not a readable model file"),
