@@ -142,6 +142,7 @@ def main(
     chunks: str = "16,4",
     streams: str = "1,8,32",
     seconds: float = 10,
+    executorch: bool = True,  # whose export takes a minute
 ) -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -157,8 +158,9 @@ def main(
             rivals = {RIVAL: folder / "sherpa-onnx", LOOP: folder / "onnx"}
             for out in rivals.values():
                 export(plain, out.name, out, int8=True)
-            rivals[ALONE] = folder / "executorch"
-            export(packed, "executorch", rivals[ALONE])
+            if executorch:
+                rivals[ALONE] = folder / "executorch"
+                export(packed, "executorch", rivals[ALONE])
             stats = native.Engine(native.Model(packed)).stats()
             print(
                 f"chunks of {40 * size} ms; {stats.model_bytes:,} B mapped, "

@@ -86,7 +86,8 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
             if request.param == "soak":
                 return {"model": model, "streams": 3, "hours": 0.05}
             if request.param == "engine":  # each line has a process of its own
-                return {"model": model, "streams": "1", "seconds": 1, "chunks": "4"}
+                short = {"streams": "1", "seconds": 1, "chunks": "4"}
+                return {"model": model, "executorch": False, **short}
             return {"model": model, "streams": "2", "seconds": 1}
         case "supernet":
             return {"frames": 5}

@@ -122,6 +122,25 @@ def test_a_teacher_of_full_context_hears_more(tiny: Tiny, batch: Batch) -> None:
     assert same.item() == pytest.approx(0, abs=1e-2) and full.item() > 0.1
 
 
+@pytest.mark.parametrize("occupancy", [False, True])
+def test_a_teacher_is_asked_in_the_windows_it_is_told_to(
+    tiny: Tiny, batch: Batch, occupancy: bool
+) -> None:
+    teacher = another(tiny)
+    context = StepContext(0, teacher.config.chunks.streaming)
+    with torch.no_grad():
+        mine, theirs = (Plain(m, LOSS).outputs(batch, context).pruned for m in (tiny(), teacher))
+    assert mine is not None and theirs is not None
+    assert not torch.equal(mine.contexts, theirs.contexts)
+    both = torch.cat([mine.contexts, theirs.contexts], -1)
+    windows = {"student": mine.contexts, "teacher": theirs.contexts, "union": both}
+    for nodes, expected in windows.items():
+        config = DistilConfig.read({"nodes": nodes, "occupancy": occupancy}, "test")
+        said = Teacher(teacher, config)(batch, context.chunking, mine.contexts)
+        assert said.nodes is not None
+        assert torch.equal(said.nodes.contexts, expected), nodes
+
+
 class Counted(Teacher):
     calls = 0
 
