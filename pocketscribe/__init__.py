@@ -43,14 +43,13 @@ def load(
     from pocketscribe.decoding.searcher import SearchConfig
     from pocketscribe.export.open import open_model
 
-    options = {
-        "beam": beam,
-        "lm": lm,
-        "lm_scale": lm_scale,
-        "label_bonus": label_bonus,
-        "hotwords": [hotwords] if isinstance(hotwords, str) else list(hotwords),
-        "hotword_score": hotword_score,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    search = SearchConfig.read(given, "load")
+    search = SearchConfig.given(
+        "load",
+        beam=beam,
+        lm=lm,
+        lm_scale=lm_scale,
+        label_bonus=label_bonus,
+        hotwords=[hotwords] if isinstance(hotwords, str) else list(hotwords),
+        hotword_score=hotword_score,
+    )
     return Model(open_model(Path(model), search, chunk, device, engine))

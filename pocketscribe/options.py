@@ -70,16 +70,15 @@ def search_config(
     """The options of searching as one config; here, because importing PyTorch takes seconds."""
     from pocketscribe.decoding.searcher import SearchConfig, read_hotwords
 
-    options = {
-        "beam": beam,
-        "lm": lm,
-        "lm_scale": lm_scale,
-        "label_bonus": label_bonus,
-        "hotwords": read_hotwords(hotword or (), hotwords),
-        "hotword_score": hotword_score,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    return SearchConfig.read(given, "options of searching")
+    return SearchConfig.given(
+        "options of searching",
+        beam=beam,
+        lm=lm,
+        lm_scale=lm_scale,
+        label_bonus=label_bonus,
+        hotwords=read_hotwords(hotword or (), hotwords),
+        hotword_score=hotword_score,
+    )
 
 
 def opened(model: Path, search: Any, chunk: Any, device: str, runtime: str | None) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -50,6 +51,12 @@ class SearchConfig(Config):
         if not self.hotwords and "hotword_score" in given:
             raise ValueError("hotword_score belongs to hotwords: give --hotword PHRASE too")
         return self
+
+    @classmethod
+    def given(cls, source: str, **options: Any) -> "SearchConfig":
+        """Of options, those that were given; None was not. Raises UserError as `read`."""
+        told = {name: value for name, value in options.items() if value is not None}
+        return cls.read(told, source)
 
     @property
     def width(self) -> int:

@@ -15,7 +15,7 @@ from pocketscribe.evaluation.report import read_results
 from pocketscribe.export.open import TorchRuntime
 from pocketscribe.files import write_json
 from pocketscribe.models import Recogniser, stored_parameters
-from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
+from pocketscribe.models.saved import Saved, load_model, save_model, save_packed, sketch
 from pocketscribe.recipes.recipe import Recipe, StageConfig
 from pocketscribe.speech.batches import Trainable
 from pocketscribe.training.checkpoint import Progress
@@ -76,7 +76,7 @@ def score_and_ship(recipe: Recipe, folder: Path, root: Path | None, bar: Bar) ->
         model = results["models"].setdefault(
             stage, {"file": shipped.name, "chunk": str(runtime.chunking), "scores": {}}
         )
-        model["methods"] = methods(load_model(shipped))
+        model["methods"] = methods(sketch(shipped))
         for corpus in (*recipe.speech.dev, *recipe.speech.test):
             if corpus.title not in model["scores"]:
                 task = bar.add_task(f"score {stage} on {corpus.title}", total=None)
