@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pocketscribe.reports.markup import Markup, join, tag
+from pocketscribe.search.frontier import frontier
 
 WIDTH, HEIGHT = 420, 300  # small, so that a phone's width shrinks the text but little
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 10.0, 40.0
@@ -182,13 +183,8 @@ def _frame(x: Axis, y: Axis) -> Markup:
 
 
 def _best(points: Sequence[Point], x: Axis, y: Axis) -> Markup:
-    corners: list[tuple[float, float]] = []
-    lowest = math.inf
-    for p in sorted(points, key=lambda p: (p.x, p.y)):
-        if p.y < lowest:
-            lowest = p.y
-            corners.append((x.at(p.x), y.at(p.y)))
-    path = "M" + "L".join(f"{a:.1f},{b:.1f}" for a, b in corners)
+    corners = frontier({p: (p.x, p.y) for p in points})
+    path = "M" + "L".join(f"{x.at(p.x):.1f},{y.at(p.y):.1f}" for p in corners)
     return tag(
         "path", tag("title", "none is both left of and below these"), d=path, class_="pareto"
     )

@@ -4,25 +4,19 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pocketscribe.errors import UserError, UserHint, needs_extra
 from pocketscribe.files import replacing, write_json, write_text
 from pocketscribe.reports.page import page
-from pocketscribe.reports.runs import FinishedRun, Row, results_of
+from pocketscribe.reports.runs import MEASURES, FinishedRun, Measure, Row, results_of
 from pocketscribe.reports.sound import embedded
 from pocketscribe.reports.tables import markdown
 from pocketscribe.reports.words import Utterance, worst
+from pocketscribe.search.frontier import frontier
 
 SHOWN = 6  # of a part's utterances
 MARKERS = "os^Dv*"
 FEW = 30  # models in a plot, up to which each has its name beside it
-AGAINST = {  # WER, in the plots: a row's key, its unit, and in how many of them
-    "bytes": ("MB", 1e6),
-    "parameters_stored": ("million parameters stored", 1e6),
-    "rtf": ("real-time factor, one thread", 1),
-    "training_cost": ("training: audio hours × million parameters", 1e6),
-}
 
 
 def write_report(
@@ -63,15 +57,12 @@ def write_report(
     write_json(paths[0], plain)
     write_text(paths[1], markdown(plain))
     write_text(paths[2], text)
-    for title in parts:
+    for title, part in parts.items():
         name = re.sub(r"[^\w.-]+", "_", title.replace("=", "-"))
-        for key, (label, unit) in AGAINST.items():
-            shown = [
-                {**row, "x": row[key] / unit} for row in plain if row["data"] == title and row[key]
-            ]
-            if shown:
-                paths.append(out / f"{name}-{key.split('_')[0]}.png")
-                _plot(shown, label, title, paths[-1])
+        for measure in MEASURES:
+            if shown := {row: value for row in part if (value := measure.of(row))}:
+                paths.append(out / f"{name}-{measure.name}.png")
+                _plot(shown, measure, title, paths[-1])
     return paths
 
 
@@ -92,32 +83,34 @@ def _sounds(
     return found
 
 
-def _plot(rows: list[dict[str, Any]], label: str, title: str, path: Path) -> None:
-    """WER with its interval against `x`, a point a model, a colour and shape a method."""
+def _plot(across: Mapping[Row, float], measure: Measure, title: str, path: Path) -> None:
+    """WER with its interval against a measure, a point a model, a colour and shape a method."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
-    lowest = _lowest(rows)
-    for number, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
-        own = [row for row in rows if row["method"] == method]
-        wers = [100 * row["wer"] for row in own]
-        spread = [
-            [max(100 * (row["wer"] - row["ci_low"]), 0) for row in own],
-            [max(100 * (row["ci_high"] - row["wer"]), 0) for row in own],
-        ]
-        mark, at = MARKERS[number // 10 % len(MARKERS)], [row["x"] for row in own]
-        axes.errorbar(
-            at, wers, spread, None, mark, color=f"C{number % 10}", capsize=3, label=method
+    named = list(across)
+    if len(named) > FEW:
+        named = frontier({row: (value, row.result["wer"]) for row, value in across.items()})
+    for number, method in enumerate(dict.fromkeys(row.method for row in across)):
+        own = {row: value for row, value in across.items() if row.method == method}
+        wers, lows, highs = (
+            [100 * row.result[key] for row in own] for key in ("wer", "ci_low", "ci_high")
         )
-        for row in own:
-            if len(rows) <= FEW or row in lowest:
-                place = row["x"], 100 * row["wer"]
-                axes.annotate(row["model"], place, (6, 3), textcoords="offset points", size=7)
-    axes.set(xlabel=label, ylabel="WER, % (95% interval)", title=title)
-    sizes = [row["x"] for row in rows]
-    if max(sizes) > 4 * min(sizes):
+        spread = [
+            [max(wer - low, 0) for wer, low in zip(wers, lows, strict=True)],
+            [max(high - wer, 0) for wer, high in zip(wers, highs, strict=True)],
+        ]
+        mark, colour = MARKERS[number // 10 % len(MARKERS)], f"C{number % 10}"
+        axes.errorbar(
+            list(own.values()), wers, spread, None, mark, color=colour, capsize=3, label=method
+        )
+    for row in named:
+        place = across[row], 100 * row.result["wer"]
+        axes.annotate(row.model, place, (6, 3), textcoords="offset points", size=7)
+    axes.set(xlabel=measure.label, ylabel="WER, % (95% interval)", title=title)
+    if max(across.values()) > 4 * min(across.values()):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
@@ -128,12 +121,3 @@ def _plot(rows: list[dict[str, Any]], label: str, title: str, path: Path) -> Non
     figure.legend(fontsize=8, loc="outside lower center", ncols=3)  # where it covers no point
     with replacing(path) as beside:
         figure.savefig(beside, dpi=120)
-
-
-def _lowest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that none to the left of them is below."""
-    found: list[dict[str, Any]] = []
-    for row in sorted(rows, key=lambda row: (row["x"], row["wer"])):
-        if not found or row["wer"] < found[-1]["wer"]:
-            found.append(row)
-    return found

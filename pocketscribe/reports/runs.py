@@ -3,6 +3,7 @@
 import math
 import shlex
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -104,9 +105,9 @@ class FinishedRun:
         return {part.title: part for part in (*speech.dev, *speech.test)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
-    """A model, scored on a part: `result` is `evaluate`'s."""
+    """A model, scored on a part: `result` is `evaluate`'s. Equal to itself alone."""
 
     run: FinishedRun
     model: str
@@ -142,3 +143,28 @@ class Row:
         kept = {k: v for k, v in self.result.items() if k != "hypotheses"}
         named = {"run": self.run.name, "model": self.model, "method": self.method}
         return {**named, "data": self.data, "training_cost": self.cost, **kept}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What word errors are drawn against: its short name, an axis's label, and a row's value."""
+
+    name: str
+    label: str
+    of: Callable[[Row], float | None]
+
+
+MEASURES = (
+    Measure("bytes", "size, MB", lambda row: row.result["bytes"] / 1e6),
+    Measure(
+        "parameters",
+        "parameters stored, millions",
+        lambda row: row.result["parameters_stored"] / 1e6,
+    ),
+    Measure("rtf", "real-time factor", lambda row: row.result["rtf"]),
+    Measure(
+        "training",
+        "training cost, audio hours × million parameters",
+        lambda row: row.cost and row.cost / 1e6,
+    ),
+)

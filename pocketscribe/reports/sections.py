@@ -7,18 +7,12 @@ from pocketscribe.evaluation.evaluate import summary
 from pocketscribe.reports.curves import learning_curves
 from pocketscribe.reports.markup import Markup, join, tag
 from pocketscribe.reports.plots import Point, Series, legend, plot
-from pocketscribe.reports.runs import FinishedRun, Row
+from pocketscribe.reports.runs import MEASURES, FinishedRun, Measure, Row
 from pocketscribe.reports.tables import table
 from pocketscribe.reports.words import Heard, Utterance, marked
 from pocketscribe.search.frontier import Point as SubNetwork
 
 WER = "WER, %"
-AGAINST: dict[str, Callable[[Row], float | None]] = {
-    "size, MB": lambda row: row.result["bytes"] / 1e6,
-    "parameters stored, millions": lambda row: row.result["parameters_stored"] / 1e6,
-    "real-time factor": lambda row: row.result["rtf"],
-    "training cost, audio hours × million parameters": lambda row: row.cost and row.cost / 1e6,
-}
 COSTS: dict[str, Callable[[SubNetwork], float | None]] = {
     "size, MB": lambda network: network.bytes / 1e6,
     "milliseconds a chunk": lambda network: network.milliseconds,
@@ -33,7 +27,7 @@ def scores(
 ) -> Markup:
     """A part's plots, table and worst utterances; `marks` has how methods are told apart."""
     shown = [marks[method] for method in dict.fromkeys(row.method for row in rows)]
-    plots = [_against(x, value, rows, marks) for x, value in AGAINST.items()]
+    plots = [_against(measure, rows, marks) for measure in MEASURES]
     return join(
         tag("div", *plots, class_="plots"),
         legend(shown) if len(shown) > 1 else "",
@@ -69,15 +63,11 @@ def learning(run: Path) -> Markup:
     return join(tag("div", *plots, class_="plots"), legend(names)) if plots else Markup()
 
 
-def _against(
-    x: str,
-    value: Callable[[Row], float | None],
-    rows: Sequence[Row],
-    marks: Mapping[str, Series],
-) -> Markup:
+def _against(measure: Measure, rows: Sequence[Row], marks: Mapping[str, Series]) -> Markup:
     points: dict[str, list[Point]] = {}
+    x = measure.label
     for row in rows:
-        at, result = value(row), row.result
+        at, result = measure.of(row), row.result
         if at is not None:
             wer, low, high = (100 * result[key] for key in ("wer", "ci_low", "ci_high"))
             title = f"{row.name}: WER {summary(result)}; {x}: {at:.4g}"

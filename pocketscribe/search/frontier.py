@@ -1,7 +1,7 @@
 """What a search finds: the candidates that no other beats in every respect."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field, field_validator
 
@@ -11,6 +11,7 @@ from pocketscribe.models.subnets import Sizes
 from pocketscribe.weights import FormatRule
 
 Costs = Sequence[float | int]  # word errors, bytes and, where measured, milliseconds
+T = TypeVar("T")
 
 
 class Candidate(Config):
@@ -136,12 +137,12 @@ def best(costs: Mapping[Candidate, Costs]) -> list[Candidate]:
     return list(dict.fromkeys(c for pair in pairs for c in frontier(pair)))
 
 
-def frontier(costs: Mapping[Candidate, Costs]) -> list[Candidate]:
-    """The candidates that no other beats or equals in every cost; of equals, the first.
+def frontier(costs: Mapping[T, Costs]) -> list[T]:
+    """Those that no other beats or equals in every cost; of equals, the first.
 
     Smaller costs are better; the best by the first cost comes first.
     """
-    found: list[Candidate] = []
+    found: list[T] = []
     for candidate in sorted(costs, key=lambda c: tuple(costs[c])):
         mine = costs[candidate]
         # None that comes later can beat it: its first cost is no less.
