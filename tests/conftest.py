@@ -17,7 +17,7 @@ from pocketscribe.models.saved import save_model
 from talkative import talkative as talkative_model
 from tiny import TINY_RECIPE, run_here
 
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # of two, each would wait for the other: pytest runs two processes
 # A busy machine is no failure; thirty examples of lattices are seconds.
 settings.register_profile("here", deadline=None, max_examples=30)
 settings.load_profile("here")

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from pocketscribe.recipes.reading import read_recipe
@@ -37,15 +36,9 @@ optimiser = { warmup_steps = 5 }
 
 
 def run_here(recipe: Path, folder: Path, *changes: str) -> dict[str, Any]:
-    """`pocketscribe run`, in this process and with one thread, so to the same bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return Run(
-            read_recipe(str(recipe), changes, folder.parent), folder, None, Console(quiet=True)
-        ).go()
-    finally:
-        torch.set_num_threads(threads)
+    """`pocketscribe run`, in this process and so with one thread, to the same bits."""
+    read = read_recipe(str(recipe), changes, folder.parent)
+    return Run(read, folder, None, Console(quiet=True)).go()
 
 
 def command(*arguments: str | Path) -> list[str]:

@@ -1,7 +1,7 @@
 """An encoder of state spaces in every file and runtime: what PyTorch hears, bit for bit packed."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import kaldialign
@@ -28,15 +28,6 @@ SHRUNK = {
     "ranks": [{"match": "*.ssm.out", "rank": 4, "share_factor": "u", "scale": True}],
     "formats": FEW_BITS,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On a busy machine two threads wait for each other, and these tensors are tiny."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import soundfile
-import torch
 from rich.console import Console
 
 from pocketscribe.errors import UserError
@@ -55,12 +54,7 @@ def folder(made_once: MadeOnce) -> Path:
 
 
 def quietly(folder: Path, budget: str, out: Path, **options: object) -> object:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return fit(str(folder), budget, out, None, Console(quiet=True), **options)
-    finally:
-        torch.set_num_threads(threads)
+    return fit(str(folder), budget, out, None, Console(quiet=True), **options)
 
 
 def small(way: str) -> list[str]:

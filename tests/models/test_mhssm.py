@@ -4,7 +4,6 @@ B batch, S encoder frames, D width, H heads, P channels of a head, N modes.
 """
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -25,15 +24,6 @@ from test_conformer import convolution, feed_forward, linear, norm, subsampled, 
 
 HEADS, CHANNELS, MODES = 3, 2, 4
 CHUNKINGS = [Chunking(1, 0), Chunking(3, 0), Chunking(4, 8), Chunking(8, 8)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On a busy machine two threads wait for each other, and these tensors are tiny."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def state_space(dtype: torch.dtype) -> StateSpace:

@@ -52,3 +52,13 @@ def step_of(state: Path) -> int:
 
 def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def copied(run: Path, to: Path) -> Path:
+    """A copy of a run that another test may change."""
+    folder = to / "run"
+    folder.mkdir()
+    for path in run.rglob("*"):
+        target = folder / path.relative_to(run)
+        target.mkdir() if path.is_dir() else target.write_bytes(path.read_bytes())
+    return folder

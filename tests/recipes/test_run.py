@@ -1,12 +1,9 @@
-"""A run goes on where it was killed, runs nothing twice, and is the same in several processes."""
+"""A run scores and ships what it trained, runs nothing twice, and takes models from elsewhere."""
 
 import hashlib
 import json
 import re
 import shutil
-import signal
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,17 +11,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from filelock import FileLock
 from safetensors.torch import load_file
 
 from pocketscribe.errors import UserError
-from pocketscribe.export.open import model_file, open_model
+from pocketscribe.export.open import model_file
 from pocketscribe.files import read_json
 from pocketscribe.models.saved import load_model, save_model
 from pocketscribe.recipes import reading
 from pocketscribe.recipes.run import Run
-from runs import MODEL, assert_equal, run_in_two_processes, step_of
-from tiny import TINY_RECIPE, command, environment, run_here
+from runs import MODEL, copied
+from tiny import TINY_RECIPE, run_here
 
 
 def test_a_finished_run(tiny_run: Path) -> None:
@@ -289,35 +285,6 @@ def test_too_many_utterances_that_cannot_be_trained_on_stop_the_run(
 
 
 @pytest.mark.parametrize(
-    ("change", "key"),
-    [
-        ("stage.0.audio_hours=0.07", "stage"),
-        ("stage.0.optimiser.lr=0.1", "stage"),
-        ("model.joiner=32", "model"),
-        ("speech.train.0.count=25", "speech"),
-        ('speech.units.kind="bpe"', "speech"),
-    ],
-)
-def test_another_recipe_is_refused(tiny_run: Path, change: str, key: str) -> None:
-    before = (tiny_run / "recipe.json").read_bytes()
-    with pytest.raises(UserError, match=rf"holds a run with another \[{key}\]; choose another"):
-        run_here(tiny_run.with_name("tiny.toml"), tiny_run, change)
-    assert (tiny_run / "recipe.json").read_bytes() == before
-
-
-def test_a_run_of_an_older_version_goes_on(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A key that recipes did not have then has its default value."""
-    folder = copied(tiny_run, tmp_path)
-    text = (folder / "recipe.json").read_text(encoding="utf-8")
-    assert '"fastemit": 0.0' in text
-    (folder / "recipe.json").write_text(text.replace('"fastemit": 0.0', '"ctc": 3.0'))
-    monkeypatch.delattr(Run, "_train")
-    run_here(tiny_run.with_name("tiny.toml"), folder)
-
-
-@pytest.mark.parametrize(
     ("change", "line"),
     [
         ('speech.test=[{corpus="nowhere"}]', "'nowhere': neither a folder nor a corpus"),
@@ -337,67 +304,3 @@ def test_a_missing_corpus_is_found_before_anything_is_trained(
     with pytest.raises(UserError, match=line):
         run_here(recipe, recipe.parent / "run", change)
     assert [p.name for p in recipe.parent.iterdir()] == ["tiny.toml"]
-
-
-def test_a_run_is_one_processs_at_a_time(tiny_run: Path) -> None:
-    """A lock that is held, by whomever; it goes with the process that held it."""
-    at_it = pytest.raises(UserError, match="another process is at this run; wait for it, or")
-    with FileLock(tiny_run / "lock"), at_it:
-        run_here(tiny_run.with_name("tiny.toml"), tiny_run)
-    run_here(tiny_run.with_name("tiny.toml"), tiny_run)
-
-
-def test_kill_minus_9_and_again(recipe: Path, tiny_run: Path, prepared_beside: Callable) -> None:
-    """The same weights, to the bit, as the run that nobody killed."""
-    folder = prepared_beside(recipe) / "run"
-    log = (recipe.parent / "log").open("w")
-    process = subprocess.Popen(
-        command("pocketscribe", "run", recipe, "--out", folder),
-        env=environment(),
-        stdout=log,
-        stderr=log,
-    )
-    state = folder / "float" / "checkpoint" / "state.json"
-    try:
-        while step_of(state) < 4:
-            assert process.poll() is None, (recipe.parent / "log").read_text()
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert not (folder / MODEL).exists(), "it was to be killed while it trained"
-    assert step_of(state) >= 4
-    meanwhile = open_model(folder / "float" / "checkpoint")  # can be listened to
-    assert meanwhile.parameters_stored == open_model(tiny_run).parameters_stored
-    meanwhile.transcribe([np.zeros(16000, np.float32)], streaming=True)
-    run_here(recipe, folder)
-    assert_equal(load_file(folder / MODEL), load_file(tiny_run / MODEL))
-
-
-def test_two_processes_learn_what_one_learns(recipe: Path, tiny_run: Path) -> None:
-    """By torchrun, from nothing: process 0 prepares, writes and scores, the other one waits."""
-    folder = recipe.parent / "run"
-    done = run_in_two_processes(recipe, folder)
-    assert done.stdout.count("WER [95% CI]") == 1, "one table, not one a process"
-    names = {p.name for p in folder.iterdir()} | {p.name for p in (folder / "float").iterdir()}
-    assert not [name for name in names if name.startswith(".")]
-    parts = [p.name for p in (recipe.parent / "prepared").iterdir()]
-    assert len(parts) == 2 and all(name.startswith("synthetic-") for name in parts)
-
-    one, two = load_file(tiny_run / MODEL), load_file(folder / MODEL)
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)
-    stages = [load_model(f / MODEL).card["stages"][0] for f in (tiny_run, folder)]
-    for key in ("steps", "audio_hours_heard", "trained_on"):
-        assert stages[0][key] == stages[1][key]
-
-
-def copied(run: Path, to: Path) -> Path:
-    """A copy of a run that another test may change."""
-    folder = to / "run"
-    folder.mkdir()
-    for path in run.rglob("*"):
-        target = folder / path.relative_to(run)
-        target.mkdir() if path.is_dir() else target.write_bytes(path.read_bytes())
-    return folder

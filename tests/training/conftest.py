@@ -91,12 +91,7 @@ def train(usable: Trainable) -> Callable[..., Training]:
         objective = objective or Plain(model, config.loss)
         fabric = make_fabric(config.precision, folder)
         training = Training(fabric, model, objective, config, folder, validate, trained=trained)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            training.run(batches, Progress(console=Console(quiet=True)), usable.seconds)
-        finally:
-            torch.set_num_threads(threads)
+        training.run(batches, Progress(console=Console(quiet=True)), usable.seconds)
         return training
 
     return run

@@ -1,15 +1,11 @@
 """The one loop: it learns, it goes on where it was killed, it survives bad steps."""
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from killed import identical, killed_at, weights
@@ -17,9 +13,8 @@ from pocketscribe.errors import UserError
 from pocketscribe.models import Recogniser
 from pocketscribe.speech.augment import AugmentConfig
 from pocketscribe.speech.batches import Batch, TrainingBatches
-from pocketscribe.training import fabric as fabric_room
 from pocketscribe.training import loop
-from pocketscribe.training.fabric import make_fabric, measured_precision, use_fitting_threads
+from pocketscribe.training.fabric import make_fabric
 from pocketscribe.training.loop import (
     BEST,
     HALF_WAY,
@@ -175,35 +170,6 @@ def test_augmentation_waits_for_the_loss(
     assert grown[1e6][:2] == [0.0, 0.0] and set(grown[1e6][2:]) == {0.75}
 
 
-@pytest.mark.parametrize(
-    ("parameters", "said", "threads"), [(10**6, None, 1), (10**7, None, 2), (10**6, "2", 2)]
-)
-def test_small_models_take_one_thread(
-    monkeypatch: pytest.MonkeyPatch, parameters: int, said: str | None, threads: int
-) -> None:
-    before = torch.get_num_threads()
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(fabric_room, "ALL_THREADS", 2)
-    if said is not None:
-        monkeypatch.setenv("OMP_NUM_THREADS", said)
-    try:
-        torch.set_num_threads(2)
-        use_fitting_threads(parameters)
-        assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_the_faster_precision_is_measured() -> None:
-    started = time.perf_counter()
-    found = measured_precision(64, 10.0, "cpu")
-    elapsed_ms = 1000 * (time.perf_counter() - started)
-    faster = found.bf16_ms < fabric_room.BF16_GAIN * found.float32_ms
-    assert found.precision == ("bf16" if faster else "float32")
-    assert min(found.bf16_ms, found.float32_ms) > 0
-    assert found.bf16_ms + found.float32_ms <= elapsed_ms, "each is one of the products' times"
-
-
 def test_validations_come_at_even_distances(
     tiny: Tiny, batches: Batches, train: Train, tmp_path: Path
 ) -> None:
@@ -339,23 +305,6 @@ def test_many_such_steps_in_a_row_stop_the_run(
         assert done.progress.skipped == 19 < done.progress.step - 1
 
 
-def test_what_torchrun_says_reaches_fabric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-
-    class Spy(Fabric):
-        def __init__(self, **options: object) -> None:
-            made.append(SimpleNamespace(**options))
-
-        def launch(self) -> None: ...
-
-    monkeypatch.setattr(fabric_room, "Fabric", Spy)
-    monkeypatch.setenv("WORLD_SIZE", "6")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    make_fabric("bf16", tmp_path)
-    assert (made[0].devices, made[0].num_nodes, made[0].precision) == (2, 3, "bf16-mixed")
-    assert made[0].strategy._timeout > timedelta(days=1)  # others wait while one scores
-
-
 def test_adamw_takes_no_gradient_longer_than_its_limit(
     tiny: Tiny, batches: Batches, tmp_path: Path
 ) -> None:
@@ -399,17 +348,3 @@ def test_dropout_follows_from_the_step(tiny: Tiny, batches: Batches, tmp_path: P
     (first, noise), (again, same), (_, later), (_, reseeded) = found
     assert first == again and torch.equal(noise, same)
     assert not torch.equal(noise, later) and not torch.equal(noise, reseeded)
-
-
-def test_a_small_model_takes_one_thread_and_leaves_the_others_theirs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    threads = torch.get_num_threads()
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(fabric_room, "ALL_THREADS", 3)
-    try:
-        for parameters, expected in ((10**6, 1), (10**7, 3), (10**6, 1)):
-            use_fitting_threads(parameters)
-            assert torch.get_num_threads() == expected
-    finally:
-        torch.set_num_threads(threads)
