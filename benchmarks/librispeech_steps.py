@@ -127,7 +127,7 @@ def one(folder: str, stage: str, *, seconds: float, steps: int, width: int) -> N
     if width:
         changes.append(f"model.encoder.width={width}")
     run = Run(read_recipe(recipe, changes, root / "runs"), root / "runs" / recipe, root, Console())
-    run.train(name)
+    run.train([name])
     if run.fabric.is_global_zero:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         if torch.cuda.is_available():

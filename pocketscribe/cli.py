@@ -47,6 +47,10 @@ def run(
     set: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE on top of the recipe; may be repeated.")
     ] = None,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this stage, and those it stands on; may be repeated."),
+    ] = None,
     device: Device = "auto",
     root: Root = None,
 ) -> None:
@@ -55,7 +59,7 @@ def run(
     from pocketscribe.recipes.run import Run
 
     read = read_recipe(recipe, set or (), out.parent if out else RUNS)
-    Run(read, out or RUNS / read.name, root, Console(), device).go()
+    Run(read, out or RUNS / read.name, root, Console(), device).go(stage or ())
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,12 @@ optimiser = { warmup_steps = 5 }
 """
 
 
-def run_here(recipe: Path, folder: Path, *changes: str) -> dict[str, Any]:
+def run_here(
+    recipe: Path, folder: Path, *changes: str, stages: Sequence[str] = ()
+) -> dict[str, Any]:
     """`pocketscribe run`, in this process and so with one thread, to the same bits."""
     read = read_recipe(str(recipe), changes, folder.parent)
-    return Run(read, folder, None, Console(quiet=True)).go()
+    return Run(read, folder, None, Console(quiet=True)).go(stages)
 
 
 def command(*arguments: str | Path) -> list[str]:

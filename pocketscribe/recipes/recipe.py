@@ -1,7 +1,7 @@
 """A recipe is a list of stages: what is trained on what, in one TOML file."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -161,6 +161,12 @@ class StageConfig(TrainingConfig):
         """Whose model teaches while this stage trains, if any's."""
         return self.teacher if self.audio_hours else None
 
+    @property
+    def stands_on(self) -> tuple[str, ...]:
+        """The stages, of this run or another, whose models this one needs."""
+        searched = self.take.search if self.take else None
+        return tuple(name for name in (self.from_, self.taught_by, searched) if name is not None)
+
 
 class EvaluateConfig(Config):
     """How models are scored.
@@ -263,6 +269,23 @@ class Recipe(Config):
         if stage.formats is not None:
             model = model.model_copy(update={"formats": stage.formats})
         return model
+
+    def needed(self, names: Sequence[str]) -> tuple[StageConfig, ...]:
+        """The stages of these names and all that they stand on, in the recipe's order.
+
+        Raises:
+            UserError: there is no stage of a name.
+        """
+        stages = {stage.name: stage for stage in self.stage}
+        for name in names:
+            if name not in stages:
+                raise UserError(f"{self.name} has no stage {name!r} (it has {', '.join(stages)})")
+        found, left = set(names), list(names)
+        while left:
+            more = {n for n in stages[left.pop()].stands_on if not is_outside(n)} - found
+            found |= more
+            left += more
+        return tuple(stage for stage in self.stage if stage.name in found)
 
     @property
     def scored(self) -> tuple[str, ...]:

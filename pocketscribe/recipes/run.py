@@ -103,11 +103,19 @@ class Run:
         self._lock = FileLock(folder / LOCK)
         self._check_recipe()
 
-    def go(self) -> dict[str, Any]:
-        """Runs what is left to run; returns the results, which also lie in results.json."""
-        self.train(self.recipe.stage[-1].name)
+    def go(self, stages: Sequence[str] = ()) -> dict[str, Any]:
+        """Runs what is left to run; returns the results, which also lie in results.json.
+
+        Args:
+            stages: trains these alone, and what they stand on, and scores them; all if not given.
+
+        Raises:
+            UserError: there is no stage of a name.
+        """
+        self.train(stages or [stage.name for stage in self.recipe.stage])
+        scored = stages or self.recipe.scored
         with self._alone(), progress_bar(self.console) as bar, self.fabric.rank_zero_first():
-            results = score_and_ship(self.recipe, self.folder, self.root, bar)
+            results = score_and_ship(self.recipe, scored, self.folder, self.root, bar)
         self.console.print(results_table(results))
         return results
 
@@ -130,11 +138,14 @@ class Run:
         finally:
             self._lock.release()
 
-    def train(self, last: str) -> None:
-        """Trains what is not yet trained, up to the stage `last`."""
-        upto = next(i for i, stage in enumerate(self.recipe.stage) if stage.name == last)
-        stages = self.recipe.stage[: upto + 1]
-        left = [stage for stage in stages if not self._model_file(stage.name).is_file()]
+    def train(self, stages: Sequence[str]) -> None:
+        """Trains what is not yet trained of these stages and of what they stand on.
+
+        Raises:
+            UserError: there is no stage of a name.
+        """
+        needed = self.recipe.needed(stages)
+        left = [stage for stage in needed if not self._model_file(stage.name).is_file()]
         if not left:
             return
         for corpus in (*self.recipe.corpora, *self.recipe.speech.dev, *self.recipe.speech.test):
@@ -147,13 +158,33 @@ class Run:
             speech = Speech(
                 self.recipe.speech, self.folder, self.root, self.fabric, self.console, bar
             )
-            for corpus in self.recipe.corpora:
-                speech.prepare(corpus)
+            units = self._units(speech)
             if self.fabric.is_global_zero:
                 recipe = json.loads(self.recipe.model_dump_json(by_alias=True))
                 write_json(self.folder / "recipe.json", recipe)
             for stage in left:
-                self._train(stage, speech, bar)
+                self._train(stage, speech, units, bar)
+
+    def _units(self, speech: Speech) -> Units:
+        """The text units of all stages, whichever are trained: of what the first starts from that
+        starts elsewhere, if any does. That model need not be there yet: its run says which it will
+        have.
+        """
+        elsewhere = [s.from_ for s in self.recipe.stage if s.from_ and is_outside(s.from_)]
+
+        def brought() -> Units:
+            if (file := self.outside.file(elsewhere[0])) is not None:
+                return Units.from_json(load_model(file).units, str(file))
+            other, _ = self._other(elsewhere[0])
+            return other._units(speech.of(other.recipe.speech, other.folder))
+
+        return speech.units(self.recipe.corpora, brought if elsewhere else None)
+
+    def _other(self, name: str) -> tuple["Run", str]:
+        """The run beside this one that makes a model of another recipe, and its stage there."""
+        recipe, stage = self.outside.recipe(name)
+        read = read_recipe(recipe, (), self.folder.parent)
+        return Run(read, self.folder.parent / recipe, self.root, self.console, self.device), stage
 
     def _take(self, stages: Sequence[StageConfig]) -> None:
         """Sees to the models that stages take from elsewhere; what is not there is trained first.
@@ -161,16 +192,12 @@ class Run:
         Raises:
             UserError: a model is another one than when this run began, or two have other units.
         """
-        asked = ((s.from_, s.taught_by, s.take.search if s.take else None) for s in stages)
-        names = {name for several in asked for name in several if name is not None}
-        outside = sorted(name for name in names if is_outside(name))
+        outside = sorted({n for stage in stages for n in stage.stands_on if is_outside(n)})
         for name in outside:
             if self.outside.file(name) is None:
-                recipe, stage = self.outside.recipe(name)
                 self.console.print(f"{self.recipe.name} takes {name}, which is trained first")
-                read = read_recipe(recipe, (), self.folder.parent)
-                other = self.folder.parent / recipe
-                Run(read, other, self.root, self.console, self.device).train(stage)
+                other, stage = self._other(name)
+                other.train([stage])
         path = self.folder / "taken.json"
         before: dict[str, str] = {}
         if path.is_file():
@@ -218,11 +245,8 @@ class Run:
         points = frontier_of(load_model(self._model_file(take.search)).card, take.search)
         return within(points, read_bytes(take.budget, "take.budget ="))[0]
 
-    def _train(self, stage: StageConfig, speech: Speech, bar: Bar) -> None:
+    def _train(self, stage: StageConfig, speech: Speech, units: Units, bar: Bar) -> None:
         folder = self.folder / stage.name
-        started = [s.from_ for s in self.recipe.stage if s.from_ and is_outside(s.from_)]
-        brought = self._model_file(started[0]) if started else None
-        units = speech.units(self.recipe.corpora, brought)
         usable = speech.trainable(stage, units)
         fabric = make_fabric(self._precision(stage), folder, self.device)
         fabric.seed_everything(stage.seed, verbose=False)

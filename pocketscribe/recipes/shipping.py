@@ -58,8 +58,10 @@ def card(
     }
 
 
-def score_and_ship(recipe: Recipe, folder: Path, root: Path | None, bar: Bar) -> dict[str, Any]:
-    """Ships the scored stages' models, and scores those files on each dev and test part, once.
+def score_and_ship(
+    recipe: Recipe, stages: Sequence[str], folder: Path, root: Path | None, bar: Bar
+) -> dict[str, Any]:
+    """Ships the models of stages, and scores those files on each dev and test part, once.
 
     The results, which also lie in results.json, map a stage to its file's name, its chunking and
     its scores.
@@ -70,7 +72,7 @@ def score_and_ship(recipe: Recipe, folder: Path, root: Path | None, bar: Bar) ->
         results = old
     if recipe.changed:
         results["changed"] = list(recipe.changed)
-    for stage in recipe.scored:
+    for stage in stages:
         shipped = _ship(recipe, stage, folder)
         runtime = TorchRuntime(shipped, SearchConfig(beam=beam))
         model = results["models"].setdefault(

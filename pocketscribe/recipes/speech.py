@@ -14,7 +14,6 @@ from pocketscribe.errors import UserError
 from pocketscribe.evaluation.dev import Heard, dev_errors
 from pocketscribe.files import write_json
 from pocketscribe.models import Recogniser
-from pocketscribe.models.saved import load_model
 from pocketscribe.recipes.recipe import SpeechConfig, StageConfig
 from pocketscribe.speech.augment import AugmentConfig
 from pocketscribe.speech.batches import Trainable, TrainingBatches, trainable
@@ -44,6 +43,10 @@ class Speech:
         self.fabric, self.console, self.bar = fabric, console, bar
         self._prepared: dict[str, Path] = {}
 
+    def of(self, config: SpeechConfig, folder: Path) -> "Speech":
+        """The speech of another run beside this one."""
+        return Speech(config, folder, self.root, self.fabric, self.console, self.bar)
+
     def prepare(self, corpus: CorpusConfig, transcribed: bool = True) -> Prepared:
         """One part, prepared now or before; processes come here together."""
         key = f"{transcribed} {corpus.model_copy(update={'weight': 1.0}).model_dump_json()}"
@@ -72,19 +75,20 @@ class Speech:
         found = (item.text for part in scored for item in items(part, locate(part, self.root)))
         return HeldOut(found)
 
-    def units(self, corpora: Iterable[CorpusConfig], brought: Path | None) -> Units:
+    def units(self, corpora: Iterable[CorpusConfig], brought: Callable[[], Units] | None) -> Units:
         """The run's text units: those of a model that it starts from, else learnt from all texts.
 
-        `corpora` are all that any stage hears; `brought` is that model, if there is one.
+        `corpora` are all that any stage hears; `brought` tells that model's, if there is one.
         """
         path = self.folder / "units.json"
         parts = [self.prepare(corpus) for corpus in corpora]  # not within: it is a meeting itself
+        if self.fabric.broadcast(path.is_file()):  # to be asked by all processes or by none
+            return Units.read(path)
+        units = brought() if brought is not None else None
         with self.fabric.rank_zero_first():
             if path.is_file():
                 return Units.read(path)
-            if brought is not None:
-                units = Units.from_json(load_model(brought).units, str(brought))
-            else:
+            if units is None:
                 texts = [cut.supervisions[0].text for part in parts for cut in part.cuts]
                 units = Units.learn(texts, self.config.units)
             units.write(path)
