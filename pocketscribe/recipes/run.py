@@ -158,6 +158,8 @@ class Run:
             speech = Speech(
                 self.recipe.speech, self.folder, self.root, self.fabric, self.console, bar
             )
+            for corpus in self.recipe.corpora:
+                speech.prepare(corpus)
             units = self._units(speech)
             if self.fabric.is_global_zero:
                 recipe = json.loads(self.recipe.model_dump_json(by_alias=True))

@@ -81,10 +81,11 @@ class Speech:
         `corpora` are all that any stage hears; `brought` tells that model's, if there is one.
         """
         path = self.folder / "units.json"
-        parts = [self.prepare(corpus) for corpus in corpora]  # not within: it is a meeting itself
         if self.fabric.broadcast(path.is_file()):  # to be asked by all processes or by none
             return Units.read(path)
+        # Both are meetings themselves, so not within the one below.
         units = brought() if brought is not None else None
+        parts = [self.prepare(corpus) for corpus in corpora] if units is None else []
         with self.fabric.rank_zero_first():
             if path.is_file():
                 return Units.read(path)

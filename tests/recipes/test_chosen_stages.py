@@ -41,6 +41,30 @@ def rows(recipe: Path, prepared_beside: Callable[[Path], Path]) -> Path:
     return recipe
 
 
+@pytest.fixture
+def upper(rows: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """A recipe of one stage of its own, and one that starts from the shipped recipe `tiny`."""
+    monkeypatch.setattr(reading, "shipped", lambda: {"tiny": rows})
+
+    def write(speech: str = "") -> Path:
+        path = rows.with_name("upper.toml")
+        text = f"""
+base = "tiny"
+{speech}
+[[stage]]
+name = "own"
+{SHORT}
+[[stage]]
+name = "theirs"
+from = "tiny/thin"
+{SHORT}
+"""
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
 def trained(run: Path) -> set[str]:
     return {file.parent.name for file in run.glob("*/model.safetensors")}
 
@@ -73,49 +97,24 @@ def test_a_run_in_parts_is_the_run(rows: Path) -> None:
         assert_equal(load_file(parts / file), load_file(whole / file))
 
 
-def test_no_more_of_another_run_than_is_needed(rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "shipped", lambda: {"tiny": rows})
-    upper = rows.with_name("upper.toml")
-    stages = f"""
-base = "tiny"
-[[stage]]
-name = "own"
-{SHORT}
-[[stage]]
-name = "theirs"
-from = "tiny/thin"
-{SHORT}
-"""
-    upper.write_text(stages, encoding="utf-8")
-    run_here(upper, rows.with_name("upper"), stages=["own"])
-    assert trained(rows.with_name("tiny")) == set(), "its units are known without its model"
-    run_here(upper, rows.with_name("upper"))
-    assert trained(rows.with_name("tiny")) == {"thin"}
-    units = {read_json(rows.with_name(run) / "units.json")["model"] for run in ("tiny", "upper")}
+def test_no_more_of_another_run_than_is_needed(upper: Callable[..., Path]) -> None:
+    recipe = upper()
+    folder, other = recipe.with_name("upper"), recipe.with_name("tiny")
+    run_here(recipe, folder, stages=["own"])
+    assert trained(other) == set(), "its units are known without its model"
+    run_here(recipe, folder)
+    assert trained(other) == {"thin"}
+    units = {read_json(run / "units.json")["model"] for run in (folder, other)}
     assert len(units) == 1
 
 
 def test_units_are_those_of_the_model_that_a_later_stage_starts_from(
-    rows: Path, monkeypatch: pytest.MonkeyPatch
+    upper: Callable[..., Path],
 ) -> None:
     """Else what was trained by itself would spell otherwise than in a whole run."""
-    monkeypatch.setattr(reading, "shipped", lambda: {"tiny": rows})
-    upper = rows.with_name("upper.toml")
-    stages = f"""
-base = "tiny"
-[speech]
-units = {{ kind = "bpe", size = 30 }}
-[[stage]]
-name = "own"
-{SHORT}
-[[stage]]
-name = "theirs"
-from = "tiny/thin"
-{SHORT}
-"""
-    upper.write_text(stages, encoding="utf-8")
-    run_here(upper, rows.with_name("upper"), stages=["own"])
-    own, theirs = (read_json(rows.with_name(run) / "units.json") for run in ("upper", "tiny"))
+    recipe = upper('[speech]\nunits = { kind = "bpe", size = 30 }')
+    run_here(recipe, recipe.with_name("upper"), stages=["own"])
+    own, theirs = (read_json(recipe.with_name(run) / "units.json") for run in ("upper", "tiny"))
     assert own == theirs and len(own["symbols"]) < 30
 
 

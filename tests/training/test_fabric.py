@@ -1,7 +1,6 @@
 """Where and how a training runs: threads, precision, processes."""
 
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,21 +9,8 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from pocketscribe.models import Recogniser
-from pocketscribe.speech.batches import TrainingBatches
 from pocketscribe.training import fabric as fabric_room
 from pocketscribe.training.fabric import make_fabric, measured_precision, use_fitting_threads
-from pocketscribe.training.loop import (
-    HALF_WAY,
-    Training,
-)
-from pocketscribe.training.objectives import LossConfig
-
-Tiny = Callable[..., Recogniser]
-Batches = Callable[..., TrainingBatches]
-Train = Callable[..., Training]
-LOSS = LossConfig(warmup_steps=10)
-ENDS = ["last", HALF_WAY, "mean of the last 60%", "mean of the last 30%"]
 
 
 @pytest.mark.parametrize(
