@@ -15,19 +15,14 @@ import typer
 from pocketscribe.evaluation.evaluate import evaluate, summary
 from pocketscribe.export.open import TorchRuntime
 from pocketscribe.models.saved import Saved, load_model, save_packed
-from pocketscribe.models.subnets import Sizes, Space, SpaceConfig
+from pocketscribe.models.subnets import Space, SpaceConfig
 from pocketscribe.search.deploy import take
+from pocketscribe.search.evolution import SHARES
 from pocketscribe.search.frontier import Point, frontier_of, within
 from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.weights import FormatRule
 
 Rules = tuple[FormatRule, ...]
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-
-def evenly(space: Space, share: float) -> Sizes:
-    """Of each dimension's sizes the one that comes first after this share of them."""
-    return space.sizes({g: s[round(share * (len(s) - 1))] for g, s in space.genes.items()})
 
 
 def main(model: Path, corpus: str = "fsdd", split: str = "test", root: Path | None = None) -> None:
@@ -53,8 +48,8 @@ def main(model: Path, corpus: str = "fsdd", split: str = "test", root: Path | No
     print(f"| evenly shrunk | bytes | WER, {part.title} | search's choice | bytes | WER |")
     print("|---|---|---|---|---|---|")
     for name, rules in formats.items():
-        for share in SHARES:
-            size, wer = scored(take(supernet, space.sub_config(evenly(space, share)), rules))
+        for share in sorted(SHARES):
+            size, wer = scored(take(supernet, space.sub_config(space.sizes(space.even(share))), rules))
             point = within(points, max(size, points[0].bytes))[0]
             other, better = scored(chosen(point))
             print(

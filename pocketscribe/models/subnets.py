@@ -125,7 +125,7 @@ class Space:
 
     @property
     def smallest(self) -> Sizes:
-        return self.sizes({gene: sizes[0] for gene, sizes in self.genes.items()})
+        return self.sizes(self.even(0.0))
 
     @property
     def genes(self) -> dict[str, Choices]:
@@ -144,6 +144,10 @@ class Space:
         chosen = {key: genes[key] for key in self.choices if key != "inner"}
         inner = [genes[f"inner {group}"] for group in self.groups[: chosen["layers"]]]
         return Sizes(inner=tuple(inner), **chosen)
+
+    def even(self, share: float) -> dict[str, int]:
+        """The genes of an evenly shrunk sub-network: of all sizes the one after `share` of them."""
+        return {gene: sizes[round(share * (len(sizes) - 1))] for gene, sizes in self.genes.items()}
 
     def draw(self, generator: torch.Generator) -> Sizes:
         """A sub-network at random: every size of every dimension is as likely."""

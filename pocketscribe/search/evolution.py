@@ -5,6 +5,7 @@ a crossover of two. What breaks a constraint, or is known, is drawn again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 
 import torch
 
@@ -13,6 +14,7 @@ from pocketscribe.search.frontier import Candidate, Costs, best
 
 TRIES = 50  # draws for one child; where all are known or too large, the space is small
 FORMATS = "formats"
+SHARES = (0.0, 1.0, 0.5, 0.25, 0.75)  # of every dimension, in an evenly shrunk sub-network
 
 Genes = dict[str, int]
 
@@ -36,13 +38,14 @@ class Evolution:
         self.proposed: dict[Candidate, Genes] = {}
 
     def first(self, count: int) -> list[Candidate]:
-        """Both ends of the space in all formats, and random ones."""
-        ends = [
-            {**{gene: sizes[end] for gene, sizes in self.space.genes.items()}, FORMATS: index}
+        """Evenly shrunk sub-networks in all formats, which a search is to beat; random ones."""
+        even = [
+            {**self.space.even(share), FORMATS: index}
+            for share in SHARES
             for index in range(len(self.formats))
-            for end in (0, -1)
         ]
-        found = [c for genes in ends if (c := self._new(genes)) is not None]
+        allowed = (c for genes in even if (c := self._new(genes)) is not None)
+        found = list(islice(allowed, count))
         return found + self._children(count - len(found), self._random)
 
     def next(self, costs: Mapping[Candidate, Costs], count: int) -> list[Candidate]:

@@ -43,7 +43,7 @@ class SearchConfig(Config):
     """What is searched among the sub-networks of a stage's model.
 
     Attributes:
-        candidates: how many are scored in all, the smallest and the largest in each format first.
+        candidates: how many are scored in all, evenly shrunk ones in each format first.
         generation: how many between two looks at who is best.
         mutation: share of its genes that a mutation draws anew.
         utterances: of each dev part; every other one is scored, the rest confirm.

@@ -117,3 +117,21 @@ def test_nothing_twice_nothing_forbidden_and_an_end(space: Space) -> None:
 def test_a_function_of_seed_and_scores(space: Space) -> None:
     first, again = (list(search(evolution(space, seed=s), 80)) for s in (1, 1))
     assert first == again != list(search(evolution(space, seed=2), 80))
+
+
+def test_no_evenly_shrunk_sub_network_is_left_unseen(space: Space) -> None:
+    """So that none of them is better, where scored, than what a search finds."""
+    even = {
+        Candidate(sizes=space.sizes(space.even(share)), formats=name)
+        for share in (0.0, 0.25, 0.5, 0.75, 1.0)
+        for name in ("a", "b")
+    }
+    assert {space.smallest, space.largest} < {c.sizes for c in even}
+    first = evolution(space).first(20)
+    assert even < set(first) and len(first) == 20
+    assert len(evolution(space).first(3)) == 3
+
+    def small(c: Candidate) -> bool:
+        return c.sizes != space.largest
+
+    assert {c for c in even if small(c)} < set(evolution(space, small).first(20))
