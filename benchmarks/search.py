@@ -49,7 +49,9 @@ def main(model: Path, corpus: str = "fsdd", split: str = "test", root: Path | No
     print("|---|---|---|---|---|---|")
     for name, rules in formats.items():
         for share in sorted(SHARES):
-            size, wer = scored(take(supernet, space.sub_config(space.sizes(space.even(share))), rules))
+            size, wer = scored(
+                take(supernet, space.sub_config(space.sizes(space.even(share))), rules)
+            )
             point = within(points, max(size, points[0].bytes))[0]
             other, better = scored(chosen(point))
             print(

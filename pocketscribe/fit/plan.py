@@ -83,21 +83,21 @@ def plan(
     way = with_supernet if learnt >= LEAST_SUPERNET else direct
     choices = list(_parts(seen))
     if started:
-        choices.append(Choice(way.key("start", "from"), toml(str(start)), reason))
+        choices.append(Choice("stage.start.from", toml(str(start)), reason))
         why = "it comes without the heads that training needs; they learn first, alone"
-        choices.append(Choice(way.key("start", "heads_only"), "true", why))
+        choices.append(Choice("stage.start.heads_only", "true", why))
         why = "the whole of it from the start: it knows how to listen"
-        choices.append(Choice(way.key("tuned", "augment.grows"), "[9.0, 9.0]", why))
+        choices.append(Choice("stage.tuned.augment.grows", "[9.0, 9.0]", why))
     # A card tells of all stages, those of the start too.
     told = " " * STAGE_BYTES * len(way.stages) + str(seen.folder)
     card = {**(started.card if started else {}), "": told}
     filled = recipe if way is with_supernet else read_recipe(way.recipe)
     space = room(budget, config, filled, card, units)
     if way is with_supernet:
-        choices += searched(way, config, filled, space)
+        choices += searched(config, filled, space)
     else:
         why = f"a supernet would hear {learnt:.1f} hours, and wants {LEAST_SUPERNET:g}: cut at once"
-        choices += cuts(way, config, filled, space, why)
+        choices += cuts(config, filled, space, why)
 
     heard = _heard(way, seen, minutes, speed)
     why = (
@@ -109,7 +109,7 @@ def plan(
     for stage, effort in way.stages.items():
         if effort.share:
             hours, share = f"{heard * effort.share:.5f}", f"{effort.share:.0%} of {heard:.3g}"
-            choices.append(Choice(way.key(stage, "audio_hours"), hours, f"{share}: {why}"))
+            choices.append(Choice(f"stage.{stage}.audio_hours", hours, f"{share}: {why}"))
             why = "likewise"
     taken = 60 * heard * way.cost / speed
     words = list(_words(seen, started is not None))

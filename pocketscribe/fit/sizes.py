@@ -12,7 +12,7 @@ import torch
 from pocketscribe.config import read_bytes
 from pocketscribe.errors import UserError
 from pocketscribe.export.size import size_of_model
-from pocketscribe.fit.ways import Choice, Way
+from pocketscribe.fit.ways import Choice
 from pocketscribe.models import ModelConfig, Recogniser
 from pocketscribe.models.saved import Saved, save_packed
 from pocketscribe.models.subnets import Space, SpaceConfig
@@ -75,10 +75,11 @@ def _formats(recipe: Recipe) -> Iterator[tuple[FormatRule, ...]]:
             yield from (formats.rules for formats in stage.search.formats or ())
 
 
-def searched(way: Way, config: ModelConfig, recipe: Recipe, room: Room) -> list[Choice]:
+def searched(config: ModelConfig, recipe: Recipe, room: Room) -> list[Choice]:
     """A supernet's sizes, and what may be searched and taken; UserError where none is that small.
 
-    Sizes are halves to wholes of every dimension.
+    Sizes are thirds to wholes of every width. All layers stay: the supernet comes from a trained
+    model, which without its last layers says nothing (docs/todm.md).
     """
     encoder = config.encoder
 
@@ -86,12 +87,11 @@ def searched(way: Way, config: ModelConfig, recipe: Recipe, room: Room) -> list[
         return tuple(sorted({_part(whole, share) for share in shares} - {whole}))
 
     sizes = SpaceConfig(
-        layers=tuple(sorted({max(1, 2 * encoder.layers // 3)} - {encoder.layers})),
-        width=parts(encoder.width, 0.5, 0.7, 0.85),
+        width=parts(encoder.width, 0.35, 0.5, 0.7, 0.85),
         heads=tuple(range((encoder.heads + 1) // 2, encoder.heads)),
-        inner=parts(max(encoder.insides), 0.5, 0.7),
-        predictor=parts(config.predictor, 0.5, 0.75),
-        joiner=parts(config.joiner, 0.5, 0.75),
+        inner=parts(max(encoder.insides), 0.35, 0.5, 0.7),
+        predictor=parts(config.predictor, 0.35, 0.5, 0.75),
+        joiner=parts(config.joiner, 0.35, 0.5, 0.75),
     )
     with torch.device("meta"):
         space = Space(Recogniser(config, room.vocabulary), sizes)
@@ -108,15 +108,15 @@ def searched(way: Way, config: ModelConfig, recipe: Recipe, room: Room) -> list[
     above, within = f'"{limit * 3 // 2}"', f'"{limit}"'
     why = f"{room.budget} less {LATER_BYTES:,} for what later stages say on the card"
     return [
-        Choice(way.key("supernet", "supernet"), supernet, "halves to wholes of every width"),
-        Choice(way.key("search", "search.budget"), above, "half as much again: the way there"),
-        Choice(way.key("halfway", "take.budget"), above, "the step between"),
-        Choice(way.key("student", "take.budget"), within, why),
-        Choice(way.key("low_bits", "take.budget"), within, "the same"),
+        Choice("stage.supernet.supernet", supernet, "thirds to wholes of every width"),
+        Choice("stage.search.search.budget", above, "half as much again: the way there"),
+        Choice("stage.halfway.take.budget", above, "the step between"),
+        Choice("stage.student.take.budget", within, why),
+        Choice("stage.low_bits.take.budget", within, "the same"),
     ]
 
 
-def cuts(way: Way, config: ModelConfig, recipe: Recipe, room: Room, why: str) -> list[Choice]:
+def cuts(config: ModelConfig, recipe: Recipe, room: Room, why: str) -> list[Choice]:
     """Even cuts of a model, the last of which fits; UserError where none does."""
     last = next(stage for stage in recipe.stage if stage.name == "low_bits")
     formats = last.model_dump(mode="json")["formats"]
@@ -134,10 +134,8 @@ def cuts(way: Way, config: ModelConfig, recipe: Recipe, room: Room, why: str) ->
         raise room.too_small(size(LEAST_SHARE))
     halfway, student = (toml(_shrunk(config, part)) for part in (math.sqrt(share), share))
     return [
-        Choice(way.key("halfway", "model"), halfway, why),
-        Choice(
-            way.key("student", "model"), student, f"the widest in four bits within {room.budget}"
-        ),
+        Choice("stage.halfway.model", halfway, why),
+        Choice("stage.student.model", student, f"the widest in four bits within {room.budget}"),
     ]
 
 

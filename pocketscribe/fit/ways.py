@@ -28,10 +28,6 @@ class Way(NamedTuple):
     recipe: str
     stages: dict[str, Effort]
 
-    def key(self, stage: str, key: str) -> str:
-        """`--set`'s key of a stage's setting."""
-        return f"stage.{list(self.stages).index(stage)}.{key}"
-
     def of_trained(self) -> "Way":
         """The same, where the start is trained already."""
         return self._replace(stages=self.stages | {"start": HEADS})

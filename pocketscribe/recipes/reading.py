@@ -245,7 +245,10 @@ def _stages(data: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _change(data: dict[str, Any], change: str) -> None:
-    """Applies `a.b.0.c=value`; the value is TOML, or a plain string where it is none."""
+    """Applies `a.b.0.c=value`; the value is TOML, or a plain string where it is none.
+
+    What is in a list may go by its name, such as `stage.float.seed=1`.
+    """
     key, equals, text = change.partition("=")
     if not equals or not key:
         raise UserError(f"--set {change}: write KEY=VALUE, such as model.encoder.layers=4")
@@ -259,10 +262,16 @@ def _change(data: dict[str, Any], change: str) -> None:
     node: Any = data
     try:
         for part in path:
-            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+            node = node[_at(node, part)] if isinstance(node, list) else node.setdefault(part, {})
         if isinstance(node, list):
-            node[int(last)] = value
+            node[_at(node, last)] = value
         else:
             node[last] = value
     except (IndexError, ValueError, TypeError, AttributeError):
         raise UserError(f"--set {change}: the recipe has no place {key!r}") from None
+
+
+def _at(rows: list[Any], part: str) -> int:
+    """Where in a list a part of a key points; ValueError where nothing there has such a name."""
+    names = [row.get("name") if isinstance(row, dict) else None for row in rows]
+    return names.index(part) if part in names else int(part)

@@ -91,13 +91,18 @@ def test_later_changes_win(recipe: Path) -> None:
     assert read_recipe(str(recipe), ["stage.0.seed=1", "stage.0.seed=2"]).stage[0].seed == 2
 
 
+def test_stages_go_by_their_names(recipe: Path) -> None:
+    read = read_recipe(str(recipe), ["stage.second.seed=1"])
+    assert [stage.seed for stage in read.stage] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
         ("stage.0.audio_hours", "--set stage.0.audio_hours: write KEY=VALUE, such as"),
         ("=3", "--set =3: write KEY=VALUE"),
         ("stage.2.seed=1", "--set stage.2.seed=1: the recipe has no place 'stage.2.seed'"),
-        ("stage.first.seed=1", "the recipe has no place 'stage.first.seed'"),
+        ("stage.third.seed=1", "the recipe has no place 'stage.third.seed'"),
         ("stage.0.name.x=1", "the recipe has no place 'stage.0.name.x'"),
         (
             "stage.1.from=nowhere",
