@@ -136,7 +136,7 @@ def size_table(found: dict[str, Any]) -> Table:
         counts = f"{stored:.2f}M stored, {virtual:.2f}M virtual"
         table.add_row(f"stage {name}", f"{model['bytes']:,}", counts)
     for point in found.get("frontier", ()):
-        sizes, wer = point["candidate"]["sizes"], point["confirmed"]["wer"]
+        sizes, wer = point["candidate"]["sizes"], (point["wer"] + point["confirmed"]["wer"]) / 2
         name = f"{sizes['layers']} x {sizes['width']}, {point['candidate']['formats']}"
         time = f", {point['milliseconds']:.2f} ms a chunk" if point["milliseconds"] else ""
         table.add_row(f"frontier: {name}", f"{point['bytes']:,}", f"WER {wer:.1%} on dev{time}")

@@ -12,6 +12,7 @@ from pocketscribe.weights import FormatRule
 
 Costs = Sequence[float | int]  # word errors, bytes and, where measured, milliseconds
 T = TypeVar("T")
+NEAR = 0.01  # of word errors: half of a dev part tells no such difference
 
 
 class Candidate(Config):
@@ -22,7 +23,7 @@ class Candidate(Config):
 
 
 class Confirmed(Config):
-    """Word errors on speech that had no say in the search; shares, not percent."""
+    """Word errors on the half of dev that has no say but among the best; shares, not percent."""
 
     wer: float
     ci_low: float
@@ -49,6 +50,11 @@ class Point(Config):
     milliseconds: float | None = None
 
     @property
+    def errors(self) -> float:
+        """Word errors on both parts of dev: to choose by one alone would be to search on it."""
+        return (self.wer + self.confirmed.wer) / 2
+
+    @property
     def described(self) -> str:
         """For people, in a line."""
         sizes = self.candidate.sizes
@@ -59,7 +65,7 @@ class Point(Config):
             f"{sizes.layers} layers of width {sizes.width} ({sizes.heads} heads, {inner} inside"
             f"{rank}), predictor {sizes.predictor}, joiner {sizes.joiner}, "
             f"{self.candidate.formats}: WER {wer.wer:.2%} [{wer.ci_low:.2%}, {wer.ci_high:.2%}] "
-            f"on {wer.words} words of dev that had no say in the search"
+            f"on the {wer.words} words of dev that confirm"
         )
 
 
@@ -97,8 +103,7 @@ def frontier_of(card: Mapping[str, Any], source: str) -> tuple[Point, ...]:
 
 
 def within(points: Sequence[Point], budget: int, milliseconds: float | None = None) -> list[Point]:
-    """Those whose file, and whose time on a chunk, are within limits: fewest word errors first,
-    on both parts of dev: to choose by one alone would be to search on it.
+    """Those whose file, and whose time on a chunk, are within limits: fewest word errors first.
 
     Raises:
         UserError: there are none; names the smallest, or the fastest.
@@ -108,7 +113,7 @@ def within(points: Sequence[Point], budget: int, milliseconds: float | None = No
     if not found:
         least = min(point.bytes for point in fast)
         raise UserError(f"a budget of {budget:,} bytes: the smallest sub-network takes {least:,}")
-    return sorted(found, key=lambda point: (point.wer + point.confirmed.wer, point.bytes))
+    return sorted(found, key=lambda point: (point.errors, point.bytes))
 
 
 def _fast(points: Sequence[Point], milliseconds: float | None) -> list[Point]:
@@ -132,9 +137,24 @@ def best(costs: Mapping[Candidate, Costs]) -> list[Candidate]:
 
     All three at once would keep every candidate that was faster by the noise of a clock.
     """
+    return list(dict.fromkeys(c for pair in _pairs(costs) for c in frontier(pair)))
+
+
+def near(costs: Mapping[Candidate, Costs]) -> list[Candidate]:
+    """The best, and what is no worse than by `NEAR`: what is best among them, is chance."""
+
+    def beaten(pair: Mapping[Candidate, Costs], candidate: Candidate) -> bool:
+        errors, size = pair[candidate]
+        return any(e + NEAR < errors and s <= size for e, s in pair.values())
+
+    pairs = _pairs(costs)
+    return [c for c in costs if not all(beaten(pair, c) for pair in pairs)]
+
+
+def _pairs(costs: Mapping[Candidate, Costs]) -> list[dict[Candidate, Costs]]:
+    """Word errors with each other cost."""
     count = len(next(iter(costs.values()), ()))
-    pairs = [{c: (cost[0], cost[at]) for c, cost in costs.items()} for at in range(1, count)]
-    return list(dict.fromkeys(c for pair in pairs for c in frontier(pair)))
+    return [{c: (cost[0], cost[at]) for c, cost in costs.items()} for at in range(1, count)]
 
 
 def frontier(costs: Mapping[T, Costs]) -> list[T]:

@@ -18,12 +18,12 @@ def pareto_plot(
     axes = figure.subplots()
     sizes, wers = [size / 1e6 for size, _ in scored], [100 * wer for _, wer in scored]
     axes.plot(sizes, wers, ".", color="0.7", label="scored on one half of dev")
-    for size, wer, low, high in best:
-        spread = [[100 * max(wer - low, 0)], [100 * max(high - wer, 0)]]
-        axes.errorbar(size / 1e6, 100 * wer, yerr=spread, fmt="o", capsize=3, color="C0")
-    line = [size / 1e6 for size, *_ in best], [100 * wer for _, wer, *_ in best]
-    axes.plot(*line, color="C0", label="frontier, confirmed on the other half")
-    highest = max(100 * wer for _, wer, *_ in best)
+    sizes, wers = [size / 1e6 for size, *_ in best], [100 * wer for _, wer, *_ in best]
+    below = [100 * max(wer - low, 0) for _, wer, low, _ in best]
+    above = [100 * max(high - wer, 0) for _, wer, _, high in best]
+    label = "frontier of both halves, as confirmed on the other"
+    axes.errorbar(sizes, wers, yerr=[below, above], fmt="o", capsize=3, color="C0", label=label)
+    highest = max(wers)
     axes.set(xlabel="MB", ylabel="WER, % (95% interval)", ylim=(0, max(1.5 * highest, 10)))
     axes.grid(alpha=0.3)
     axes.legend()

@@ -23,7 +23,7 @@ from pocketscribe.models.subnets import Space, SpaceConfig
 from pocketscribe.search.cost import FileBytes, Rules
 from pocketscribe.search.deploy import packed_bytes, take
 from pocketscribe.search.evolution import Evolution
-from pocketscribe.search.frontier import Candidate, Confirmed, Costs, Point, best, frontier
+from pocketscribe.search.frontier import Candidate, Confirmed, Costs, Point, best, frontier, near
 from pocketscribe.search.latency import chunk_milliseconds
 from pocketscribe.search.plot import pareto_plot
 from pocketscribe.speech.units import Units
@@ -172,8 +172,8 @@ class Search:
                 f"{len(self.evolution.proposed)} candidates took "
                 f"{min(found.milliseconds or 0 for found in self.known.values())}"
             )
-        points = self._confirmed(best(costs), bar)
-        on = set(frontier({p.candidate: (p.confirmed.wer, p.bytes) for p in points}))
+        points = self._confirmed(near(costs), bar)
+        on = set(frontier({p.candidate: (p.errors, p.bytes) for p in points}))
         pareto_plot(
             [(self.bytes(c), cost[0]) for c, cost in costs.items()],
             [
@@ -220,7 +220,7 @@ class Search:
         return self.known[candidate]
 
     def _confirmed(self, found: Sequence[Candidate], bar: Bar) -> tuple[Point, ...]:
-        """Scores the best on speech that had no say; what is beaten there, is out."""
+        """Scores what may be best on the other part of dev; what both say is best, stays."""
         task = bar.add_task("confirm", total=len(found))
         points: dict[Candidate, Point] = {}
         for candidate in found:
@@ -241,7 +241,7 @@ class Search:
             bar.advance(task)
         bar.remove_task(task)
         again_costs: dict[Candidate, Costs] = {
-            c: (p.confirmed.wer, p.bytes, *(() if p.milliseconds is None else (p.milliseconds,)))
+            c: (p.errors, p.bytes, *(() if p.milliseconds is None else (p.milliseconds,)))
             for c, p in points.items()
         }
         return tuple(sorted((points[c] for c in best(again_costs)), key=lambda p: p.bytes))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from large import large
 from pocketscribe.models.subnets import Sizes, Space, SpaceConfig
 from pocketscribe.search.evolution import Evolution
-from pocketscribe.search.frontier import Candidate, Costs, best, frontier
+from pocketscribe.search.frontier import Candidate, Costs, best, frontier, near
 
 TUPLES = st.lists(st.tuples(*[st.integers(0, 5)] * 3), min_size=1, max_size=30)
 
@@ -47,6 +47,20 @@ def test_best_for_its_bytes_or_for_its_time() -> None:
     assert set(frontier(costs)) == {candidate(i) for i in (0, 1, 3, 4)}
     pairs = {c: cost[:2] for c, cost in costs.items()}
     assert best(pairs) == frontier(pairs)
+
+
+def test_what_is_near_the_best_is_told_apart_later() -> None:
+    costs: dict[Candidate, Costs] = {
+        candidate(0): (0.200, 300),
+        candidate(1): (0.209, 300),  # less than a point worse than 0
+        candidate(2): (0.211, 300),
+        candidate(3): (0.211, 290),  # smaller, but 4 is smaller still
+        candidate(4): (0.200, 280),
+        candidate(5): (0.400, 100),
+    }
+    assert near(costs) == [candidate(i) for i in (0, 1, 4, 5)]
+    slow = {c: (*cost, 9.0) for c, cost in costs.items()} | {candidate(3): (0.211, 290, 1.0)}
+    assert candidate(3) in near(slow)  # none is as fast
 
 
 @pytest.fixture
