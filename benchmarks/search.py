@@ -19,6 +19,7 @@ from pocketscribe.models.subnets import Space, SpaceConfig
 from pocketscribe.search.deploy import take
 from pocketscribe.search.evolution import SHARES
 from pocketscribe.search.frontier import Point, frontier_of, within
+from pocketscribe.search.search import WIDEST
 from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.weights import FormatRule
 
