@@ -50,9 +50,8 @@ def main(model: Path, corpus: str = "fsdd", split: str = "test", root: Path | No
     print("|---|---|---|---|---|---|")
     for name, rules in formats.items():
         for share in sorted(SHARES):
-            size, wer = scored(
-                take(supernet, space.sub_config(space.sizes(space.even(share))), rules)
-            )
+            even = space.sub_config(space.sizes(space.even(share)))
+            size, wer = scored(take(supernet, even, rules, WIDEST))  # a card as long as the other's
             point = within(points, max(size, points[0].bytes))[0]
             other, better = scored(chosen(point))
             print(
