@@ -142,13 +142,15 @@ def best(costs: Mapping[Candidate, Costs]) -> list[Candidate]:
 
 def near(costs: Mapping[Candidate, Costs]) -> list[Candidate]:
     """The best, and what is no worse than by `NEAR`: what is best among them, is chance."""
-
-    def beaten(pair: Mapping[Candidate, Costs], candidate: Candidate) -> bool:
-        errors, size = pair[candidate]
-        return any(e + NEAR < errors and s <= size for e, s in pair.values())
-
-    pairs = _pairs(costs)
-    return [c for c in costs if not all(beaten(pair, c) for pair in pairs)]
+    found: set[Candidate] = set()
+    for pair in _pairs(costs):
+        on = [pair[candidate] for candidate in frontier(pair)]
+        found |= {
+            candidate
+            for candidate, (errors, size) in pair.items()
+            if not any(e + NEAR < errors and s <= size for e, s in on)
+        }
+    return [candidate for candidate in costs if candidate in found]
 
 
 def _pairs(costs: Mapping[Candidate, Costs]) -> list[dict[Candidate, Costs]]:
