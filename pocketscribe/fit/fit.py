@@ -77,9 +77,9 @@ def fit(
                 f"--set {change}: {start}, which it starts from, has a shape of its own; "
                 "--start none starts from nothing"
             )
-    _show(planned, seen, changes, console)
     named = ["name=fit", *planned.changes, *changes]  # whichever recipe it is, it leaves fit.pocket
-    recipe = read_recipe(planned.recipe, named, out.parent)
+    recipe = read_recipe(planned.way.recipe, named, out.parent)
+    _show(planned, planned.minutes(recipe), seen, changes, console)
     if dry_run:
         return None
     run = Run(recipe, out, root, console, device)
@@ -108,12 +108,14 @@ def fit(
     return results
 
 
-def _show(planned: Plan, seen: Look, changes: Sequence[str], console: Console) -> None:
+def _show(
+    planned: Plan, minutes: float, seen: Look, changes: Sequence[str], console: Console
+) -> None:
     table = Table(
         "recipe key",
         "value",
         "because",
-        title=f"the plan for {escape(seen.folder.name)}, into recipe {planned.recipe}",
+        title=f"the plan for {escape(seen.folder.name)}, into recipe {planned.way.recipe}",
     )
     fixed = {change.partition("=")[0] for change in changes}
     for choice in planned.choices:
@@ -123,7 +125,7 @@ def _show(planned: Plan, seen: Look, changes: Sequence[str], console: Console) -
         key, _, value = change.partition("=")
         table.add_row(escape(key), escape(value), "--set")
     console.print(table)
-    about = "a minute" if planned.minutes < 1.5 else f"{planned.minutes:.0f} minutes"
+    about = "a minute" if minutes < 1.5 else f"{minutes:.0f} minutes"
     console.print(f"training: about {about} on this machine, searching besides", highlight=False)
     for line in planned.words:
         console.print(line, highlight=False, markup=False)

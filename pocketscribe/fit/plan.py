@@ -31,16 +31,14 @@ class Plan:
     """What will be done.
 
     Attributes:
-        recipe: the recipe that the choices fill in.
-        minutes: that training is expected to take on this machine.
-        speed: the times real time that they were reckoned with.
+        way: its recipe is the one that the choices fill in.
+        speed: times real time of a plain step of the largest model on this machine.
         words: what this much speech can and cannot give.
         started: whether it starts from a trained model.
     """
 
-    recipe: str
+    way: Way
     choices: list[Choice]
-    minutes: float
     speed: float
     words: list[str]
     started: bool
@@ -48,6 +46,11 @@ class Plan:
     @property
     def changes(self) -> list[str]:
         return [choice.change for choice in self.choices]
+
+    def minutes(self, recipe: Recipe) -> float:
+        """That training is expected to take: `recipe` is the filled one, with what --set fixed."""
+        plain = sum(s.audio_hours * self.way.stages[s.name].cost for s in recipe.stage)
+        return 60 * plain / self.speed
 
 
 def plan(
@@ -111,7 +114,6 @@ def plan(
             hours, share = f"{heard * effort.share:.5f}", f"{effort.share:.0%} of {heard:.3g}"
             choices.append(Choice(f"stage.{stage}.audio_hours", hours, f"{share}: {why}"))
             why = "likewise"
-    taken = 60 * heard * way.cost / speed
     words = list(_words(seen, started is not None))
     if started:
         words.insert(0, f"It writes the {len(units)} units of what it starts from.")
@@ -119,7 +121,7 @@ def plan(
         words.insert(
             0, f"From nothing: {reason}. Its {len(units)} units are learnt from its words."
         )
-    return Plan(way.recipe, choices, taken, speed, words, started is not None)
+    return Plan(way, choices, speed, words, started is not None)
 
 
 def _parts(seen: Look) -> Iterator[Choice]:

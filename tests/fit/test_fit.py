@@ -113,6 +113,22 @@ def test_a_dry_run_looks_and_plans(
     assert "stage.supernet.supernet" in said and "thirds to wholes" in said
 
 
+def test_the_time_that_is_told_is_of_the_hours_that_are_set(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(planning, "measured_speed", lambda config, device: 60.0)
+    hours = {name: 2.0 if name == "student" else 0.5 for name in DIRECT.stages}
+    changes = [f"stage.{name}.audio_hours={heard}" for name, heard in hours.items()]
+    out = tmp_path / "runs" / "fit"
+    console = Console(width=200)
+    fit(str(folder), "1MB", out, None, console, minutes=60.0, changes=changes, dry_run=True)
+    plain = sum(hours[name] * effort.cost for name, effort in DIRECT.stages.items())
+    assert f"about {plain:.0f} minutes" in capsys.readouterr().out
+
+
 def test_a_run_goes_on_as_it_was_planned(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
