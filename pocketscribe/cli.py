@@ -308,7 +308,7 @@ def size(
     model: Annotated[str, typer.Argument(help="A model, or a recipe, which need not be trained.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Count a model's bytes by part; the total equals the size of the file."""
+    """Count a model's bytes by part: of a file, to its size; of a recipe, as it will ship."""
     from pocketscribe.evaluation.report import size_table
     from pocketscribe.recipes.size import size
 

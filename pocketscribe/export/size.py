@@ -9,11 +9,11 @@ from safetensors import safe_open
 from pocketscribe.export.open import is_exported, model_file, open_model
 from pocketscribe.export.seal import device_files
 from pocketscribe.models import Recogniser, stored_parameters, tensors, virtual_parameters
-from pocketscribe.models.packed import expected_layout
+from pocketscribe.models.packed import expected_layout, float_types
 from pocketscribe.models.saved import load_model
 from pocketscribe.weights import Weight
 
-FLOAT32_BYTES = 4
+FLOAT32_BYTES = 4  # of what a stream remembers
 
 
 def size_of_file(path: Path) -> dict[str, Any]:
@@ -35,20 +35,21 @@ def size_of_file(path: Path) -> dict[str, Any]:
 
 
 def size_of_model(model: Recogniser) -> dict[str, Any]:
-    """The same of a model that is in no file yet, without a header.
+    """The same of a model that is in no file yet, as it will ship, to the byte; without a header.
 
-    Under formats it is counted as its packed file will be, to the byte; else in float32.
+    Under formats that is packed; else in float16.
     """
     if model.config.formats:
         laid = expected_layout(model).items()
         sizes = {name: dtype.itemsize * prod(shape) for name, (dtype, shape) in laid}
     else:
+        dtypes = float_types(model)
         sizes = {
-            name: FLOAT32_BYTES * tensor.numel()
+            name: dtypes[name].itemsize * tensor.numel()
             for name, tensor in tensors(model).items()
             if not name.startswith("auxiliary.")
         }
-    return _described(_by_part(sizes), model)
+    return _described(_by_part(sizes), sizes, model)
 
 
 def _of_tensors(path: Path) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def _of_tensors(path: Path) -> dict[str, Any]:
         sizes = {name: file.get_tensor(name).nbytes for name in file.keys()}  # noqa: SIM118
     parts = _by_part(sizes)
     parts["header"] = path.stat().st_size - sum(parts.values())
-    return _described(parts, model)
+    return _described(parts, sizes, model)
 
 
 def _by_part(sizes: dict[str, int]) -> dict[str, int]:
@@ -76,13 +77,22 @@ def _part(name: str) -> str:
     return "normalisation" if name in ("mean", "inverse_std") else pieces[0]
 
 
-def _described(parts: dict[str, int], model: Recogniser) -> dict[str, Any]:
+def _described(parts: dict[str, int], sizes: dict[str, int], model: Recogniser) -> dict[str, Any]:
     """With the table that resolves all sharing, and the memory that sharing does not save."""
+    unpacked = tensors(model)
+    names = {id(tensor): name for name, tensor in unpacked.items()}
+
+    def count(weight: Weight) -> int:
+        if (name := names[id(weight.stored)]) in sizes:
+            return sizes[name]
+        arrays = sizes.keys() - unpacked.keys()  # of packed weights
+        return sum(sizes[name] for name in arrays if name.startswith(f"{weight.key}."))
+
     rows: dict[int, dict[str, Any]] = {}
     for name, use in model.weights.uses.items():
         for weight in (use.weight, use.factor):
             if weight is not None:
-                rows.setdefault(id(weight), _row(weight))["serves"].append(name)
+                rows.setdefault(id(weight), _row(weight, count(weight)))["serves"].append(name)
     left = model.config.chunks.streaming.left
     state = model.initial_state(1, left).values()
     return {
@@ -93,10 +103,9 @@ def _described(parts: dict[str, int], model: Recogniser) -> dict[str, Any]:
     }
 
 
-def _row(weight: Weight) -> dict[str, Any]:
-    """A stored tensor: its bytes in a packed file where it has a format, in float32 else."""
+def _row(weight: Weight, count: int) -> dict[str, Any]:
+    """A stored tensor, which takes so many bytes."""
     out, fan_in = weight.stored.shape
-    count = FLOAT32_BYTES * out * fan_in if weight.format.plain else weight.packed_bytes
     return {
         "tensor": weight.key,
         "shape": [out, fan_in],

@@ -50,12 +50,12 @@ def _of_recipe(recipe: Recipe) -> dict[str, Any]:
         keys = ("bytes", "parameters_stored", "parameters_virtual")
         sizes = {name: size_of_model(model) for name, model in models.items()}
         found["models"] = {name: {key: s[key] for key in keys} for name, s in sizes.items()}
-    notes = [f"counted with {units} units; the transcripts decide"] if learnt else []
+    notes = ["a file's header (names, plan, card: 10 to 50 kB) comes besides"]
+    if learnt:
+        notes.append(f"counted with {units} units; the transcripts decide")
     if asked := [f"{s.name} {s.take.budget}" for s in recipe.stage if s.take is not None]:
         notes.append(f"counted as what they come from, until a search has run: {', '.join(asked)}")
-    if notes:
-        found["note"] = "; ".join(notes)
-    return found
+    return found | {"note": "; ".join(notes)}
 
 
 def _units(recipe: Recipe, outside: Outside) -> tuple[int, bool]:

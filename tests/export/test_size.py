@@ -1,14 +1,14 @@
 """`size` equals the files' bytes, to the byte; its parts add up."""
 
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from pocketscribe.export.export import export
 from pocketscribe.export.size import size_of_file, size_of_model
-from pocketscribe.models import deployed_parameters
+from pocketscribe.models import ModelConfig, Recogniser, deployed_parameters
 from pocketscribe.models.saved import Saved
 
 
@@ -68,18 +68,32 @@ def test_a_card_beside_the_files_is_not_counted(onnx_folder: Path, tmp_path: Pat
     assert size_of_file(tmp_path) == size_of_file(onnx_folder)
 
 
-def test_a_model_in_no_file_yet(saved: Saved, parameters: int, model_path: Path) -> None:
+def test_a_model_in_no_file_yet(
+    saved: Saved, parameters: int, model_path: Path, tmp_path: Path
+) -> None:
+    """As it will ship."""
     found = size_of_model(saved.model)
-    check(found, 4 * (parameters + 2 * 80), parameters)
-    in_file = size_of_file(model_path)["parts"]
-    assert found["parts"].items() <= in_file.items()
-    assert in_file.keys() - found["parts"].keys() == {"header", "auxiliary"}
+    check(found, 2 * (parameters + 2 * 80), parameters)
+    out = tmp_path / "half.safetensors"
+    export(model_path, "safetensors", out)
+    in_file = size_of_file(out)
+    assert found["tensors"] == in_file["tensors"]
+    assert found["parts"] == {k: v for k, v in in_file["parts"].items() if k != "header"}
+
+
+def test_tensors_take_what_they_take_in_the_file(saved: Saved, model_path: Path) -> None:
+    exact = size_of_file(model_path)["tensors"]
+    assert all(row["bytes"] == 4 * prod(row["shape"]) for row in exact)
+    assert all(
+        row["bytes"] == 2 * prod(row["shape"]) for row in size_of_model(saved.model)["tensors"]
+    )
 
 
 def test_a_shared_weight_is_counted_once(saved: Saved, parameters: int) -> None:
-    torch.manual_seed(0)
-    model = type(saved.model)(saved.model.config, saved.model.vocabulary)
-    block = model.encoder.blocks[0]
-    block.ffn2.up.weight = block.ffn1.up.weight
-    shared = block.ffn1.up.weight.stored.numel()
-    assert size_of_model(model)["bytes"] == 4 * (parameters - shared + 2 * 80)
+    plain = saved.model.encoder.blocks[0]
+    ties = {"sharing": {"tie": [["ffn1.up", "ffn2.up"]]}}
+    config = ModelConfig.read(saved.model.config.model_dump(mode="json") | ties, "tied")
+    found = size_of_model(Recogniser(config, saved.model.vocabulary))
+    assert found["bytes"] == 2 * (parameters - plain.ffn2.up.weight.stored.numel() + 2 * 80)
+    row = next(row for row in found["tensors"] if row["tensor"] == "encoder.blocks.0.ffn1.up")
+    assert row["serves"] == ["encoder.blocks.0.ffn1.up", "encoder.blocks.0.ffn2.up"]
