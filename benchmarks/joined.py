@@ -32,8 +32,7 @@ def main(corpus: str, split: str, out: Path) -> None:
     for item in items(config, locate(config, None)):
         speakers[item.speaker].append(item)
     rows: list[dict[str, str]] = []
-    with replacing(out) as folder:
-        folder.mkdir()
+    with replacing(out, folder=True) as folder:
         for speaker, said in speakers.items():
             audio: list[np.ndarray] = []
             words: list[str] = []

@@ -16,7 +16,7 @@ from pocketscribe.decoding.streaming import Transcript
 from pocketscribe.decoding.subtitles import subtitles
 from pocketscribe.errors import UserError
 from pocketscribe.files import write_text
-from pocketscribe.speech.corpora import AUDIO_SUFFIXES
+from pocketscribe.speech.manifests import AUDIO_SUFFIXES, is_audio
 
 FORMS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 SHOWN = 300  # the last letters of a text that grows
@@ -87,7 +87,7 @@ def _sources(path: Path) -> list[Source]:
     """A folder's audio, however deep, or the one that was named."""
     if not path.is_dir():
         return [Source(path, Path("stdin" if str(path) == "-" else path.stem))]
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+    found = sorted(filter(is_audio, path.rglob("*")))
     if not found:
         raise UserError(f"{path}: no audio in this folder ({', '.join(AUDIO_SUFFIXES)})")
     return [Source(p, p.relative_to(path).with_suffix("")) for p in found]

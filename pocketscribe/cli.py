@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from pocketscribe.errors import UserError, UserHint, one_line
-from pocketscribe.files import write_json
+from pocketscribe.files import check_place, write_json
 from pocketscribe.options import (
     Beam,
     Chunk,
@@ -156,8 +156,8 @@ def evaluate(
     from pocketscribe.speech.corpora import CorpusConfig
     from pocketscribe.speech.prepare import progress_bar
 
-    if json_file is not None and json_file.is_dir():
-        raise UserError(f"--json {json_file}: is a folder; name a file")
+    if json_file is not None:
+        check_place(json_file)
     pairs = [pair.partition("=") for pair in where or ()]
     if any(not equals for _, equals, _ in pairs):
         raise UserError("--where: write COLUMN=VALUE, such as age_group=child")
@@ -255,6 +255,7 @@ def lm(
     from pocketscribe.decoding.lm import held_out, make_lm, read_part, read_text
     from pocketscribe.export.open import open_model
 
+    check_place(out)
     texts = [read_text(file) for file in text]
     scored = held_out([read_part(part) for part in without or ()], root)
     card = make_lm(

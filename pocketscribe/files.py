@@ -12,36 +12,46 @@ from typing import Any
 
 from pocketscribe.errors import UserError
 
+BESIDE = re.compile(r"\.(?P<stem>.*)\.(?P<process>\d+)\.(?P<kind>old|tmp)(?P<suffix>(\.[^.]*)?)")
+
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` (a file or a folder); renames it to `path` on success.
+def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; renames it to `path` on success.
 
-    On an exception the temporary path is removed and `path` stays as it was.
+    A `folder` is there already, and empty. On an exception the temporary path is removed and `path`
+    stays as it was. A link is followed.
 
     Raises:
         UserError: `path` is there and is not what was written before: it would be lost.
     """
-    path = path.absolute()  # "." too has a name
+    path = path.resolve()  # "." too has a name
+    check_place(path, folder=folder)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-    # The suffix is kept: soundfile and matplotlib choose the format by it.
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    beside = _beside(path, "tmp")
     _remove(beside)
     try:
+        if folder:
+            beside.mkdir()
         try:
             yield beside
         finally:  # files are never moved aside, and a folder of many need not be listed for each
-            if beside.is_dir():
+            if folder:
                 restore_interrupted(path)
-        _check_replaceable(path, beside)
-        if path.is_dir() and beside.is_dir():  # a folder cannot be renamed over a full one
-            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        check_place(path, folder=folder)
+        if path.is_dir():  # a folder cannot be renamed over a full one
+            _check_kept(path, beside)
+            old = _beside(path, "old")
             _remove(old)  # of an earlier process with this one's number
             path.rename(old)
-            beside.rename(path)
+            try:
+                beside.rename(path)
+            except BaseException:
+                old.rename(path)
+                raise
             _remove(old)
         else:
             _open_to_all(beside)
@@ -50,18 +60,35 @@ def replacing(path: Path) -> Iterator[Path]:
         _remove(beside)
 
 
-def _check_replaceable(old: Path, new: Path) -> None:
-    """Refuses a file for a folder, a folder for a file, and the loss of anything in a folder."""
-    if old.exists() and old.is_dir() != new.is_dir():
-        kind = "folder" if old.is_dir() else "file"
-        raise UserError(f"{old}: is a {kind} already; choose another place, or delete it")
-    if old.is_dir():
-        lost = {p.name for p in old.iterdir()} - {p.name for p in new.iterdir()}
-        if lost:
-            raise UserError(
-                f"{old}: holds {min(lost)!r}, which would be lost; "
-                "choose another folder, or empty this one"
-            )
+def check_place(path: Path, *, folder: bool = False) -> None:
+    """Refuses to write a file or a `folder` where anything of another kind is.
+
+    Raises:
+        UserError: in one line.
+    """
+    if path.is_dir() if folder else path.is_file():
+        return
+    if path.exists():
+        kind = "folder" if path.is_dir() else "file" if path.is_file() else "device or a pipe"
+        raise UserError(f"{path}: is a {kind} already; choose another place, or delete it")
+
+
+def _check_kept(old: Path, new: Path) -> None:
+    """Refuses the loss of anything in a folder."""
+    lost = {p.name for p in old.iterdir()} - {p.name for p in new.iterdir()}
+    if lost:
+        raise UserError(
+            f"{old}: holds {min(lost)!r}, which would be lost; "
+            "choose another folder, or empty this one"
+        )
+
+
+def _beside(path: Path, kind: str) -> Path:
+    """The name that this process has for what will be `path` ("tmp"), or was ("old").
+
+    The suffix is kept: soundfile and matplotlib choose the format by it.
+    """
+    return path.with_name(f".{path.stem}.{os.getpid()}.{kind}{path.suffix}")
 
 
 def restore_interrupted(folder: Path) -> None:
@@ -69,27 +96,30 @@ def restore_interrupted(folder: Path) -> None:
 
     What they had moved aside comes back where nothing took its place.
     """
-    for left in folder.parent.glob(f".{escape(folder.name)}.*"):
-        if left.suffix == ".old" and not folder.exists():
-            left.rename(folder)
-        elif _is_left(left):
-            _remove(left)
+    for left in folder.parent.glob(f".{escape(folder.stem)}.*"):
+        found = BESIDE.fullmatch(left.name)
+        if found and (found["stem"], found["suffix"]) == (folder.stem, folder.suffix):
+            if not _is_gone(int(found["process"])):
+                continue
+            if found["kind"] == "old" and not folder.exists():
+                left.rename(folder)
+            else:
+                _remove(left)
 
 
 def sweep(folder: Path) -> None:
     """Removes from `folder` what processes that are no more had begun beside its real names."""
     for left in folder.glob(".*.tmp*"):
-        if _is_left(left):
+        found = BESIDE.fullmatch(left.name)
+        if found and found["kind"] == "tmp" and _is_gone(int(found["process"])):
             _remove(left)
 
 
-def _is_left(path: Path) -> bool:
-    """Whether the process that named this file or folder after itself is no more."""
-    found = re.search(r"\.(\d+)\.(old|tmp)", path.name)
-    if found is None or os.name != "posix":  # elsewhere to ask would be to kill
+def _is_gone(process: int) -> bool:
+    if os.name != "posix":  # elsewhere to ask would be to kill
         return False
     try:
-        os.kill(int(found[1]), 0)
+        os.kill(process, 0)
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):  # another user's; no process has such a number

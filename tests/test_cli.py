@@ -81,7 +81,7 @@ def speech(tmp_path: Path) -> Path:
         (("evaluate", "MODEL", "--corpus", "gone"), "neither a folder nor a corpus in"),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--chunk", "5"), "trained for chunks of 8"),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--where", "age"), "write COLUMN=VALUE"),
-        (("evaluate", "MODEL", "--corpus", "SPEECH", "--json", "SPEECH"), "is a folder; name a f"),
+        (("evaluate", "MODEL", "--corpus", "SPEECH", "--json", "SPEECH"), "is a folder already"),
         (("evaluate", "MODEL", "--corpus", "synthetic", "--where", "a=b"), "--corpus: "),
         (
             ("transcribe", "MODEL", "SPEECH/a.wav", "--lm", "MODEL", "--label-bonus", "nan"),

@@ -16,17 +16,14 @@ def names(folder: Path) -> list[str]:
 
 
 def write_folder(path: Path, **files: str) -> None:
-    with replacing(path) as beside:
-        beside.mkdir()
+    with replacing(path, folder=True) as beside:
         for name, text in files.items():
             (beside / name).write_text(text)
 
 
 def fail(path: Path, *, as_folder: bool) -> None:
     """Writes half of it."""
-    with replacing(path) as beside:
-        if as_folder:
-            beside.mkdir()
+    with replacing(path, folder=as_folder) as beside:
         (beside / "a" if as_folder else beside).write_text("half")
         raise RuntimeError
 
@@ -115,6 +112,43 @@ def test_a_file_does_not_take_a_folders_place_nor_the_other_way(tmp_path: Path) 
     with pytest.raises(UserError, match="cannot be written"):
         write_text(tmp_path / "file" / "below", "x")
     assert names(tmp_path) == ["file", "folder"]
+
+
+def test_what_it_is_not_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    os.mkfifo(tmp_path / "pipe")
+    for name, as_folder, kind in (
+        ("folder", False, "folder"),
+        ("file", True, "file"),
+        ("pipe", False, "device or a pipe"),
+    ):
+        with (
+            pytest.raises(UserError, match=f"{name}: is a {kind} already"),
+            replacing(tmp_path / name, folder=as_folder),
+        ):
+            pytest.fail("no work is begun")
+    assert names(tmp_path) == ["file", "folder", "pipe"]
+
+
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "real").write_text("1")
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "real")
+    write_text(tmp_path / "link", "2")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "far" / "real").read_text() == "2"
+    assert names(tmp_path / "far") == ["real"]
+
+
+def test_what_another_folder_left_is_not_this_ones(tmp_path: Path) -> None:
+    write_folder(tmp_path / f".model.{NOBODY}.old.v2", a="v2")
+    restore_interrupted(tmp_path / "model")
+    assert names(tmp_path) == [f".model.{NOBODY}.old.v2"]
+    restore_interrupted(tmp_path / "model.v2")
+    assert names(tmp_path) == ["model.v2"]
+    write_folder(tmp_path / f".model.{os.getpid()}.old", a="a living process'")
+    restore_interrupted(tmp_path / "model")
+    assert names(tmp_path) == [f".model.{os.getpid()}.old", "model.v2"]
 
 
 def test_json_round_trip_keeps_every_letter(tmp_path: Path) -> None:

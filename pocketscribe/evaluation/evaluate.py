@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ def evaluate(
     refused: list[tuple[str, str]] = []
     busy, heard = 0.0, 0.0
     for batch in _batches(items(corpus, source), refused):
+        if corpus.group is not None and not scored:
+            _check_group([item for item, *_ in batch], corpus.group)
         audio = [samples for _, _, samples in batch]
         started = time.perf_counter()
         found = runtime.transcribe(audio, streaming)
@@ -59,7 +61,7 @@ def evaluate(
             result = score(item.id, item.speaker, words, said.text)
             scored.append(result)
             if corpus.group is not None:
-                groups.setdefault(_group(item, corpus.group), []).append(result)
+                groups.setdefault(_columns(item).get(corpus.group, ""), []).append(result)
             heard += len(samples) / SAMPLE_RATE
             if said.timestamps:
                 delays.append(said.timestamps[-1] - speech_end(samples))
@@ -113,12 +115,16 @@ def peak_rss_bytes() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on a Mac
 
 
-def _group(item: Item, column: str) -> str:
-    """The item's value; every corpus knows speakers. UserError where it has no such column."""
-    columns = {"speaker": item.speaker, **item.columns}
-    if column not in columns:
-        raise UserError(f"--group {column}: no such column; there are {', '.join(columns)}")
-    return columns[column]
+def _columns(item: Item) -> dict[str, str]:
+    """Every corpus knows speakers; a row may lack what others have."""
+    return {"speaker": item.speaker, **item.columns}
+
+
+def _check_group(first: Sequence[Item], column: str) -> None:
+    """Raises UserError where none of the first items has the column."""
+    there = {name: None for item in first for name in _columns(item)}
+    if column not in there:
+        raise UserError(f"--group {column}: no such column; there are {', '.join(there)}")
 
 
 def _batches(

@@ -45,11 +45,9 @@ def export_executorch(saved: Saved, chunking: Chunking, out: Path) -> None:
         context, half = torch.tensor([[-1, 0]]), torch.zeros(1, model.config.joiner)
         graphs["decoder"] = (PredictorGraph(model), (context,))
         graphs["joiner"] = (JoinerGraph(model), (half, half.clone()))
-    programs = {name: _lowered(module, example) for name, (module, example) in graphs.items()}
-    with replacing(out) as folder:
-        folder.mkdir()
-        for name, program in programs.items():
-            (folder / f"{name}.pte").write_bytes(program)
+    with replacing(out, folder=True) as folder:
+        for name, (module, example) in graphs.items():
+            (folder / f"{name}.pte").write_bytes(_lowered(module, example))
         about = {"format": FORMAT, "seal": BLANK_SEAL, **describe(saved, graph)}
         write_json(folder / "model.json", about)
         seal(folder, "model.json")

@@ -8,7 +8,8 @@ from pocketscribe.export.seal import folder_bytes
 from pocketscribe.models import decoded
 from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
 
-TARGETS = ("packed", "safetensors", "onnx", "sherpa-onnx", "executorch")
+FOLDERS = ("onnx", "sherpa-onnx", "executorch")
+TARGETS = ("packed", "safetensors", *FOLDERS)
 
 
 def export(model: Path, to: str, out: Path, *, int8: bool = False, chunk: Chunk = None) -> int:
@@ -33,7 +34,7 @@ def export_saved(
     chunking = choose_chunking(saved.model, chunk)
     if int8 and to not in ("onnx", "sherpa-onnx"):
         raise UserError(f"export --to {to}: --int8 is for onnx targets")
-    if to in ("packed", "safetensors"):
+    if to not in FOLDERS:
         if chunk is not None:
             raise UserError(f"export --to {to}: it holds all chunkings; leave out --chunk")
         if to == "packed":

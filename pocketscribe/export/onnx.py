@@ -62,8 +62,7 @@ def export_onnx(saved: Saved, chunking: Chunking, out: Path, *, sherpa: bool, in
     found = {"encoder": _flat_encoder(graph, ours) if sherpa else _encoder(graph, ours)}
     if model.config.head == "transducer":
         found |= {"decoder": _decoder(model), "joiner": _joiner(model)}
-    with replacing(out) as folder:
-        folder.mkdir()
+    with replacing(out, folder=True) as folder:
         for name, proto in found.items():
             proto = _quantised(proto) if int8 else _transposes_once(proto)
             proto = proto if formatted is model else with_low_bits(proto, formatted)

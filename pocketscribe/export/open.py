@@ -159,9 +159,9 @@ def needs_engine(
     """Around what imports the engine's package, which was asked for by `asked`."""
     try:
         yield
-    except ImportError:
+    except (ImportError, OSError) as error:  # not there; its library does not load
         raise UserError(
-            f"{asked}: pocketscribe-engine is not installed; pip install ./engine "
+            f"{asked}: pocketscribe-engine cannot be used ({error}); pip install ./engine "
             f"from the repository, or {instead}"
         ) from None
 

@@ -211,9 +211,9 @@ def _composed(path: Path, above: tuple[str, ...]) -> dict[str, Any]:
     for index, stage in enumerate(_stages(data)):
         if (like := stage.pop("like", None)) is not None:
             recipe, slash, _ = str(like).rpartition("/")
-            if slash and like not in known and recipe not in above and recipe in shipped():
+            if slash and str(like) not in known and recipe not in above and recipe in shipped():
                 known |= _named(recipe, _composed(shipped()[recipe], (*above, recipe)))
-            if str(like) not in known:
+            if not isinstance(like, str) or like not in known:
                 raise UserError(
                     f"{path.name}: stage.{index}.like = {like!r}: no such stage before it "
                     f"(known: {', '.join(known) or 'none'})"

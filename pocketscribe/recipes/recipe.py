@@ -1,7 +1,7 @@
 """A recipe is a list of stages: what is trained on what, in one TOML file."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -222,13 +222,7 @@ class Recipe(Config):
                         f"(earlier: {', '.join(seen) or 'none'}; another run's: RECIPE/STAGE)"
                     )
             seen.append(stage.name)
-        for part in self.corpora:
-            for scored in self.speech.test:
-                if part.shares_with(scored):
-                    raise ValueError(
-                        f"speech.test: {scored.title!r} is trained on as {part.title!r}; its score "
-                        "would tell nothing"
-                    )
+        check_apart(self.corpora, self.speech.test)
         for name in self.scored:
             if name not in seen:
                 raise ValueError(f"evaluate.stages: no stage is named {name!r}")
@@ -304,6 +298,18 @@ class Recipe(Config):
             if part not in found:
                 found.append(part)
         return tuple(found)
+
+
+def check_apart(trained: Iterable[CorpusConfig], tested: Iterable[CorpusConfig]) -> None:
+    """Raises ValueError where test speech is trained on."""
+    tested = tuple(tested)
+    for part in trained:
+        for scored in tested:
+            if part.shares_with(scored):
+                raise ValueError(
+                    f"speech.test: {scored.title!r} is trained on as {part.title!r}; its score "
+                    "would tell nothing"
+                )
 
 
 def is_outside(name: str) -> bool:

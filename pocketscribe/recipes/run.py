@@ -29,13 +29,13 @@ from pocketscribe.models import ModelConfig, Recogniser, start_from, stored_para
 from pocketscribe.models.saved import Saved, load_model, save_model
 from pocketscribe.models.subnets import SpaceConfig
 from pocketscribe.recipes.reading import Outside, read_recipe
-from pocketscribe.recipes.recipe import Recipe, StageConfig, is_outside
+from pocketscribe.recipes.recipe import Recipe, StageConfig, check_apart, is_outside
 from pocketscribe.recipes.shipping import card, score_and_ship
 from pocketscribe.recipes.speech import Speech
 from pocketscribe.search.frontier import Point, TakeConfig, frontier_of, within
 from pocketscribe.search.search import Search, check_installed
 from pocketscribe.speech.batches import Trainable, TrainingBatches, feature_statistics
-from pocketscribe.speech.corpora import locate
+from pocketscribe.speech.corpora import CorpusConfig, corpora_root, locate, place
 from pocketscribe.speech.prepare import progress_bar
 from pocketscribe.speech.units import Units
 from pocketscribe.training.checkpoint import Progress
@@ -112,9 +112,11 @@ class Run:
         Raises:
             UserError: there is no stage of a name.
         """
+        self._check_apart()
         self.train(stages or [stage.name for stage in self.recipe.stage])
         scored = stages or self.recipe.scored
         with self._alone(), progress_bar(self.console) as bar, self.fabric.rank_zero_first():
+            self._keep_recipe()  # another test part may be asked for when all is trained
             results = score_and_ship(self.recipe, scored, self.folder, self.root, bar)
         self.console.print(results_table(results))
         return results
@@ -161,9 +163,7 @@ class Run:
             for corpus in self.recipe.corpora:
                 speech.prepare(corpus)
             units = self._units(speech)
-            if self.fabric.is_global_zero:
-                recipe = json.loads(self.recipe.model_dump_json(by_alias=True))
-                write_json(self.folder / "recipe.json", recipe)
+            self._keep_recipe()
             for stage in left:
                 self._train(stage, speech, units, bar)
 
@@ -215,15 +215,37 @@ class Run:
         if taken != before and self.fabric.is_global_zero:
             write_json(path, taken)
 
+    def _keep_recipe(self) -> None:
+        if self.fabric.is_global_zero:
+            recipe = json.loads(self.recipe.model_dump_json(by_alias=True))
+            write_json(self.folder / "recipe.json", recipe)
+
+    def _check_apart(self) -> None:
+        """Refuses test speech that is trained on by another name for its folder."""
+        root = corpora_root(self.root)
+
+        def placed(part: CorpusConfig) -> CorpusConfig:
+            if part.corpus == "synthetic":
+                return part
+            return part.model_copy(update={"corpus": str(place(part, root).resolve())})
+
+        try:
+            check_apart(map(placed, self.recipe.corpora), map(placed, self.recipe.speech.test))
+        except ValueError as error:
+            raise UserError(f"{self.recipe.name}: {error}") from None
+
     def _check_recipe(self) -> None:
         path = self.folder / "recipe.json"
         if not path.is_file():
             return
         made, asked = Recipe.read(read_json(path), str(path)), self.recipe
+        same_scored = (made.speech.dev, made.speech.test) == (asked.speech.dev, asked.speech.test)
         for key, same in {
-            # What is scored may change, what was learnt from may not.
+            # What is scored may change, what was learnt from may not: nor what the former keeps
+            # synthetic voices from reading.
             "speech": made.speech.train == asked.speech.train
-            and made.speech.units == asked.speech.units,
+            and made.speech.units == asked.speech.units
+            and (same_scored or not any(part.texts for part in asked.corpora)),
             "model": made.model == asked.model,
             "stage": made.stage == asked.stage,
         }.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketscribe.errors import UserError
-from pocketscribe.export.export import check_target, export_saved
+from pocketscribe.export.export import FOLDERS, check_target, export_saved
 from pocketscribe.export.open import Chunk, model_file
 from pocketscribe.files import replacing
 from pocketscribe.models import ModelConfig, stored_parameters
@@ -76,7 +76,7 @@ def export_under(
         taken = take(
             supernet, space.sub_config(point.candidate.sizes), point.rules, point.confirmed
         )
-        with suppress(_TooLargeError), replacing(out) as beside:
+        with suppress(_TooLargeError), replacing(out, folder=to in FOLDERS) as beside:
             sizes.append(export_saved(taken, to, beside, int8=int8, chunk=chunk))
             if sizes[-1] > budget:
                 raise _TooLargeError

@@ -115,7 +115,7 @@ def _key(name: str) -> str:
 def _suffix(name: str) -> str:
     """The rest of it, with that dot."""
     base = PurePosixPath(name).name
-    return base[len(base.split(".")[0]) :]
+    return base[len(base.split(".")[0]) :].lower()
 
 
 def _shown(name: str) -> bool:

@@ -44,9 +44,10 @@ class AugmentConfig(Config):
         versions: each utterance is heard in so many augmented versions, and no more; None: in
             another one each time.
         strength: factor on all of the above once augmentation has grown; 0 leaves speech as it is.
-        grows: where it begins to grow and where it is full-grown: CTC losses a label, as shares of
-            what guessing labels by their frequency would cost. What varies and hides speech also
-            hides the first alignments, which a network has to find before it listens at all.
+        grows: where it begins to grow and where it is full-grown: CTC losses a label (where none is
+            trained, whole losses), as shares of what guessing labels by their frequency would cost.
+            What varies and hides speech also hides the first alignments, which a network has to
+            find before it listens at all.
     """
 
     renamed: ClassVar[dict[str, str]] = {

@@ -23,9 +23,9 @@ from pocketscribe.speech.cut_sets import CUTS, by_recipe, cut_sets, one_cut_set,
 from pocketscribe.speech.held_out import HeldOut
 from pocketscribe.speech.items import ALL, EmptyPartError, Item
 from pocketscribe.speech.manifests import (
-    AUDIO_SUFFIXES,
     MANIFESTS,
     connected_digits,
+    is_audio,
     manifest,
     text_files,
 )
@@ -137,9 +137,7 @@ def locate(config: CorpusConfig, root: Path | None) -> Source:
     responses: tuple[Path, ...] = ()
     if config.rooms is not None:
         folder = _below(root, config.rooms)
-        responses = tuple(
-            p for p in sorted(folder.rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES
-        )
+        responses = tuple(sorted(filter(is_audio, folder.rglob("*"))))
         if not responses:
             raise UserError(f"rooms = {str(config.rooms)!r}: no audio there, nor below {root}")
     if config.corpus == "synthetic":
@@ -147,7 +145,7 @@ def locate(config: CorpusConfig, root: Path | None) -> Source:
             engine(name)
         texts = None if config.texts is None else _below(root, config.texts)
         return Source(texts, responses)
-    path = known(root).get(config.corpus, Path(config.corpus))
+    path = place(config, root)
     if not path.is_dir() and not (path.is_file() and path.name.endswith(CUTS)):
         raise UserError(
             f"corpus {config.corpus!r}: neither a folder nor a corpus in {root} "
@@ -155,6 +153,11 @@ def locate(config: CorpusConfig, root: Path | None) -> Source:
             "set POCKETSCRIBE_CORPORA or --root to the folder that holds the corpora"
         )
     return Source(_absolute(path), responses)
+
+
+def place(config: CorpusConfig, root: Path) -> Path:
+    """Where a corpus that is not synthetic would lie, by its name or as a path."""
+    return known(root).get(config.corpus, Path(config.corpus))
 
 
 def known(root: Path) -> dict[str, Path]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -15,6 +15,13 @@ from pocketscribe.speech.features import SAMPLE_RATE, read_audio
 from pocketscribe.speech.items import ALL, Item, split_up
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".au")
+
+
+def is_audio(path: PurePath) -> bool:
+    """By its name; not what a system puts beside files, such as a Mac's `._a.flac`."""
+    return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+
+
 Rows = Iterator[tuple[int, dict[str, str]]]  # line numbers and rows
 
 
@@ -69,7 +76,7 @@ def _join(clips: tuple[Path, ...], gaps: list[int]) -> np.ndarray:
 
 def text_files(folder: Path, split: str) -> Iterator[Item]:
     """Audio files, each beside a .txt file of its name; the folder it lies in is the speaker."""
-    audio = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+    audio = sorted(filter(is_audio, folder.rglob("*")))
     if not audio:
         raise UserError(f"{folder}: no {', no '.join(MANIFESTS)} and no audio in it")
     yield from split_up([_beside_text(path, folder) for path in audio], split, folder)

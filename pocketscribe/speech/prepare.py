@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import numpy as np
 import soundfile
+from filelock import FileLock
 from lhotse import CutSet, Features, MonoCut, Recording, SupervisionSegment
 from lhotse.features.io import LilcomChunkyWriter
 from rich.console import Console
@@ -130,19 +131,22 @@ def prepare(
     folder = out / f"{name}-{sha256(made_from.encode()).hexdigest()[:8]}"
     prepared = Prepared(folder, config)
     if not (folder / "prepared.json").is_file():
-        sweep(out)
-        with replacing(folder) as beside:
-            found_items = items(config, source, held_out)
-            try:
-                summary = _write(config, found_items, beside, progress, transcribed)
-            except OSError as error:  # such as a full disk
-                reason = error.strerror or error
-                raise UserError(f"{error.filename or folder}: {reason}") from None
-            # What is refused is not kept but for the list: it may be mended.
-            _check_bad(summary, bad_share, beside / "bad.tsv", out / f"{name}.bad.tsv", config)
-    else:  # kept for somebody who allowed more
-        listed = folder / "bad.tsv"
-        _check_bad(prepared.summary, bad_share, listed, listed, config)
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / f".{folder.name}.lock"):  # another run may want it, too
+            if not (folder / "prepared.json").is_file():
+                sweep(out)
+                with replacing(folder, folder=True) as beside:
+                    found = items(config, source, held_out)
+                    try:
+                        summary = _write(config, found, beside, progress, transcribed)
+                    except OSError as error:  # such as a full disk
+                        reason = error.strerror or error
+                        raise UserError(f"{error.filename or folder}: {reason}") from None
+                    # What is refused is not kept but for the list: it may be mended.
+                    rows, listed = beside / "bad.tsv", out / f"{name}.bad.tsv"
+                    _check_bad(summary, bad_share, rows, listed, config)
+    listed = folder / "bad.tsv"  # kept for somebody who allowed more
+    _check_bad(prepared.summary, bad_share, listed, listed, config)
     return prepared
 
 
@@ -182,7 +186,7 @@ def _write(
     transcribed: bool,
 ) -> dict[str, int | float]:
     """Writes cuts, features, bad.tsv and prepared.json into `folder`; returns the summary."""
-    (folder / "audio").mkdir(parents=True)
+    (folder / "audio").mkdir()
     bad: list[tuple[str, str]] = []
     seconds, good = 0.0, 0
     task = progress.add_task(f"prepare {config.title}", total=None) if progress else None

@@ -77,8 +77,7 @@ def save_checkpoint(
     for index, values in state["state"].items():
         for name, value in values.items():
             (plain if isinstance(value, Tensor) else numbers)[f"{index}.{name}"] = value
-    with replacing(folder) as beside:
-        beside.mkdir()
+    with replacing(folder, folder=True) as beside:
         save_model(beside / "model.safetensors", Saved(model, units, {"step": progress.step}))
         save_file(_contiguous(candidates), beside / "candidates.safetensors")
         save_file(_contiguous(_own(objective, model)), beside / "objective.safetensors")

@@ -1,6 +1,7 @@
 """Scoring a folder of audio with a runtime that says what the test wants."""
 
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -143,6 +144,18 @@ def test_groups_are_scored_on_their_own(folder: Path) -> None:
 def test_a_mistyped_column_is_refused_with_those_there_are(folder: Path) -> None:
     with pytest.raises(UserError, match=r"--group agee: no such column; there are .*speaker.*age"):
         evaluate(Parrot(), part(folder, group="agee"), None)
+
+
+def test_a_row_without_what_others_have_is_a_group_of_its_own(folder: Path) -> None:
+    (folder / "manifest.tsv").unlink()
+    rows: list[dict[str, str]] = [
+        {"path": f"{name}.wav", "transcript": text, "split": "test"} for name, *_, text in ROWS
+    ]
+    rows[1]["age"] = "child"
+    text = "".join(json.dumps(line) + "\n" for line in rows)
+    (folder / "manifest.jsonl").write_text(text)
+    groups = evaluate(Parrot(), part(folder, group="age"), None)["groups"]
+    assert {age: found["utterances"] for age, found in groups.items()} == {"": 2, "child": 1}
 
 
 def test_speakers_are_a_column_of_every_corpus(folder: Path) -> None:

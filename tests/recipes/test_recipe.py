@@ -332,6 +332,14 @@ def test_a_stage_may_be_like_one_of_any_shipped_recipe(recipe: Path) -> None:
             '[[stage]]\nname = "a"\nlike = ["a"]',
             "upper.toml: stage.0.like = ['a']: no such stage before it (known: none)",
         ),
+        (
+            '[[stage]]\nname = "a"\nlike = ["digits/float"]',
+            "upper.toml: stage.0.like = ['digits/float']: no such stage before it (known: none)",
+        ),
+        (
+            '[[stage]]\nname = "1"\naudio_hours = 1\n[[stage]]\nname = "a"\nlike = 1',
+            "upper.toml: stage.1.like = 1: no such stage before it (known: 1)",
+        ),
     ],
 )
 def test_no_such_base_or_stage(

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from pocketscribe.errors import UserError
 from pocketscribe.export.open import open_model
+from pocketscribe.files import read_json, write_json
 from pocketscribe.models.saved import load_model
 from pocketscribe.recipes.run import Run
 from runs import MODEL, assert_equal, copied, run_in_two_processes, step_of
@@ -35,6 +36,25 @@ def test_another_recipe_is_refused(tiny_run: Path, change: str, key: str) -> Non
     with pytest.raises(UserError, match=rf"holds a run with another \[{key}\]; choose another"):
         run_here(tiny_run.with_name("tiny.toml"), tiny_run, change)
     assert (tiny_run / "recipe.json").read_bytes() == before
+
+
+def test_what_synthetic_voices_may_read_is_part_of_a_run(tiny_run: Path, tmp_path: Path) -> None:
+    """Sentences that are scored are kept from them: another test part would let others be read."""
+    scored = 'speech.test=[{ corpus = "synthetic", kind = "digits", split = "test", count = 2 }]'
+    folder = copied(tiny_run, tmp_path)
+    run_here(tiny_run.with_name("tiny.toml"), folder, scored)  # numbers were read, no sentences
+    kept = read_json(folder / "recipe.json")
+    assert kept["speech"]["test"][0]["count"] == 2, "what was scored can be listened to"
+    for read in (kept["speech"]["train"][0], kept["speech"]["test"][0]):
+        read |= {"kind": None, "texts": "sentences.txt"}
+    write_json(folder / "recipe.json", kept)
+    text = tiny_run.with_name("tiny.toml").read_text()
+    reading = tmp_path / "reading.toml"
+    reading.write_text(
+        text.replace('kind = "digits", count = 24', 'texts = "sentences.txt", count = 24')
+    )
+    with pytest.raises(UserError, match=r"holds a run with another \[speech\]"):
+        run_here(reading, folder)
 
 
 def test_a_run_of_an_older_version_goes_on(

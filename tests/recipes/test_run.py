@@ -55,6 +55,18 @@ def test_a_finished_run(tiny_run: Path) -> None:
     assert any((tiny_run / "float").glob("events.out.tfevents.*")), "TensorBoard's log"
 
 
+def test_test_speech_is_not_trained_on_by_another_name(tiny_run: Path, tmp_path: Path) -> None:
+    """As a folder is called by its name, its path, or by way of a link."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    for other in (f"{tmp_path}/./mine", f"{folder}/", f"{tmp_path}/link"):
+        train = f'speech.train=[{{ corpus = "{folder}", split = "all" }}]'
+        test = f'speech.test=[{{ corpus = "{other}", split = "test" }}]'
+        with pytest.raises(UserError, match=r"speech\.test: .* is trained on as"):
+            run_here(tiny_run.with_name("tiny.toml"), tmp_path / "run", train, test)
+
+
 def test_nothing_is_run_twice(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def times() -> dict[Path, int]:
         return {p: p.stat().st_mtime_ns for p in tiny_run.rglob("*.*") if p.name != "recipe.json"}

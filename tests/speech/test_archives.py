@@ -145,6 +145,9 @@ def test_pairs_in_tar_archives(tmp_path: Path, store: tuple[Path, str]) -> None:
         here / "001.tar", {"./.DS_Store": b"", "./._c.wav": b"", "./c.wav": wav(z), "./c.txt": b"4"}
     )
     assert [(i.id, i.text.strip()) for i in load(here)][2:] == [("c", "4")]
+    pairs(here / "001.tar", {"C.WAV": wav(z), "C.TXT": b"loud"})
+    assert [(i.id, i.text.strip()) for i in load(here)][2:] == [("C", "loud")]
+    pairs(here / "001.tar", {"c.wav": wav(z), "c.txt": b"4"})
     # Without an index: all archives of the folder.
     (here / "shards.json").unlink()
     pairs(here / "000.tar", first)

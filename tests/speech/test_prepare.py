@@ -5,6 +5,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +44,8 @@ def bad_items(prepared: Prepared) -> dict[str, str]:
 
 
 def left_behind(out: Path) -> list[str]:
-    return sorted(p.name for p in out.iterdir()) if out.is_dir() else []
+    """But for locks."""
+    return sorted(p.name for p in out.glob("*") if p.suffix != ".lock")
 
 
 def test_cuts_hold_text_speaker_columns_and_features(
@@ -194,7 +198,9 @@ def test_a_tree_of_audio_beside_text(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True)
         soundfile.write(path, sound(0.3), 16000)
         path.with_suffix(".txt").write_text("one")
+        path.with_name(f"._{path.name}").write_bytes(b"what a Mac puts beside a file")
     prepared = prepare(CorpusConfig(corpus=str(tmp_path / "mine")), None, tmp_path / "out")
+    assert prepared.summary["bad"] == 0
     assert [cut.id for cut in prepared.cuts] == ["train/ann/one.wav", "train/bob/one.wav"]
     assert [len(cut.load_features()) for cut in prepared.cuts] == [30, 30]
 
@@ -224,6 +230,31 @@ def test_what_is_prepared_is_not_prepared_again(
     assert again.folder == first.folder and again.config.weight == 3.0
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
     assert [cut.id for cut in again.cuts] == ["a", "b"]
+
+
+def test_two_at_once_prepare_it_once(
+    make_corpus: MakeCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits, and takes what the first made: it may be open by then."""
+    folder, out = make_corpus([row("a"), row("b")]), tmp_path / "out"
+    config, computed = CorpusConfig(corpus=str(folder)), []
+    first, go = threading.Event(), threading.Event()
+    real = preparing._write
+
+    def slowly(*of: object) -> object:
+        computed.append(of)
+        first.set()
+        assert go.wait(30)
+        return real(*of)
+
+    monkeypatch.setattr(preparing, "_write", slowly)
+    with ThreadPoolExecutor(2) as both:
+        one = both.submit(prepare, config, None, out)
+        assert first.wait(30)
+        two = both.submit(prepare, config, None, out)
+        time.sleep(0.3)  # time enough to begin, if it did
+        go.set()
+        assert one.result().folder == two.result().folder and len(computed) == 1
 
 
 def test_a_changed_manifest_is_prepared_anew(make_corpus: MakeCorpus, tmp_path: Path) -> None:
