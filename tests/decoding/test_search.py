@@ -6,6 +6,7 @@ B streams, S encoder frames, J encoder output, V vocabulary, N hypotheses.
 import math
 from collections.abc import Iterable
 from itertools import pairwise, product
+from typing import Any
 
 import pytest
 import torch
@@ -139,6 +140,11 @@ def test_beam_of_one_is_greedy(seed: int) -> None:
     assert found(BeamSearch(scorer, 3, 1), encoded, lengths) == greedy
 
 
+def paths(search: BeamSearch) -> dict[tuple[int, ...], Any]:
+    """The only stream's hypotheses by their labels."""
+    return {tuple(text.last(text.length)): path for text, path in search.beams[0].items()}
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_wide_beam_is_full_enumeration(seed: int) -> None:
     scorer, encoded = RandomScorer(seed, sharpness=0.7), encoder(1, 4, seed)
@@ -146,13 +152,26 @@ def test_a_wide_beam_is_full_enumeration(seed: int) -> None:
     best = found(search, encoded)[0]
     total = enumerated(scorer, encoded[0])
     assert sum(total.values()) == pytest.approx(1.0)
-    scores = {labels: path.score for labels, path in search.beams[0].items()}
+    scores = {labels: path.score for labels, path in paths(search).items()}
     assert scores.keys() == total.keys()
     for labels, probability in total.items():  # alignments of equal labels are added up
         expected = torch.tensor(probability).log().item()
         assert scores[labels] == pytest.approx(expected, abs=1e-4)
     # Length counts the two labels of context, as in sherpa-onnx.
     assert tuple(best.labels) == max(total, key=lambda x: scores[x] / (len(x) + 2))
+
+
+def test_what_no_hypothesis_stands_on_is_forgotten() -> None:
+    """A step costs the same however long the text is, in time and in memory."""
+    search = BeamSearch(RandomScorer(0, sharpness=0.1), 1, 4)
+    search.advance(encoder(1, 500, 0), torch.tensor([500]))
+    [hypothesis] = search.best()
+    assert len(hypothesis.labels) == len(hypothesis.frames) > 100
+    alive = {id(text) for text in search.beams[0]}
+    for text in search.beams[0]:
+        while (text := text.before) is not None:
+            alive.add(id(text))
+    assert len(search.texts[0]._known) == len(alive) - 1, "all but the empty text"
 
 
 class Taste:
@@ -192,7 +211,7 @@ def test_a_wide_guided_beam_is_full_enumeration(seed: int) -> None:
         labels: math.log(p) + sum(guide.total(labels)[0] for guide in guides)
         for labels, p in enumerated(scorer, encoded[0]).items()
     }
-    scores = {labels: path.score for labels, path in search.beams[0].items()}
+    scores = {labels: path.score for labels, path in paths(search).items()}
     assert scores == pytest.approx(expected, abs=1e-4)
     owed = {x: sum(guide.total(x)[1] for guide in guides) for x in expected}
     ranked = max(expected, key=lambda x: (expected[x] - owed[x]) / (len(x) + 2))
@@ -251,11 +270,12 @@ def test_merging_changes_what_wins() -> None:
 
     search = BeamSearch(Fixed(), 1, 100)
     best = found(search, torch.zeros(1, 2, 1))[0]
-    scores = {k: torch.tensor(v.score).exp().item() for k, v in search.beams[0].items()}
+    scores = {k: torch.tensor(v.score).exp().item() for k, v in paths(search).items()}
     assert scores[2,] == pytest.approx(0.26 * 0.98 + 0.34 * 0.26)
     assert scores[3,] == pytest.approx(0.40 * 0.02 + 0.34 * 0.40)
     assert best.labels == [2] and best.frames == [0]  # the better alignment's time …
-    assert search.beams[0][3,].frames == (1,)  # … be it the earlier or the later
+    last = paths(search)[3,].emitted
+    assert (last.before, last.frame) == (None, 1)  # … be it the earlier or the later
 
 
 def test_a_narrow_beam_finds_what_greedy_misses() -> None:
