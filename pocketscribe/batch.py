@@ -45,10 +45,8 @@ def transcribe_all(
     sources = [source for path in given for source in _sources(path)]
     if out is None and len(sources) > 1 and form in ("srt", "vtt"):
         raise UserError(f"--format {form}: {len(sources)} files need --out FOLDER")
-    taken: dict[Path, Path] = {}
-    for source in sources if out is not None else ():
-        if (other := taken.setdefault(source.place, source.path)) != source.path:
-            raise UserError(f"--out: {other} and {source.path} would both be {source.place}")
+    if out is not None:
+        _check_places(sources, out, FORMS[form])
     bad = 0
     for source in sources:
         try:
@@ -65,6 +63,20 @@ def transcribe_all(
         else:
             print(written, flush=True)
     return bad
+
+
+def _check_places(sources: Sequence[Source], out: Path, suffix: str) -> None:
+    """Refuses two transcripts in one place, or one in the place of what was really said."""
+    taken: dict[Path, Path] = {}
+    for source in sources:
+        if (other := taken.setdefault(source.place, source.path)) != source.path:
+            raise UserError(f"--out: {other} and {source.path} would both be {source.place}")
+        lost = out / f"{source.place}{suffix}"
+        if lost.exists() and lost.parent.samefile(source.path.parent):
+            raise UserError(
+                f"--out {out}: {lost} is beside its audio already, and may be what was really "
+                "said; choose another folder"
+            )
 
 
 def written_as(form: str, said: Transcript, path: Path) -> str:

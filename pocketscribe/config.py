@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from pocketscribe.errors import UserError
 Loc = Sequence[int | str]  # pydantic's path to a problem: keys, indices, and a union's members
 # What may stand in a path: of one part, and not hidden.
 FileName = Annotated[str, Field(pattern=r"^[^/\\\x00.][^/\\\x00]*$", max_length=100)]
+BYTES = re.compile(r"\s*(\d+(\.\d+)?|\.\d+)\s*([kmgtp]i?)?b?\s*", re.IGNORECASE)
 C = TypeVar("C", bound="Config")  # not Self: beartype cannot check it in tests
 
 
@@ -47,8 +49,10 @@ class Config(BaseModel):
 def read_bytes(text: str, asked: str) -> int:
     """A number of bytes, such as 2MB, that `asked` gave; UserError where it is none."""
     try:
+        if not BYTES.fullmatch(text):  # pydantic reads what a text begins with
+            raise ValueError
         size = int(TypeAdapter(ByteSize).validate_python(text))
-    except ValidationError:
+    except (ValueError, OverflowError):
         size = 0
     if size < 1:
         raise UserError(f"{asked} {text}: write bytes, such as 2MB or 500kB")

@@ -10,7 +10,9 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from pocketscribe.errors import UserError
+from safetensors import SafetensorError
+
+from pocketscribe.errors import UserError, one_line
 
 BESIDE = re.compile(r"\.(?P<stem>.*)\.(?P<process>\d+)\.(?P<kind>old|tmp)(?P<suffix>(\.[^.]*)?)")
 
@@ -38,6 +40,12 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
             beside.mkdir()
         try:
             yield beside
+        except (OSError, SafetensorError) as error:  # the latter says so in words alone
+            named = getattr(error, "filename", None)
+            if named is not None and not Path(named).is_relative_to(beside):
+                raise
+            why = getattr(error, "strerror", None) or one_line(str(error))
+            raise UserError(f"{path}: cannot be written ({why})") from None
         finally:  # files are never moved aside, and a folder of many need not be listed for each
             if folder:
                 restore_interrupted(path)

@@ -71,6 +71,19 @@ def test_a_file_an_input(
         assert {"text": said.text, "srt": "1\n00:00", "vtt": "WEBVTT\n\n"}[form] in text
 
 
+def test_what_was_really_said_is_not_replaced(model: Model, folder: Path, tmp_path: Path) -> None:
+    """Transcripts beside audio are what people train on."""
+    (folder / "b.mp3").unlink()
+    (folder / "deep" / "c.txt").write_text("THIS WAS SAID")
+    with pytest.raises(UserError, match=r"c\.txt is beside its audio already"):
+        transcribe_all(model, [folder], "text", folder, PIPE)
+    assert not (folder / "a.txt").exists(), "nothing was begun"
+    transcribe_all(model, [folder], "srt", folder, PIPE)  # which is nobody's yet
+    transcribe_all(model, [folder], "text", tmp_path / "out", PIPE)
+    transcribe_all(model, [folder], "text", tmp_path / "out", PIPE)
+    assert (folder / "deep" / "c.txt").read_text() == "THIS WAS SAID"
+
+
 def test_transcripts_are_not_lost(model: Model, folder: Path, tmp_path: Path) -> None:
     soundfile.write(folder / "a.ogg", digits()[0], 16000)
     with pytest.raises(UserError, match=r"a\.ogg and .*a\.wav would both be a"):

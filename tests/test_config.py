@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
-from pocketscribe.config import Config
+from pocketscribe.config import Config, read_bytes
 from pocketscribe.errors import UserError
 from pocketscribe.recipes.reading import read_recipe
 from pocketscribe.recipes.recipe import Recipe
@@ -228,3 +228,26 @@ def test_what_is_no_toml_or_no_place_or_no_recipe(tmp_path: Path) -> None:
     assert "write KEY=VALUE" in recipe_refusal(tmp_path, RECIPE, "stage.0.seed")
     with pytest.raises(UserError, match=r"neither a file nor a shipped recipe .*quickstart"):
         read_recipe("quickstrat")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1.5MB", 1_500_000),
+        ("1.5 mb", 1_500_000),
+        ("2MiB", 2**21),
+        ("500000", 500_000),
+        (".5k", 500),
+    ],
+)
+def test_bytes(text: str, size: int) -> None:
+    assert read_bytes(text, "--budget") == size
+
+
+@pytest.mark.parametrize(
+    "text", ["1,5MB", "500,000", "1/2MB", "1.5.5MB", "2 MB please", "1.5MB/s", "0", "-1", "abc", ""]
+)
+def test_no_bytes(text: str) -> None:
+    """What begins with a number is not yet one."""
+    with pytest.raises(UserError, match="write bytes, such as 2MB or 500kB"):
+        read_bytes(text, "--budget")

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from pocketscribe.errors import UserError
 from pocketscribe.files import read_json, replacing, restore_interrupted, write_json, write_text
@@ -129,6 +130,23 @@ def test_what_it_is_not_is_told_before_the_work(tmp_path: Path) -> None:
         ):
             pytest.fail("no work is begun")
     assert names(tmp_path) == ["file", "folder", "pipe"]
+
+
+def test_what_cannot_be_written_is_told_by_its_own_name(tmp_path: Path) -> None:
+
+    def full(error: Exception) -> None:
+        with replacing(tmp_path / "x") as beside:
+            beside.write_text("half")
+            raise error
+
+    for error in (OSError(28, "No space left on device"), SafetensorError("I/O error: no space")):
+        with pytest.raises(UserError, match=r"/x: cannot be written \(.*space"):
+            full(error)
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "x"):
+        (tmp_path / "other").read_text()
+    with pytest.raises(UserError, match=r"nowhere/x: cannot be written \(Not a directory"):
+        write_text(Path("/dev/null/nowhere/x"), "")
+    assert names(tmp_path) == []
 
 
 def test_a_link_stays_one(tmp_path: Path) -> None:

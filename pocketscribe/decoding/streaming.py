@@ -19,6 +19,7 @@ from torch import Tensor
 from pocketscribe.decoding.offline import head_input, scorer_of
 from pocketscribe.decoding.search import Hypothesis, TransducerScorer
 from pocketscribe.decoding.searcher import Searcher
+from pocketscribe.errors import UserError
 from pocketscribe.models import Chunking, Recogniser, State
 from pocketscribe.models.chunks import TAIL
 from pocketscribe.models.subsampling import FACTOR
@@ -124,7 +125,7 @@ class LiveStream(Protocol):
         """Takes samples at 16 kHz in [-1, 1] and decodes every chunk that is complete.
 
         Raises:
-            UserError: these are no such samples.
+            UserError: these are no such samples, or the utterance is finished.
         """
 
     def transcript(self) -> Transcript:
@@ -134,7 +135,18 @@ class LiveStream(Protocol):
         """Decodes what is left, completed with silence to a whole chunk; then only `reset` goes."""
 
 
-class Stream:
+class Utterance:
+    """What has an end, after which only `reset` goes."""
+
+    finished = False
+
+    def check_unfinished(self) -> None:
+        """Raises UserError after the end."""
+        if self.finished:
+            raise UserError("this utterance is finished: reset() begins another")
+
+
+class Stream(Utterance):
     """A `LiveStream` through our own loop around any `StreamingModel`."""
 
     def __init__(self, model: StreamingModel, units: Units, searcher: Searcher) -> None:
@@ -142,16 +154,20 @@ class Stream:
         self.reset()
 
     def reset(self) -> None:
+        self.finished = False
         self.state = self.model.initial_state(1)
         self.features = LiveFbank()
         with torch.inference_mode():
             self.search = self.searcher.start(self.model.scorer, 1)
 
     def accept(self, samples: np.ndarray) -> None:
+        self.check_unfinished()
         self.features.accept(waveform(samples))
         self._decode()
 
     def finish(self) -> Transcript:
+        self.check_unfinished()
+        self.finished = True
         self.features.accept(tail_silence(self.model.chunk))
         self.features.finish()
         self._decode()

@@ -9,7 +9,7 @@ import pocketscribe_engine as native
 
 from pocketscribe.decoding.search import Hypothesis
 from pocketscribe.decoding.searcher import CTC_BEAM, GREEDY, SearchConfig, spelt
-from pocketscribe.decoding.streaming import Transcript, transcript
+from pocketscribe.decoding.streaming import Transcript, Utterance, transcript
 from pocketscribe.errors import UserError
 from pocketscribe.export.open import Chunk, choose_chunking
 from pocketscribe.models import stored_parameters, virtual_parameters
@@ -86,7 +86,7 @@ class EngineRuntime:
         )
 
 
-class EngineStream:
+class EngineStream(Utterance):
     """A `LiveStream` on an engine of its own."""
 
     def __init__(self, engine: native.Engine, units: Units) -> None:
@@ -96,10 +96,12 @@ class EngineStream:
         self.guess: list[native.Token] = []
 
     def reset(self) -> None:
+        self.finished = False
         self.engine.reset(self.number)
         self.said, self.guess = [], []
 
     def accept(self, samples: np.ndarray) -> None:
+        self.check_unfinished()
         samples = waveform(samples)
         while len(samples):
             samples = samples[self.engine.accept(self.number, samples) :]
@@ -109,6 +111,8 @@ class EngineStream:
         return transcript(hypothesis(self.said + self.guess), self.units)
 
     def finish(self) -> Transcript:
+        self.check_unfinished()
+        self.finished = True
         self.engine.finish(self.number)
         self._decode()
         return self.transcript()

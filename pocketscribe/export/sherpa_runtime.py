@@ -10,7 +10,7 @@ import sherpa_onnx
 
 from pocketscribe.decoding.ngram import load
 from pocketscribe.decoding.searcher import GREEDY, SearchConfig, spelt
-from pocketscribe.decoding.streaming import Transcript, stream_one, tail_silence
+from pocketscribe.decoding.streaming import Transcript, Utterance, stream_one, tail_silence
 from pocketscribe.errors import UserError
 from pocketscribe.export.graph_runtime import Exported
 from pocketscribe.export.onnx import tokens_text
@@ -145,7 +145,7 @@ def _check_contract(folder: Path, about: Exported, units: int) -> None:
             raise UserError(f"{folder}: {name}.onnx has the wrong {key!r}; export it again")
 
 
-class SherpaStream:
+class SherpaStream(Utterance):
     """A `LiveStream` through the wheel's loop."""
 
     def __init__(self, recognizer: sherpa_onnx.OnlineRecognizer, chunk: int) -> None:
@@ -153,17 +153,23 @@ class SherpaStream:
         self.reset()
 
     def reset(self) -> None:
+        self.finished = False
         self.stream = self.recognizer.create_stream()
 
     def accept(self, samples: np.ndarray) -> None:
+        self.check_unfinished()
         self.stream.accept_waveform(SAMPLE_RATE, waveform(samples))
+        self._decode()
+
+    def _decode(self) -> None:
         while self.recognizer.is_ready(self.stream):
             self.recognizer.decode_stream(self.stream)
 
     def finish(self) -> Transcript:
         self.accept(tail_silence(self.chunk))
+        self.finished = True
         self.stream.input_finished()
-        self.accept(np.zeros(0, np.float32))
+        self._decode()
         return self.transcript()
 
     def transcript(self) -> Transcript:

@@ -17,12 +17,14 @@ from pocketscribe.export.export import export
 from pocketscribe.export.open import model_file
 from pocketscribe.files import read_json, write_json, write_text
 from pocketscribe.fit.look import Look, look
-from pocketscribe.fit.plan import Plan, plan
+from pocketscribe.fit.plan import ENOUGH_STEPS, Plan, fewest_steps, plan
 from pocketscribe.fit.speed import Speed
 from pocketscribe.models.saved import load_model
 from pocketscribe.recipes.reading import read_recipe
+from pocketscribe.recipes.recipe import Recipe
 from pocketscribe.recipes.run import Run
 from pocketscribe.reports.report import write_report
+from pocketscribe.speech.corpora import locate
 from pocketscribe.speech.prepare import progress_bar
 
 ALSO = ("sherpa-onnx", "executorch")  # runtimes that it is exported for
@@ -79,7 +81,9 @@ def fit(
             )
     named = ["name=fit", *planned.changes, *changes]  # whichever recipe it is, it leaves fit.pocket
     recipe = read_recipe(planned.way.recipe, named, out.parent)
-    _show(planned, planned.minutes(recipe), seen, changes, console)
+    for corpus in (*recipe.corpora, *recipe.speech.dev, *recipe.speech.test):
+        locate(corpus, root)
+    _show(planned, recipe, seen, changes, console)
     if dry_run:
         return None
     run = Run(recipe, out, root, console, device)
@@ -109,7 +113,7 @@ def fit(
 
 
 def _show(
-    planned: Plan, minutes: float, seen: Look, changes: Sequence[str], console: Console
+    planned: Plan, recipe: Recipe, seen: Look, changes: Sequence[str], console: Console
 ) -> None:
     table = Table(
         "recipe key",
@@ -125,8 +129,19 @@ def _show(
         key, _, value = change.partition("=")
         table.add_row(escape(key), escape(value), "--set")
     console.print(table)
+    minutes = planned.minutes(recipe)
     about = "a minute" if minutes < 1.5 else f"{minutes:.0f} minutes"
-    console.print(f"training: about {about} on this machine, searching besides", highlight=False)
+    console.print(
+        f"training: about {about} on this machine as busy as it is now; searches, scores and "
+        "exports besides",
+        highlight=False,
+    )
+    if (few := fewest_steps(recipe)) < ENOUGH_STEPS:
+        console.print(
+            f"its shortest stage has {few}, and {ENOUGH_STEPS} steps are the least to expect "
+            f"anything of: about {minutes * ENOUGH_STEPS / few:.0f} minutes in all",
+            highlight=False,
+        )
     for line in planned.words:
         console.print(line, highlight=False, markup=False)
 

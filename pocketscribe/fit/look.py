@@ -12,12 +12,13 @@ import soundfile
 from rich.progress import Progress as Bar
 
 from pocketscribe.errors import UserError, UserHint
-from pocketscribe.speech.corpora import CorpusConfig, items, locate
+from pocketscribe.speech.corpora import CorpusConfig, items, locate, other_splits
 from pocketscribe.speech.items import EmptyPartError, RefusedError, listen
 from pocketscribe.speech.prepare import Prepared, prepare
 from pocketscribe.speech.synthetic import SPLITS
 
 SAMPLED = 50  # recordings whose level and rate are looked at
+SHOWN = 3  # unusable ones of a part
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Part:
     speakers: set[str] = field(default_factory=set)
     words: Counter[str] = field(default_factory=Counter)
     bad: list[tuple[str, str]] = field(default_factory=list)
+    listed: Path | None = None  # a file of what is bad
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Look:
         split_by: how the parts were made where the folder says nothing of them, for people.
         levels: of some recordings, in dB below full scale.
         rates: samples a second of some recordings, and how many have them.
+        others: parts by names that are none of `SPLITS`, and how many utterances each has.
     """
 
     folder: Path
@@ -47,6 +50,7 @@ class Look:
     split_by: str
     levels: list[float]
     rates: Counter[int]
+    others: dict[str, int]
 
     @property
     def train(self) -> Part:
@@ -66,10 +70,14 @@ class Look:
                 f"{split}: {part.utterances} utterances, {_duration(part.hours)}, {speakers}, "
                 f"{sum(part.words.values())} words ({len(part.words)} different){bad}"
             )
-            for name, reason in part.bad[:3]:
+            for name, reason in part.bad[:SHOWN]:
                 yield f"  unusable: {name}: {reason}"
+            if len(part.bad) > SHOWN:
+                yield f"  … and {len(part.bad) - SHOWN} more: {part.listed}"
         if self.split_by:
             yield self.split_by
+        for name, count in self.others.items():
+            yield f"left out: {count} utterances of split {name!r}, none of {', '.join(SPLITS)}"
         rates = ", ".join(f"{rate / 1000:g} kHz: {n}" for rate, n in self.rates.most_common())
         low, high = np.percentile(self.levels, [5, 95]) if self.levels else (0.0, 0.0)
         count = len(self.levels)
@@ -119,17 +127,19 @@ def look(folder: str, root: Path | None, prepared: Path, bar: Bar) -> Look:
             levels.append(10 * float(np.log10((samples**2).mean() + 1e-10)))
             if item.audio is not None:
                 rates[soundfile.info(item.audio).samplerate] += 1
-    return Look(locate(config, root).path or Path(folder), parts, split_by, levels, rates)
+    place = locate(config, root).path or Path(folder)
+    return Look(place, parts, split_by, levels, rates, other_splits(place))
 
 
 def _part(prepared: Prepared) -> Part:
-    part = Part(hours=prepared.summary["seconds"] / 3600)
+    listed = prepared.folder / "bad.tsv"
+    part = Part(hours=prepared.summary["seconds"] / 3600, listed=listed)
     for cut in prepared.cuts:
         said = cut.supervisions[0]
         part.utterances += 1
         part.words.update(said.text.split())
         part.speakers |= {said.speaker} - {"", None}
-    rows = (prepared.folder / "bad.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    rows = listed.read_text(encoding="utf-8").splitlines()[1:]
     part.bad = [tuple(row.split("\t", 1)) for row in rows]  # type: ignore[misc]
     return part
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketscribe.fit.look import Look
+from pocketscribe.fit.look import Look, Part
 from pocketscribe.fit.sizes import STAGE_BYTES, cuts, room, searched, toml
 from pocketscribe.fit.speed import measured_speed
 from pocketscribe.fit.ways import DIRECT, SUPERNET, Choice, Way
@@ -23,6 +23,7 @@ MOST_PASSES = 200.0  # over the speech: more would be learning it by heart
 LEAST_SUPERNET = 20.0  # hours that a supernet hears: below them its small sizes stay far behind
 ENOUGH_TO_KEEP = 10.0  # hours of speech: below them a cut model forgets most of a language
 FEW_WORDS = 300  # of dev: fewer cannot tell one candidate from another
+ENOUGH_STEPS = 50  # of a stage: fewer teach it next to nothing
 TELLING_WORDS = 1_000  # of test: fewer, and an interval is wide
 
 
@@ -114,7 +115,8 @@ def plan(
             hours, share = f"{heard * effort.share:.5f}", f"{effort.share:.0%} of {heard:.3g}"
             choices.append(Choice(f"stage.{stage}.audio_hours", hours, f"{share}: {why}"))
             why = "likewise"
-    words = list(_words(seen, started is not None))
+    cut = all(choice.key != "stage.low_bits.formats" for choice in choices)  # eight bits: all fits
+    words = list(_words(seen, started is not None, cut))
     if started:
         words.insert(0, f"It writes the {len(units)} units of what it starts from.")
     else:
@@ -134,10 +136,17 @@ def _parts(seen: Look) -> Iterator[Choice]:
         yield Choice("speech.dev", f"[{{ corpus = {folder} }}]", why)
     else:
         yield Choice("speech.dev.0.corpus", folder, "the folder")
-    if "test" in seen.parts:
+    if seen.parts.get("test", Part()).utterances:
         yield Choice("speech.test.0.corpus", folder, "the folder")
     else:
-        yield Choice("speech.test", "[]", "too few recordings to set some aside")
+        yield Choice("speech.test", "[]", "nothing that can be scored is set aside")
+
+
+def fewest_steps(recipe: Recipe) -> int:
+    """Of the stages that train: how many the shortest has."""
+    trained = [stage for stage in recipe.stage if stage.audio_hours]
+    steps = (3600 * s.audio_hours / (s.batch_seconds * s.accumulate) for s in trained)
+    return max(1, int(min(steps)))
 
 
 def _heard(way: Way, seen: Look, minutes: float | None, speed: float) -> float:
@@ -158,14 +167,19 @@ def _start(seen: Look, start: Path | None) -> tuple[Saved | None, str]:
     units = Units.from_json(saved.units, str(start))
     unknown = sorted(seen.letters - {c for c in seen.letters if units.can_spell(c)})
     if unknown:
-        return None, f"{start.name} cannot spell {' '.join(unknown)}"
+        words = [w for part in seen.parts.values() for w in part.words if set(w) & set(unknown)]
+        return None, (
+            f"{start.name} cannot spell {' '.join(unknown)}, as in {words[0]!r} ({len(words)} of "
+            f"{sum(len(part.words) for part in seen.parts.values())} words); without them it would "
+            "be the start"
+        )
     heard = [stage.get("audio_hours_heard", 0) for stage in saved.stages]
     hours = sum(h for h in heard if isinstance(h, int | float))
     reason = f"{seen.train.hours:.2g} h are little; it has heard {hours:.0f} h and spells all of it"
     return saved, reason
 
 
-def _words(seen: Look, started: bool) -> Sequence[str]:
+def _words(seen: Look, started: bool, cut: bool) -> Sequence[str]:
     """What this much speech can and cannot give, for people."""
     hours, test = seen.train.hours, seen.parts.get("test")
     words = sum(test.words.values()) if test else 0
@@ -179,7 +193,7 @@ def _words(seen: Look, started: bool) -> Sequence[str]:
         )
     elif hours < 10 and not started:
         found.append(f"{hours:.1f} hours from nothing make a weak recogniser; ten are a start.")
-    if hours < ENOUGH_TO_KEEP and started:
+    if hours < ENOUGH_TO_KEEP and started and cut:
         found.append(
             "What is cut from the trained recogniser hears this folder alone, and loses much of "
             "what it knew besides: do not expect other words or voices of it. More speech to "

@@ -22,6 +22,7 @@ from pocketscribe.speech.units import Units
 from pocketscribe.weights.format import FormatRule
 
 STAGE_BYTES = 500  # of a card: what it says of a stage
+EIGHT_BITS = [{"match": "*.depthwise", "bits": 8}, {"match": "*", "bits": 8, "activations": 8}]
 LATER_BYTES = 4 * STAGE_BYTES  # three stages, and scores
 LEAST_SHARE = 1 / 8  # of a model's widths: narrower ones are not cut
 
@@ -117,17 +118,27 @@ def searched(config: ModelConfig, recipe: Recipe, room: Room) -> list[Choice]:
 
 
 def cuts(config: ModelConfig, recipe: Recipe, room: Room, why: str) -> list[Choice]:
-    """Even cuts of a model, the last of which fits; UserError where none does."""
-    last = next(stage for stage in recipe.stage if stage.name == "low_bits")
-    formats = last.model_dump(mode="json")["formats"]
+    """Even cuts of a model, the last of which fits; UserError where none does.
 
-    def size(share: float) -> int:
+    In four bits, as the recipe has it, unless all of the model fits in eight.
+    """
+    last = next(stage for stage in recipe.stage if stage.name == "low_bits")
+    four = last.model_dump(mode="json")["formats"]
+
+    def size(share: float, formats: object = four) -> int:
         small = merged(config.model_dump(mode="json"), _shrunk(config, share))
         with torch.device("meta"):
             read = ModelConfig.read(small | {"formats": formats}, "a smaller model")
             model = Recogniser(read, room.vocabulary)
         return int(size_of_model(model)["bytes"])
 
+    if size(1.0, EIGHT_BITS) <= room.arrays:
+        all_of_it = toml(_shrunk(config, 1.0))
+        return [
+            Choice("stage.halfway.model", all_of_it, "nothing has to be cut"),
+            Choice("stage.student.model", all_of_it, f"all of it fits in {room.budget}"),
+            Choice("stage.low_bits.formats", toml(EIGHT_BITS), "in eight bits, too"),
+        ]
     shares = [part / 64 for part in range(64, round(64 * LEAST_SHARE) - 1, -1)]
     share = next((share for share in shares if size(share) <= room.arrays), None)
     if share is None:
@@ -162,4 +173,6 @@ def toml(value: Any) -> str:
     """A text, number, list or inline table."""
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{key} = {toml(part)}' for key, part in value.items())} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
     return json.dumps(value, ensure_ascii=False)

@@ -142,6 +142,7 @@ def _put_on_card(shipped: Path, scores: dict[str, dict[str, Any]]) -> bool:
 
 
 def _heard(part: Trainable) -> dict[str, Any]:
-    """A training part as the recipe names it, and how much of it there is."""
+    """A training part by its name, not by a path that is nobody else's, and how much there is."""
     config = part.prepared.config.model_dump(mode="json", exclude_defaults=True)
+    config["corpus"] = part.prepared.config.name
     return {**config, "hours": round(part.seconds / 3600, 3)}

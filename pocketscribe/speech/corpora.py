@@ -7,6 +7,7 @@ a list with reasons.
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -99,12 +100,16 @@ class CorpusConfig(Config):
         )
 
     @property
+    def name(self) -> str:
+        """The last of a path, of which "." too has one."""
+        return _absolute(Path(self.corpus)).name
+
+    @property
     def title(self) -> str:
         """A short name for tables, e.g. `speechocean762 test digits_only=1`."""
-        name = _absolute(Path(self.corpus)).name  # "." too has a name
         where = (f"{k}={v}" for k, v in self.where.items())
         rooms = [] if self.rooms is None else [f"rooms={self.rooms.name}"]
-        return " ".join([name, self.split, *where, *rooms])
+        return " ".join([self.name, self.split, *where, *rooms])
 
 
 @dataclass(frozen=True)
@@ -197,8 +202,11 @@ def items(
             found = True
             yield in_a_room(item, source.responses) if source.responses else item
     if not found:
+        others = other_splits(source.path) if source.path is not None else {}
+        there = f" (splits there: {', '.join(map(repr, others))})" if others else ""
         raise EmptyPartError(
-            f"corpus {config.title!r}: no utterance matches in {source.path}; check split and where"
+            f"corpus {config.title!r}: no utterance matches in {source.path}; check split and "
+            f"where{there}"
         )
 
 
@@ -248,6 +256,25 @@ def _folder(folder: Path, split: str) -> Iterator[Item]:
         for part in (parts if split == ALL else [split])
         for item in _folder(folder / part, ALL)
     )
+
+
+def other_splits(folder: Path) -> dict[str, int]:
+    """What a folder calls parts of it that are none of `SPLITS`, and how many utterances each has.
+
+    Of archives nothing is told: to ask would be to read them.
+    """
+    if not folder.is_dir() or _in_archives(folder):
+        return {}
+    if (found := _format(folder)) is not None:
+        read, file = found
+        rows = read(file, ALL) if read is manifest else ()
+        names = [item.columns.get("split", "") for item in rows]
+        return {n: c for n, c in Counter(names).items() if any(names) and n not in SPLITS}
+    if not any((folder / part).is_dir() for part in SPLITS):
+        return {}
+    others = (p for p in sorted(folder.iterdir()) if p.is_dir() and p.name not in SPLITS)
+    counts = {p.name: sum(map(is_audio, p.rglob("*"))) for p in others}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _synthetic(config: CorpusConfig, texts: Path | None, held_out: HeldOut) -> Iterator[Item]:

@@ -4,6 +4,7 @@ Offline by lhotse's batched extractor, live by kaldi-native-fbank; a test holds 
 """
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -21,6 +22,7 @@ from pocketscribe.models import MELS
 
 SAMPLE_RATE = 16000
 MOST_CHANNELS = 64  # more, and an array lies the wrong way round
+UNREAD = (".m4a", ".aac", ".wma", ".amr")  # often met, and not read by libsndfile
 SLOWEST, FASTEST = 1000, 1_000_000  # what audio may say of its rate; else its header is damaged
 HOP_SECONDS = 0.01
 LOG_FLOOR = math.log(np.finfo(np.float32).eps)  # Kaldi's: digital silence
@@ -117,6 +119,10 @@ def _readable(source: Path | IOBase) -> Iterator[None]:
         raise
     except Exception as error:  # soundfile raises many kinds for broken audio
         reason = getattr(error, "error_string", None) or str(error) or type(error).__name__
+        if isinstance(source, Path) and not os.access(source, os.R_OK):
+            reason = "no permission"
+        elif _name(source).lower().endswith(UNREAD):
+            reason = f"libsndfile reads no {Path(_name(source)).suffix}: make it FLAC, as by ffmpeg"
         raise UserError(f"{_name(source)}: not readable as audio ({reason})") from None
 
 
@@ -131,8 +137,8 @@ def waveform(samples: np.ndarray, rate: int = SAMPLE_RATE) -> np.ndarray:
         raise UserError(f"audio of shape {[*samples.shape]}: give samples [N], or [N, channels]")
     if not np.issubdtype(samples.dtype, np.floating):
         raise UserError(f"audio of {samples.dtype}: give floats in [-1, 1], such as x / 32768")
-    if not SLOWEST <= rate <= FASTEST:
-        raise UserError(f"audio of {rate} samples a second: give {SLOWEST} to {FASTEST}")
+    if not isinstance(rate, int | float) or not SLOWEST <= rate <= FASTEST:
+        raise UserError(f"audio of {rate!r} samples a second: give {SLOWEST} to {FASTEST}")
     if not np.isfinite(samples).all():
         raise UserError("the audio holds numbers that are not finite")
     samples = mono(samples)

@@ -28,6 +28,7 @@ class Item:
         made: gives the samples, float32 `[N]` at 16 kHz, where there is no file of their own.
         sources: the files that it is made of.
         columns: what else is known of it.
+        textless: why it has no text, where it has none.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Item:
     made: Callable[[], np.ndarray] | None = None
     sources: tuple[Path, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)
+    textless: str = "empty transcript"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -63,7 +65,7 @@ def words_of(item: Item) -> str:
     """The transcript in its plain spelling; raises RefusedError where it has none."""
     words = text.normalise(item.text)
     if not words:
-        raise RefusedError("empty transcript")
+        raise RefusedError(item.textless)
     if (character := text.unspellable(words)) is not None:
         raise RefusedError(f"the transcript holds {character!r}: spell it out")
     return words
@@ -83,6 +85,8 @@ def listen(item: Item, longest: float = math.inf) -> np.ndarray:
     except Exception as error:  # a decoder may raise anything for a broken file
         raise RefusedError(str(error) or type(error).__name__) from None
     _check_length(len(samples) / SAMPLE_RATE, longest)
+    if not samples.any():
+        raise RefusedError("digital silence")
     return samples
 
 

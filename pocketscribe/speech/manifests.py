@@ -11,10 +11,13 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from pocketscribe.errors import UserError
-from pocketscribe.speech.features import SAMPLE_RATE, read_audio
+from pocketscribe.speech.features import SAMPLE_RATE, UNREAD, read_audio
 from pocketscribe.speech.items import ALL, Item, split_up
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".au")
+AUDIO_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64"),
+    *UNREAD,  # is told, one by one
+)
 
 
 def is_audio(path: PurePath) -> bool:
@@ -34,6 +37,12 @@ def manifest(file: Path, split: str) -> Iterator[Item]:
     rows = list(ROWS[file.suffix](file))
     named = any(row.get("split") for _, row in rows)
     found = []
+    columns = dict.fromkeys(column for _, row in rows for column in row)
+    has = f"its columns: {', '.join(map(repr, columns))}"
+    if rows and not columns.keys() & {"path", "audio"}:
+        raise UserError(f"{file}: no column 'path' of audio files ({has})")
+    there = columns.keys() & {"transcript", "text"}
+    textless = "empty transcript" if there else f"no column 'transcript' ({has})"
     for number, row in rows:
         path = row.get("path") or row.get("audio")
         if not path:
@@ -41,7 +50,8 @@ def manifest(file: Path, split: str) -> Iterator[Item]:
         if not named or split in (ALL, row.get("split")):
             said = row.get("transcript") or row.get("text") or ""
             name, speaker = row.get("id") or path, row.get("speaker") or ""
-            found.append(Item(name, said, speaker, file.parent / path, columns=row))
+            audio = file.parent / path
+            found.append(Item(name, said, speaker, audio, columns=row, textless=textless))
     yield from found if named else split_up(found, split, file)
 
 
@@ -75,7 +85,7 @@ def _join(clips: tuple[Path, ...], gaps: list[int]) -> np.ndarray:
 
 
 def text_files(folder: Path, split: str) -> Iterator[Item]:
-    """Audio files, each beside a .txt file of its name; the folder it lies in is the speaker."""
+    """Audio files, each beside a .txt file of its name; a folder below is the speaker."""
     audio = sorted(filter(is_audio, folder.rglob("*")))
     if not audio:
         raise UserError(f"{folder}: no {', no '.join(MANIFESTS)} and no audio in it")
@@ -83,10 +93,13 @@ def text_files(folder: Path, split: str) -> Iterator[Item]:
 
 
 def _beside_text(audio: Path, folder: Path) -> Item:
-    file, speaker = audio.with_suffix(".txt"), audio.parent.name
-    said = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    name = audio.relative_to(folder).as_posix()
-    return Item(name, said, speaker, audio, columns={"speaker": speaker})
+    file = audio.with_suffix(".txt")
+    speaker = audio.parent.name if audio.parent != folder else ""
+    there = file.is_file()
+    said = file.read_text(encoding="utf-8", errors="replace") if there else ""
+    name, columns = audio.relative_to(folder).as_posix(), {"speaker": speaker}
+    textless = "empty transcript" if there else f"no {file.name} beside it"
+    return Item(name, said, speaker, audio, columns=columns, textless=textless)
 
 
 def _tsv(path: Path) -> Rows:
@@ -94,11 +107,16 @@ def _tsv(path: Path) -> Rows:
     if not path.is_file():
         raise UserError(f"{path}: no such file; the corpus is not complete")
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        columns = next(file, "").rstrip("\n").split("\t")
+        columns = _cells(next(file, ""))
         for number, line in enumerate(file, start=2):
             if line.strip():  # a short row has empty cells
-                cells = line.rstrip("\n").split("\t")
-                yield number, dict(zip_longest(columns, cells, fillvalue=""))
+                yield number, dict(zip_longest(columns, _cells(line), fillvalue=""))
+
+
+def _cells(line: str) -> list[str]:
+    """Without the quotes that some spreadsheets put round whole cells."""
+    cells = (cell.strip() for cell in line.rstrip("\n").split("\t"))
+    return [c[1:-1] if c[:1] == c[-1:] == '"' and c.count('"') == 2 else c for c in cells]
 
 
 def _csv(path: Path) -> Rows:

@@ -25,6 +25,7 @@ from pocketscribe.decoding.streaming import (
     transcript,
     whole_features,
 )
+from pocketscribe.errors import UserError
 from pocketscribe.models import Chunking, ConformerConfig, ModelConfig, Recogniser
 from pocketscribe.models.chunks import TAIL
 from pocketscribe.models.subsampling import FACTOR
@@ -172,6 +173,17 @@ def test_reset_forgets_everything(make: MakeStream) -> None:
         assert stream.transcript() == Transcript("", [], [])
         assert stream_one(stream, second) == expected
         stream.reset()  # after its end an utterance takes no more audio
+
+
+def test_after_the_end_only_reset_goes(make: MakeStream) -> None:
+    stream = make()
+    stream.finish()
+    for use in (stream.finish, lambda: stream.accept(np.zeros(10, np.float32))):
+        with pytest.raises(UserError, match=r"is finished: reset\(\) begins another"):
+            use()
+    stream.transcript()
+    stream.reset()
+    stream.accept(np.zeros(10, np.float32))
 
 
 def test_timestamps_are_frames_of_40_ms(make: MakeStream, units: Units) -> None:

@@ -113,6 +113,61 @@ def test_a_dry_run_looks_and_plans(
     assert "stage.supernet.supernet" in said and "thirds to wholes" in said
 
 
+def test_a_budget_for_all_of_it_cuts_nothing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "runs" / "fit"
+    fit(str(folder), "10GB", out, None, Console(width=200), minutes=60.0, dry_run=True)
+    said = capsys.readouterr().out
+    assert "nothing has to be cut" in said and "in eight bits, too" in said
+    assert "loses much" not in said
+
+
+def test_what_trains_next_to_nothing_is_told(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(planning, "measured_speed", lambda config, device: 1.0)
+    out, console = tmp_path / "runs" / "fit", Console(width=200)
+    fit(str(folder), "1MB", out, None, console, minutes=2.0, dry_run=True)
+    said = capsys.readouterr().out
+    assert "its shortest stage has 1, and 50 steps are the least" in said
+    assert "about 100 minutes in all" in said
+    fit(str(folder), "1MB", out, None, console, minutes=1000.0, dry_run=True)
+    assert "its shortest stage" not in capsys.readouterr().out
+    missing = ['speech.train=[{ corpus = "nowhere" }]']
+    with pytest.raises(UserError, match="corpus 'nowhere': neither a folder nor"):
+        fit(str(folder), "1MB", out, None, console, changes=missing, dry_run=True)
+
+
+def test_what_is_in_no_part_is_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Splits by other names, and a test part of which nothing can be scored."""
+    mine, console = tmp_path / "mine", Console(width=200)
+    mine.mkdir()
+    splits = ["train"] * 6 + ["validation"] * 2 + [""] + ["test"]
+    rows = ["path\ttranscript\tsplit"]
+    for number, split in enumerate(splits):
+        shutil.copy(folder / f"{number}.wav", mine)
+        rows.append(f"{number}.wav\t{'' if split == 'test' else 'one two'}\t{split}")
+    (mine / "manifest.tsv").write_text("\n".join(rows))
+    fit(str(mine), "1MB", tmp_path / "runs" / "fit", None, console, minutes=60.0, dry_run=True)
+    said = capsys.readouterr().out
+    assert "left out: 2 utterances of split 'validation', none of train, dev, test" in said
+    assert "left out: 1 utterances of split ''" in said
+    assert "nothing that can be scored is set aside" in said
+    (mine / "manifest.tsv").unlink()
+    for number, name in enumerate(("train", "train", "valid")):
+        (mine / name).mkdir(exist_ok=True)
+        for suffix in (".wav", ".txt"):
+            shutil.copy(folder / f"{number}{suffix}", mine / name)
+    fit(str(mine), "1MB", tmp_path / "runs" / "fit", None, console, minutes=60.0, dry_run=True)
+    assert "left out: 1 utterances of split 'valid', none of" in capsys.readouterr().out
+
+
 def test_the_time_that_is_told_is_of_the_hours_that_are_set(
     folder: Path,
     tmp_path: Path,
@@ -164,7 +219,7 @@ def test_what_is_looked_at(folder: Path, tmp_path: Path) -> None:
     assert sum(len(part.bad) for part in seen.parts.values()) == 1
     assert seen.letters <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     told = " ".join(seen.lines())
-    assert "1 speaker, " in told and "a tenth of the utterances is dev" in seen.split_by
+    assert "speakers not named" in told and "a tenth of the utterances is dev" in seen.split_by
     assert "name ten or more" in seen.split_by
 
 

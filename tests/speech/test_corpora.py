@@ -12,7 +12,7 @@ import soundfile
 from pocketscribe.errors import UserError, UserHint
 from pocketscribe.speech.corpora import CorpusConfig, items, locate
 from pocketscribe.speech.features import read_audio
-from pocketscribe.speech.items import Item, RefusedError, listen
+from pocketscribe.speech.items import Item, RefusedError, listen, words_of
 from small_corpora import MakeCorpus, sound
 
 CLIPS = {"0_ann_0": 0.5, "7_ann_1": 0.25, "9_bob_0": 0.4}
@@ -264,6 +264,32 @@ def test_audio_beside_text(tmp_path: Path) -> None:
     assert len(load(corpus=str(tmp_path), where={"speaker": "ann"})) == 2
 
 
+def test_why_there_is_no_text(make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    """A mistyped column, a file that is missing, and one that is empty have three names."""
+    folder = make_corpus([{"id": "a", "path": "a.wav", "sentence": "HI"}])
+    [item] = load(corpus=str(folder))
+    with pytest.raises(RefusedError, match=r"no column 'transcript' \(its columns: 'split', 'i"):
+        words_of(item)
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    for name in ("a", "b"):
+        (loose / f"{name}.wav").write_bytes(b"")
+    (loose / "b.txt").write_text(" ")
+    for item, why in zip(load(corpus=str(loose)), ("no a.txt beside it", "empty tr"), strict=True):
+        with pytest.raises(RefusedError, match=why):
+            words_of(item)
+
+
+def test_cells_as_spreadsheets_write_them(make_corpus: MakeCorpus) -> None:
+    folder = make_corpus([])
+    lines = ["path\ttranscript", '"a.wav"\t"HELLO YOU"', 'b.wav \t"Hi" he said "ho"']
+    (folder / "manifest.tsv").write_text("\n".join(lines))
+    assert [(i.audio.name, i.text) for i in load(corpus=str(folder))] == [
+        ("a.wav", "HELLO YOU"),
+        ("b.wav", '"Hi" he said "ho"'),
+    ]
+
+
 def test_audio_beside_text_in_folders_of_splits(tmp_path: Path) -> None:
     for name in ("train/ann/1.wav", "train/2.wav", "test/bob/1.wav"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -337,18 +363,23 @@ def test_the_environment_says_where_corpora_are(
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("manifest.tsv", "id\ttranscript\na\tHELLO\n", "line 2 has no 'path'"),
+        (
+            "manifest.tsv",
+            "id\ttext\na\tHI\n",
+            "no column 'path' of audio files (its co",
+        ),
         ("manifest.tsv", "path\ttext\na.wav\tHI\n\n\tHO\n", "line 4 has no 'path'"),
         ("manifest.tsv", "", "no utterance matches"),
         ("manifest.tsv", "path\ttext\n", "no utterance matches"),
         ("manifest.jsonl", '{"path": "a.wav"}\n{"path": \n', "line 2 is not a JSON object"),
         ("manifest.jsonl", '["a.wav"]\n', "line 1 is not a JSON object"),
-        ("manifest.jsonl", '\n\n{"text": "hello"}\n', "line 3 has no 'path'"),
+        ("manifest.jsonl", '\n\n{"text": "hello"}\n', "no column 'path'"),
+        ("manifest.jsonl", '{"path": "a"}\n{"text": "hello"}\n', "line 2 has no 'path'"),
         ("manifest.jsonl", "", "no utterance matches"),
         ("manifest.jsonl", '{"path": "a.wav", "text": "\\ud800"}\n', "line 1 is not a JSON"),
         ("manifest.jsonl", '{"path": "a.wav", "n": ' + "9" * 5000 + "}\n", "line 1 is not a JSON"),
         ("manifest.jsonl", "[" * 100_000 + "\n", "line 1 is not a JSON"),
-        ("manifest.csv", "text\nhello\n", "line 2 has no 'path'"),
+        ("manifest.csv", "text\nhello\n", "no column 'path'"),
         ("manifest.csv", 'path\n"' + "a" * 200_000 + '"\n', "not CSV after line 1"),
     ],
 )
