@@ -6,7 +6,7 @@ import re
 import types
 import typing
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -26,9 +26,6 @@ class Config(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    # Keys of earlier versions, and what became of them.
-    renamed: ClassVar[dict[str, str]] = {}
 
     @classmethod
     def read(cls: type[C], data: Any, source: str) -> C:
@@ -66,8 +63,6 @@ def _explain(config: type[BaseModel], data: Any, error: ValidationError) -> str:
     first = max(errors, key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
     key = _key(first["loc"], data)
     if first["type"] == "extra_forbidden":
-        if news := _renamed(config, first["loc"]):
-            return f"key {key!r} is {news}"
         allowed = sorted(_fields(config, first["loc"][:-1]))
         near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -101,13 +96,6 @@ def _key(loc: Loc, data: Any) -> str:
             continue
         key.append(str(part))
     return ".".join(key)
-
-
-def _renamed(config: type[BaseModel], loc: Loc) -> str | None:
-    """What became of the old key at `loc`, if it is one."""
-    nodes = _nodes(config, loc[:-1])
-    news = [node.renamed.get(loc[-1]) for node in nodes if hasattr(node, "renamed")]
-    return next(filter(None, news), None)
 
 
 def _fields(config: type[BaseModel], loc: Loc) -> set[str]:

@@ -141,8 +141,8 @@ POCKET_API int pocket_stream_free(pocket_engine *engine, int stream);
 POCKET_API int pocket_accept(pocket_engine *engine, int stream, const float *samples, int count);
 /* No more audio comes. What is left, completed with silence, is decoded by pocket_step. */
 POCKET_API int pocket_finish(pocket_engine *engine, int stream);
-/* Decodes one chunk of every stream that has one; returns how many had. A stream whose last four
- * chunks of labels were not taken waits. */
+/* Decodes one chunk of every stream that has one; returns how many had. A stream waits where a
+ * chunk more could bring labels that it has no room for: pocket_take makes room. */
 POCKET_API int pocket_step(pocket_engine *engine);
 POCKET_API int pocket_take(pocket_engine *engine, int stream, pocket_result *result);
 

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from warnings import warn
 
 from pocketscribe.decoding import ngram
-from pocketscribe.errors import UserError
+from pocketscribe.errors import UserError, UserHint
 from pocketscribe.speech.corpora import (
     CorpusConfig,
     EmptyPartError,
@@ -103,8 +104,10 @@ def read_sentences(path: Path) -> Iterator[str]:
 def held_out(without: Iterable[CorpusConfig], root: Path | None) -> HeldOut:
     """What is said in these parts, and in dev and test of every corpus there is.
 
+    A corpus that happens to lie there and cannot be read is told, and is no obstacle.
+
     Raises:
-        UserError: a part cannot be read, or one of `without` holds nothing.
+        UserError: one of `without` cannot be read, or holds nothing.
     """
     folder = corpora_root(root)
     found = [item.text for part in without for item in items(part, locate(part, root))]
@@ -115,6 +118,8 @@ def held_out(without: Iterable[CorpusConfig], root: Path | None) -> HeldOut:
                 found += [item.text for item in items(part, locate(part, root))]
             except EmptyPartError:  # many corpora are for training alone
                 continue
+            except UserError as error:
+                warn(UserHint(f"{name} {split} is not held out: {error}"), stacklevel=2)
     return HeldOut(found)
 
 

@@ -1,7 +1,7 @@
 """ExecuTorch programs for XNNPACK: a folder of three .pte files and a description.
 
 XNNPACK multiplies by symmetric int4 in groups of 32 along fan-in, or int8 a channel, with int8
-activations (deployment.md). A weight of 8, 4 or 2 bits on such a grid keeps its very integers: a
+activations. A weight of 8, 4 or 2 bits on such a grid keeps its very integers: a
 channel's scale is repeated for each group, 2 bits lie in 4. All other weights stay float32.
 """
 

@@ -50,7 +50,7 @@ class FlatGraph(nn.Module):
     """The same step with all state in two rows of a stream, as sherpa-onnx's `conformer` holds it.
 
     sherpa-onnx thinks it holds an attention cache (L, C, N, D) and a convolution cache
-    (L, K-1, N, D), so any state of any encoder fits (deployment.md). With L = C = K-1 = 1 each is
+    (L, K-1, N, D), so any state of any encoder fits. With L = C = K-1 = 1 each is
     one row of D floats a stream, half of the state. sherpa-onnx joins and splits the streams of a
     batch row by row: rows of one float, the other layout that fits, cost it more than the network.
     """

@@ -1,4 +1,4 @@
-"""Few-bit weights in an ONNX graph, in the operators that onnxruntime has for them (deployment.md).
+"""Few-bit weights in an ONNX graph, in the operators that onnxruntime has for them.
 
 A matrix that is only multiplied by becomes MatMulNBits with the very integers of the packed file,
 1.12.26 or later for 8 bits and 1.13.4 for 2 bits inside sherpa-onnx. A kernel or a table in int8 or

@@ -117,7 +117,7 @@ def _joiner(model: Recogniser) -> onnx.ModelProto:
 
 
 def _sherpa_metadata(flat: FlatGraph, graph: StreamingGraph) -> dict[str, int | str]:
-    """The keys without which sherpa-onnx ends the process (deployment.md)."""
+    """The keys without which sherpa-onnx ends the process, as tried."""
     return {
         "model_type": "conformer",
         "version": "1",
@@ -200,7 +200,7 @@ def _transposes_once(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _quantised(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Dynamic int8 for matrix products alone: convolutions suffer (deployment.md)."""
+    """Dynamic int8 for matrix products alone: convolutions suffer, as measured."""
     logging.disable(logging.WARNING)  # advice on preparing graphs with shapes, which ours are not
     try:
         with tempfile.TemporaryDirectory() as folder:

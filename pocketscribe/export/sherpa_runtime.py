@@ -102,7 +102,7 @@ def _guides(search: SearchConfig, units: Units, folder: Path) -> dict[str, Any]:
 
 
 def _check_contract(folder: Path, about: Exported, units: int) -> None:
-    """What the wheel believes without a look, and ends the process over: deployment.md.
+    """What the wheel believes without a look, and ends the process over, as tried.
 
     Raises:
         UserError: metadata and graphs do not fit each other, or a graph does not run.

@@ -79,14 +79,11 @@ def _part(name: str) -> str:
 
 def _described(parts: dict[str, int], sizes: dict[str, int], model: Recogniser) -> dict[str, Any]:
     """With the table that resolves all sharing, and the memory that sharing does not save."""
-    unpacked = tensors(model)
-    names = {id(tensor): name for name, tensor in unpacked.items()}
+    names = {id(tensor): name for name, tensor in tensors(model).items()}
 
     def count(weight: Weight) -> int:
-        if (name := names[id(weight.stored)]) in sizes:
-            return sizes[name]
-        arrays = sizes.keys() - unpacked.keys()  # of packed weights
-        return sum(sizes[name] for name in arrays if name.startswith(f"{weight.key}."))
+        packed = f"{weight.key}.packed"
+        return sizes[packed if packed in sizes else names[id(weight.stored)]]
 
     rows: dict[int, dict[str, Any]] = {}
     for name, use in model.weights.uses.items():

@@ -19,7 +19,7 @@ from pocketscribe.files import read_json, write_json, write_text
 from pocketscribe.fit.look import Look, look
 from pocketscribe.fit.plan import ENOUGH_STEPS, Plan, fewest_steps, plan
 from pocketscribe.fit.speed import Speed
-from pocketscribe.models.saved import load_model
+from pocketscribe.models.saved import sketch
 from pocketscribe.recipes.reading import read_recipe
 from pocketscribe.recipes.recipe import Recipe
 from pocketscribe.recipes.run import Run
@@ -101,7 +101,7 @@ def fit(
     results["command"] = shlex.join(asked)
     write_json(out / "results.json", results)
     _export(shipped, out)
-    write_text(out / "README.md", card_markdown(load_model(shipped).card) + "\n")
+    write_text(out / "README.md", card_markdown(sketch(shipped).card) + "\n")
     try:
         write_report([out], out / "report")
     except UserError as error:

@@ -12,7 +12,7 @@ from pocketscribe.fit.look import Look, Part
 from pocketscribe.fit.sizes import STAGE_BYTES, cuts, room, searched, toml
 from pocketscribe.fit.speed import measured_speed
 from pocketscribe.fit.ways import DIRECT, SUPERNET, Choice, Way
-from pocketscribe.models.saved import Saved, load_model
+from pocketscribe.models.saved import Saved, sketch
 from pocketscribe.recipes.reading import read_recipe
 from pocketscribe.recipes.recipe import Recipe
 from pocketscribe.speech.units import Units
@@ -163,7 +163,7 @@ def _start(seen: Look, start: Path | None) -> tuple[Saved | None, str]:
         return None, "there is no trained model to start from (--start)"
     if seen.train.hours >= LITTLE_HOURS:
         return None, f"{seen.train.hours:.0f} hours are enough to start from nothing"
-    saved = load_model(start)
+    saved = sketch(start)
     units = Units.from_json(saved.units, str(start))
     unknown = sorted(seen.letters - {c for c in seen.letters if units.can_spell(c)})
     if unknown:

@@ -70,7 +70,7 @@ class ChunkConfig(Config):
 def chunk_mask(
     frames: Int[Tensor, " B"], length: int, chunking: Chunking
 ) -> Bool[Tensor, "B 1 S S"]:
-    """Whether query i may see key j: 0 <= i//C - j//C <= left/C (papers.md), j no padding."""
+    """Whether query i may see key j: 0 <= i//C - j//C <= left/C, j no padding."""
     valid = torch.arange(length, device=frames.device) < frames.unsqueeze(1)  # [B, S]
     mask = valid[:, None, None, :]
     if chunking.size is not None:

@@ -9,9 +9,6 @@ One safetensors file, which may be mapped into memory. It holds, each once:
 The metadata of its header: format (with the version), plan (what is to be computed from these
 arrays, `models.plan`), config (the model's, from which the plan follows), vocabulary, units, card,
 and digest: the SHA-256 of all the rest, so that an altered file is refused and not misheard.
-
-Version 1 held the parts of a formatted tensor row by row, as `weights.packing` makes them, under
-KEY.values, KEY.patterns, KEY.scale and KEY.low, and had no plan. It is read, no more written.
 """
 
 import hashlib
@@ -22,12 +19,10 @@ import torch
 
 from pocketscribe.errors import UserError
 from pocketscribe.models.recogniser import Recogniser, precise_names, tensors
-from pocketscribe.weights.packing import layout
 from pocketscribe.weights.panels import from_panels, to_panels
 from pocketscribe.weights.weight import Weight
 
 FORMAT = "pocketscribe-packed-2"
-EARLIER = "pocketscribe-packed-1"
 Arrays = dict[str, np.ndarray]
 Layout = dict[str, tuple[np.dtype, tuple[int, ...]]]  # type and shape of every array by its name
 
@@ -43,43 +38,34 @@ def to_arrays(model: Recogniser) -> Arrays:
     return found
 
 
-def expected_layout(model: Recogniser, format: str = FORMAT) -> Layout:
+def expected_layout(model: Recogniser) -> Layout:
     """Type and shape of every array, from shapes and formats alone."""
-    found: Layout = {}
-    for key, weight in model.weights.stored.items():
-        if format == FORMAT:
-            found[f"{key}.packed"] = np.dtype(np.uint8), (weight.packed_bytes,)
-        elif not weight.format.plain:
-            for name, (dtype, shape) in layout(_shape(weight), weight.format).items():
-                found[f"{key}.{name}"] = np.dtype(dtype), shape
+    found: Layout = {
+        f"{key}.packed": (np.dtype(np.uint8), (weight.packed_bytes,))
+        for key, weight in model.weights.stored.items()
+    }
     dtypes = float_types(model)
-    for name, tensor in _floats(model, format).items():
+    for name, tensor in _floats(model).items():
         found[name] = dtypes[name], tuple(tensor.shape)
     return found
 
 
 @torch.no_grad()
-def from_arrays(model: Recogniser, found: Arrays, source: str, format: str = FORMAT) -> None:
+def from_arrays(model: Recogniser, found: Arrays, source: str) -> None:
     """Fills the model with what a file held, in the model's own layout.
 
     Raises:
         UserError: a pattern is none, or a weight no number.
     """
     for key, weight in model.weights.stored.items():
-        if format == FORMAT:
-            parts = from_panels(found[f"{key}.packed"], _shape(weight), weight.format)
-        elif not weight.format.plain:
-            names = layout(_shape(weight), weight.format)
-            parts = {name: found[f"{key}.{name}"] for name in names}
-        else:
-            continue
+        parts = from_panels(found[f"{key}.packed"], _shape(weight), weight.format)
         try:
             weight.read(parts)
         except ValueError as error:
             raise UserError(f"{source}: {key}: {error}") from None
         if not weight.stored.isfinite().all():
             raise UserError(f"{source}: {key} holds what is no number; get the model again")
-    for name, tensor in _floats(model, format).items():
+    for name, tensor in _floats(model).items():
         tensor.copy_(torch.from_numpy(found[name]))
 
 
@@ -106,10 +92,9 @@ def _shape(weight: Weight) -> tuple[int, int]:
     return out, fan_in
 
 
-def _floats(model: Recogniser, format: str = FORMAT) -> dict[str, torch.Tensor]:
+def _floats(model: Recogniser) -> dict[str, torch.Tensor]:
     """What is not packed, each tensor once: norms, biases, scales, statistics."""
-    weights = model.weights.stored.values()
-    packed = {id(w.stored) for w in weights if format == FORMAT or not w.format.plain}
+    packed = {id(weight.stored) for weight in model.weights.stored.values()}
     return {
         name: tensor
         for name, tensor in tensors(model).items()

@@ -6,7 +6,7 @@ D encoder width, U labels, V vocabulary.
 
 from collections.abc import Mapping
 from math import prod
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -40,8 +40,6 @@ class ModelConfig(Config):
         ranks: rules, first match wins: which weights are stored as two factors, or scaled.
         formats: rules, first match wins: in what bits and sparsity those tensors ship.
     """
-
-    renamed: ClassVar[dict[str, str]] = {"weights": "called 'ranks' now"}
 
     encoder: AnyEncoderConfig = ConformerConfig()
     head: Literal["transducer", "ctc"] = "transducer"

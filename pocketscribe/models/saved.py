@@ -29,7 +29,6 @@ from pocketscribe.models.recogniser import ModelConfig, Recogniser, precise_name
 
 FORMAT = "pocketscribe-model-2"
 LARGEST_HEADER = 4 * 2**20  # bytes; a thousand layers and 65,536 text units fit
-PACKED = (packed.FORMAT, packed.EARLIER)
 EMPTY: Mapping[str, str] = MappingProxyType({})
 TYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "U8": np.dtype(np.uint8)}
 
@@ -139,8 +138,8 @@ def load_model(path: Path) -> Saved:
         if array.dtype != np.uint8 and not np.isfinite(array).all():
             raise UserError(f"{path}: {name} holds what is no number; train or get the model again")
     model.to_empty(device="cpu")
-    if written["format"] in PACKED:
-        packed.from_arrays(model, found, str(path), written["format"])
+    if written["format"] == packed.FORMAT:
+        packed.from_arrays(model, found, str(path))
     else:
         fill(model, {n: torch.from_numpy(a).float() for n, a in found.items()}, str(path))
     return Saved(model.eval(), header.units, header.card)
@@ -178,7 +177,7 @@ def _header(written: dict[str, str], path: Path) -> Header:
     """Raises UserError where the metadata is another version's, or damaged."""
     if str(written.get("format")).startswith("pocketscribe-lm"):
         raise UserError(f"{path}: a language model, which goes beside a recogniser as --lm")
-    if written.get("format") not in (FORMAT, *PACKED):
+    if written.get("format") not in (FORMAT, packed.FORMAT):
         raise UserError(
             f"{path}: format {written.get('format')!r}; this version reads {FORMAT!r} and "
             f"{packed.FORMAT!r}: train or export the model again"
@@ -206,8 +205,8 @@ def _planned(header: Header, format: str, file: Any, path: Path) -> Recogniser:
         model = Recogniser(header.config, header.vocabulary)
     if not any(name.startswith("auxiliary.") for name in found):
         model.auxiliary = nn.ModuleDict()
-    if format in PACKED:
-        expected = packed.expected_layout(model, format)
+    if format == packed.FORMAT:
+        expected = packed.expected_layout(model)
     else:
         precise = precise_names(model)
         half = all(dtype == "F16" for name, (dtype, _) in found.items() if name not in precise)

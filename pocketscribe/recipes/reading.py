@@ -19,7 +19,7 @@ from pocketscribe.errors import UserError
 from pocketscribe.export.open import model_file
 from pocketscribe.models import LETTERS, ModelConfig, Recogniser, check_same_shape
 from pocketscribe.models.cutting import check_cut
-from pocketscribe.models.saved import load_model
+from pocketscribe.models.saved import sketch
 from pocketscribe.models.subnets import Space
 from pocketscribe.recipes.recipe import Recipe, StageConfig, is_outside, merged
 from pocketscribe.search.frontier import frontier_of
@@ -163,7 +163,7 @@ class Outside:
         """The model behind a name, trained or not. Raises UserError as `file`."""
         if name not in self._configs:
             if (path := self.file(name)) is not None:
-                self._configs[name] = load_model(path).model.config
+                self._configs[name] = sketch(path).model.config
             else:
                 made = self.recipe_of(name)
                 self._configs[name] = made.model_of(self.recipe(name)[1], self.config)
@@ -172,7 +172,7 @@ class Outside:
     def check_searches(self, name: str, source: str) -> None:
         """Raises UserError, which begins with `source`, where nothing was or will be found."""
         if (path := self.file(name)) is not None:
-            searches = bool(frontier_of(load_model(path).card, str(path)))
+            searches = bool(frontier_of(sketch(path).card, str(path)))
         else:
             stages = {stage.name: stage for stage in self.recipe_of(name).stage}
             searches = stages[self.recipe(name)[1]].search is not None

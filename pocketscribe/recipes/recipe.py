@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -79,12 +79,6 @@ class StageConfig(TrainingConfig):
         heads_only: trains the heads that training alone needs (CTC, the simple joiner) and leaves
             the model as it is: makes a teacher of a shipped file, which lacks them.
     """
-
-    renamed: ClassVar[dict[str, str]] = {
-        "kind": "gone: a stage with formats or a teacher is what it was called",
-        "weights": "called 'formats' now",
-        "average_share": "gone: dev decides which weights a stage ends with",
-    }
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     audio_hours: float = Field(ge=0)

@@ -1,14 +1,15 @@
 """Walking a recipe: prepare the speech, run each stage once, score, and end with a table.
 
 A run's folder: recipe.json (what was asked), taken.json (which models it took from elsewhere, with
-their digests), units.json, <stage>/ (checkpoint/, which a stopped training goes on from and nobody
-needs afterwards, model.safetensors when it is done, TensorBoard's log), NAME.safetensors (the last
+their digests), units.json, <stage>/ (checkpoint/, which a stopped training goes on from, while it
+trains; model.safetensors when it is done; TensorBoard's log), NAME.safetensors (the last
 stage's model in float16, without what training alone needs, or NAME.pocket: the file that is
 scored, with its scores on its card), results.json and lock, which one process at a time holds.
 """
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,9 +27,9 @@ from pocketscribe.evaluation.report import results_table
 from pocketscribe.export.open import choose_device
 from pocketscribe.files import read_json, write_json
 from pocketscribe.models import ModelConfig, Recogniser, start_from, stored_parameters
-from pocketscribe.models.saved import Saved, load_model, save_model
+from pocketscribe.models.saved import Saved, load_model, save_model, sketch
 from pocketscribe.models.subnets import SpaceConfig
-from pocketscribe.recipes.reading import Outside, read_recipe
+from pocketscribe.recipes.reading import Outside
 from pocketscribe.recipes.recipe import Recipe, StageConfig, check_apart, is_outside
 from pocketscribe.recipes.shipping import card, score_and_ship
 from pocketscribe.recipes.speech import Speech
@@ -38,7 +39,7 @@ from pocketscribe.speech.batches import Trainable, TrainingBatches, feature_stat
 from pocketscribe.speech.corpora import CorpusConfig, corpora_root, locate, place
 from pocketscribe.speech.prepare import progress_bar
 from pocketscribe.speech.units import Units
-from pocketscribe.training.checkpoint import Progress
+from pocketscribe.training.checkpoint import CHECKPOINT, Progress
 from pocketscribe.training.cutting import cut_from
 from pocketscribe.training.distilled import Distilled
 from pocketscribe.training.fabric import (
@@ -56,6 +57,7 @@ from pocketscribe.training.supernet import Sandwich
 from pocketscribe.training.teacher import Teacher, check_teacher
 
 LOCK = "lock"  # in a run's folder
+KEPT = "teacher.sqlite"  # in a stage's, while it trains
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ class Run:
 
         def brought() -> Units:
             if (file := self.outside.file(elsewhere[0])) is not None:
-                return Units.from_json(load_model(file).units, str(file))
+                return Units.from_json(sketch(file).units, str(file))
             other, _ = self._other(elsewhere[0])
             return other._units(speech.of(other.recipe.speech, other.folder))
 
@@ -185,7 +187,7 @@ class Run:
     def _other(self, name: str) -> tuple["Run", str]:
         """The run beside this one that makes a model of another recipe, and its stage there."""
         recipe, stage = self.outside.recipe(name)
-        read = read_recipe(recipe, (), self.folder.parent)
+        read = self.outside.recipe_of(name)
         return Run(read, self.folder.parent / recipe, self.root, self.console, self.device), stage
 
     def _take(self, stages: Sequence[StageConfig]) -> None:
@@ -266,7 +268,7 @@ class Run:
 
     def _found(self, take: TakeConfig) -> Point:
         """What an earlier stage's search found under a budget."""
-        points = frontier_of(load_model(self._model_file(take.search)).card, take.search)
+        points = frontier_of(sketch(self._model_file(take.search)).card, take.search)
         return within(points, read_bytes(take.budget, "take.budget ="))[0]
 
     def _train(self, stage: StageConfig, speech: Speech, units: Units, bar: Bar) -> None:
@@ -312,6 +314,9 @@ class Run:
                 about["frontier"] = [point.model_dump(mode="json") for point in found]
             save_model(self._model_file(stage.name), Saved(model, units.to_json(), about))
         fabric.barrier()
+        if fabric.is_global_zero:  # what nobody goes on from takes ten times the model's room
+            shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
+            (folder / KEPT).unlink(missing_ok=True)
 
     def _begin(
         self, stage: StageConfig, speech: Speech, units: Units, usable: Sequence[Trainable]
@@ -412,4 +417,4 @@ class Run:
             "seed": stage.seed,
         }
         with self.fabric.rank_zero_first():
-            return Kept(teacher, self.folder / stage.name / "teacher.sqlite", made_by)
+            return Kept(teacher, self.folder / stage.name / KEPT, made_by)

@@ -9,7 +9,7 @@ from pocketscribe.errors import UserError
 from pocketscribe.export.open import is_exported, model_file
 from pocketscribe.export.size import size_of_file, size_of_model
 from pocketscribe.models import LETTERS, Recogniser
-from pocketscribe.models.saved import load_model
+from pocketscribe.models.saved import sketch
 from pocketscribe.recipes.reading import RUNS, Outside, read_recipe, shipped
 from pocketscribe.recipes.recipe import Recipe, is_outside
 from pocketscribe.search.frontier import frontier_of
@@ -32,7 +32,7 @@ def size(model: str) -> dict[str, Any]:
         )
     found = size_of_file(path)
     if not is_exported(path):
-        points = frontier_of(load_model(model_file(path)).card, str(path))
+        points = frontier_of(sketch(model_file(path)).card, str(path))
         found |= {"frontier": [p.model_dump(mode="json") for p in points]} if points else {}
     return found
 
@@ -68,5 +68,5 @@ def _units(recipe: Recipe, outside: Outside) -> tuple[int, bool]:
         learnt = recipe.speech.units.kind == "char"
         return (LETTERS if learnt else recipe.speech.units.size), learnt
     if (path := outside.file(taken[0])) is not None:
-        return load_model(path).model.vocabulary, False
+        return sketch(path).model.vocabulary, False
     return _units(outside.recipe_of(taken[0]), outside)

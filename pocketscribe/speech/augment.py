@@ -50,9 +50,6 @@ class AugmentConfig(Config):
             find before it listens at all.
     """
 
-    renamed: ClassVar[dict[str, str]] = {
-        "mild_steps": "gone: augmentation grows by itself, and strength = 0.0 is none"
-    }
     # Out of 1: each new step of augmentation re-reads the stream of batches.
     STEPS: ClassVar[int] = 4
 

@@ -1,4 +1,4 @@
-"""Log-mel features: Kaldi's 80 bins at 16 kHz, as sherpa-onnx computes them (deployment.md).
+"""Log-mel features: Kaldi's 80 bins at 16 kHz, as sherpa-onnx computes them.
 
 Offline by lhotse's batched extractor, live by kaldi-native-fbank; a test holds them together.
 """

@@ -17,6 +17,7 @@ from pocketscribe.files import read_json, replacing, write_json
 from pocketscribe.models import Recogniser
 from pocketscribe.models.saved import Saved, fill, save_model
 
+CHECKPOINT = "checkpoint"  # in a stage's folder, while it trains
 # Torch's optimisers raise any of these on a state that is not theirs.
 FAULTS = (
     UserError,

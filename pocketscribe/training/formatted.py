@@ -1,4 +1,4 @@
-"""Training under formats: every step multiplies by what will ship (papers.md, S2)."""
+"""Training under formats: every step multiplies by what will ship (arXiv 2312.08553)."""
 
 from collections.abc import Sequence
 

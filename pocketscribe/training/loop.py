@@ -24,6 +24,7 @@ from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.augment import AugmentConfig
 from pocketscribe.speech.batches import Batch, TrainingBatches, label_entropy, loader
 from pocketscribe.training.checkpoint import (
+    CHECKPOINT,
     Progress,
     load_checkpoint,
     save_checkpoint,
@@ -90,7 +91,7 @@ class Training:
         `trained` says that the model has been trained before this stage.
         """
         self.fabric, self.config, self.validate = fabric, config, validate
-        self.folder = folder / "checkpoint"
+        self.folder = folder / CHECKPOINT
         self.model = model
         self.raw_objective = objective
         self.raw_optimiser = build_optimiser(config.optimiser, objective.named_parameters())

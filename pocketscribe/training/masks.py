@@ -1,8 +1,8 @@
 """When N:M masks are taken, and what becomes of the weights that they leave out.
 
-Modes and gradients after the authors' public layer library (papers.md, S2). The schedule, and
-SR-STE's decay (Zhou et al. 2021, arXiv 2102.04010) apart from the optimiser's moments (arXiv
-2302.01172), are our reading.
+Modes and gradients after the public layer library of USM-Lite's authors (arXiv 2312.08553). The
+schedule, and SR-STE's decay (Zhou et al. 2021, arXiv 2102.04010) apart from the optimiser's moments
+(arXiv 2302.01172), are our reading.
 """
 
 from collections.abc import Iterable, Mapping

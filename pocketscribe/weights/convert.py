@@ -2,8 +2,8 @@
 
 A tensor that is to serve several layers starts as the mean of theirs; factors start as the balanced
 singular value decomposition of what they are to replace, side by side where a factor is shared
-(papers.md, S1; both are our reading). A layer's private scale stays a scale where the target has
-one for that layer, and goes into the matrix where it has none.
+(both are our reading of arXiv 2303.08343). A layer's private scale stays a scale where the target
+has one for that layer, and goes into the matrix where it has none.
 """
 
 from collections import defaultdict

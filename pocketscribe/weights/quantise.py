@@ -8,7 +8,7 @@ Per output channel, or per block of weights along fan-in (sub-channel), symmetri
 Scales and lows are float16 wherever they are used, so that a file that stores them in float16
 gives back what training saw, bit for bit. Ding et al. 2023, "USM-Lite" (arXiv 2312.08553) quantise
 per channel and symmetrically; blocks, lows and a searched clip are what 2 bits need beyond that
-(papers.md, S2; arXiv 2305.16619).
+(arXiv 2305.16619).
 
 Dimensions: O outputs, I fan-in, G blocks of K along fan-in (K = I without blocks).
 """

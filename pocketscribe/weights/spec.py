@@ -15,7 +15,7 @@ class WeightSpec(Config):
 
     Attributes:
         rank: store two factors, U `[out, rank]` and V `[rank, fan_in]`, and multiply by each in
-            turn (papers.md S1, level iv); None stores the matrix itself.
+            turn (arXiv 2303.08343, the fourth level of sharing); None stores the matrix itself.
         share_factor: the factor that layers have in common.
         across: which layers have it in common: "all" (if not given), or groups of so many
             consecutive ones.

@@ -164,7 +164,7 @@ class Weights:
 
         A layer that finds one factor made by another layer draws the other factor alone, as large
         as the first one's: independent draws have no directions in common, so that the subspace of
-        one draw serves all as well as that of their concatenation (papers.md, S1).
+        one draw serves all as well as that of their concatenation.
         """
         assert spec.rank is not None
         if key.transposed:

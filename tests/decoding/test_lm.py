@@ -9,7 +9,7 @@ from pocketscribe.config import read_bytes
 from pocketscribe.decoding.kneser_ney import START
 from pocketscribe.decoding.lm import Text, held_out, make_lm, read_part, read_sentences, read_text
 from pocketscribe.decoding.ngram import Ngram, load
-from pocketscribe.errors import UserError
+from pocketscribe.errors import UserError, UserHint
 from pocketscribe.speech.corpora import CorpusConfig
 from pocketscribe.speech.held_out import HeldOut
 from pocketscribe.speech.units import Units, UnitsConfig
@@ -48,6 +48,10 @@ def test_dev_and_test_of_every_corpus_are_held_out(root: Path) -> None:
     assert SCORED["final"] in more and SCORED["dev"] in more
     with pytest.raises(UserError, match="no utterance matches"):
         held_out([CorpusConfig(corpus="first", split="gone")], root)
+    (root / "broken").mkdir()
+    (root / "broken" / "manifest.tsv").write_text("no\tsuch\nhead\ter\n")
+    with pytest.warns(UserHint, match=r"broken dev is not held out: .* no column 'path'"):
+        assert len(held_out([], root)) == 2
 
 
 def test_what_is_scored_is_not_learnt(root: Path, units: Units, tmp_path: Path) -> None:

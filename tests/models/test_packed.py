@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from pocketscribe.errors import UserError
 from pocketscribe.export.size import size_of_file, size_of_model
 from pocketscribe.models import ModelConfig, Recogniser, tensors
-from pocketscribe.models.packed import EARLIER, FORMAT, digest
+from pocketscribe.models.packed import FORMAT, digest
 from pocketscribe.models.saved import Saved, load_model, save_packed
 from pocketscribe.training.masks import settle
 
@@ -153,30 +153,6 @@ PACKED = f"{UP}.packed"
 def test_refused(path: Path, change: Callable[[dict, dict], None], line: str) -> None:
     rewrite(path, change)
     assert refusal(path).startswith(line)
-
-
-@pytest.mark.parametrize("formats", FORMATS)
-def test_version_1_is_read(tmp_path: Path, formats: str) -> None:
-    """As it was written: the parts of each formatted tensor row by row, the rest as float16."""
-    made = model(formats)
-    save_packed(tmp_path / "m.pocket", Saved(made, "dW5pdHM=", {"wer": 0.25}))
-
-    def as_then(header: dict, arrays: dict) -> None:
-        header["format"] = EARLIER
-        header.pop("plan")
-        plain = {id(w.stored): k for k, w in made.weights.stored.items() if w.format.plain}
-        names = {id(t): name for name, t in tensors(made).items()}
-        for key, weight in made.weights.stored.items():
-            arrays.pop(f"{key}.packed")
-            if id(weight.stored) in plain:
-                arrays[names[id(weight.stored)]] = weight.stored.detach().half().numpy()
-            else:
-                arrays |= {f"{key}.{name}": part for name, part in weight.packed().items()}
-
-    save_packed(tmp_path / "old.pocket", Saved(made, "dW5pdHM=", {"wer": 0.25}))
-    rewrite(tmp_path / "old.pocket", as_then)
-    save_packed(tmp_path / "again.pocket", load_model(tmp_path / "old.pocket"))
-    assert (tmp_path / "again.pocket").read_bytes() == (tmp_path / "m.pocket").read_bytes()
 
 
 def test_another_config_does_not_fit(path: Path) -> None:

@@ -53,6 +53,7 @@ def test_a_finished_run(tiny_run: Path) -> None:
             k: result[k] for k in ("wer", "ci_low", "ci_high", "words")
         }
     assert any((tiny_run / "float").glob("events.out.tfevents.*")), "TensorBoard's log"
+    assert not (tiny_run / "float" / "checkpoint").exists(), "nothing goes on from there"
 
 
 def test_test_speech_is_not_trained_on_by_another_name(tiny_run: Path, tmp_path: Path) -> None:

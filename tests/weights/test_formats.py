@@ -99,7 +99,7 @@ def test_a_block_of_zeros_has_a_scale(grid: Grid) -> None:
 
 
 def test_relative_errors_are_those_that_are_known() -> None:
-    """papers.md, S2, for Gaussian weights."""
+    """Of Gaussian weights: what the literature says of int8, int4, int2 and N:M."""
     weight = drawn(512, 512)
 
     def error(*grid: object) -> float:
@@ -155,7 +155,7 @@ def test_packed_bits_give_back_what_training_multiplied_by(
 
 
 def test_bits_a_weight() -> None:
-    """papers.md, S2; jointly numbered patterns take less than two bits a place."""
+    """Jointly numbered patterns take less than two bits a place."""
 
     def bits(bits: int, sparsity: str | None) -> float:
         parts = layout((1, 1024), Format(bits=bits, sparsity=sparsity))
