@@ -122,7 +122,7 @@ def test_a_failed_save_leaves_the_old_file(path: Path, monkeypatch: pytest.Monke
 
     before = path.read_bytes()
     monkeypatch.setattr("pocketscribe.models.saved.save_file", full_disk)
-    with pytest.raises(UserError, match="cannot be written .no space"):
+    with pytest.raises(UserError, match=r"cannot be written \(no space"):
         save_model(path, Saved(recogniser(), UNITS))
     assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
 
