@@ -54,8 +54,8 @@ def page(
         tag("section", tag("h2", title), content, id=f"section-{number}")
         for number, (title, _, content) in enumerate(sections, 1)
     ]
-    names = [f"runs/{run.name}" for run in runs]
-    command = shlex.join(["pocketscribe", "report", *names, "--out", "report"])
+    given = [str(run.given) for run in runs]
+    command = shlex.join(["pocketscribe", "report", *given, "--out", "report"])
     head = tag(
         "head",
         tag("meta", charset="utf-8"),

@@ -59,7 +59,7 @@ class FinishedRun:
     def __init__(self, run: Path) -> None:
         alone = results_of(run) == run
         kept = alone and run.name != "results.json"  # else it lies in its run's folder
-        self.folder = run.parent if alone else run
+        self.given, self.folder = run, run.parent if alone else run
         self.name = run.stem if kept else self.folder.resolve().name
         self.results = read_results(results_of(run))
         self.rows = tuple(
@@ -101,6 +101,11 @@ class FinishedRun:
     def parts(self) -> dict[str, CorpusConfig]:
         """The parts that the run's recipe scores on, by title; UserError where it has none."""
         path = self.folder / "recipe.json"
+        if not path.is_file():
+            raise UserError(
+                f"--audio: {self.folder} has no recipe.json to say what was scored; give the run's "
+                "own folder"
+            )
         speech = _Recipe.read(read_json(path), f"{path}: not the recipe of a run").speech
         return {part.title: part for part in (*speech.dev, *speech.test)}
 
