@@ -415,6 +415,7 @@ class Run:
             "distil": stage.distil.model_dump(exclude={"keep", "lattice", "ctc", "encoder"}),
             "augment": stage.augment.model_dump(mode="json"),
             "seed": stage.seed,
+            "pruned_width": stage.loss.pruned_width,
         }
         with self.fabric.rank_zero_first():
             return Kept(teacher, self.folder / stage.name / KEPT, made_by)

@@ -68,7 +68,7 @@ class Kept(nn.Module):
 
     def forward(self, batch: Batch, chunking: Chunking, contexts: Tensor | None) -> Said:
         """As `Teacher.forward`; asks the teacher only if an utterance is new to the file."""
-        names = [f"{name} {chunking}" for name in batch.ids]
+        names = [f"{name} {self.teacher.hears_by(chunking)}" for name in batch.ids]
         rows = [self._read(name) for name in names]
         self.asked += len(rows)
         if any(row is None for row in rows):

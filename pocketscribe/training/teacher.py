@@ -110,15 +110,17 @@ class Teacher(nn.Module):
         """More for the log: nothing."""
         return {}
 
+    def hears_by(self, chunking: Chunking) -> Chunking:
+        """The teacher's own chunking where a student hears by this one."""
+        return Chunking(None) if self.config.context == "full" else chunking
+
     @torch.no_grad()
     def forward(
         self, batch: Batch, chunking: Chunking, contexts: Int[Tensor, "B T S"] | None
     ) -> Said:
         """`contexts` are the student's windows, for `nodes` that depend on them."""
         model, config = self.model, self.config
-        if config.context == "full":
-            chunking = Chunking(None)
-        encoded, frames = encode_late(model, batch, chunking)
+        encoded, frames = encode_late(model, batch, self.hears_by(chunking))
         nodes = lattice = ctc = None
         if config.lattice and model.config.head == "transducer":
             nodes, lattice = self._lattice(encoded, frames, batch, contexts)

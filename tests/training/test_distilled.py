@@ -194,6 +194,10 @@ def test_a_later_epoch_does_not_run_the_teacher(
     assert again.measures() == {"kept": 1.0}
     again(stream[0][0], tiny().config.chunks.chunkings[1], None)
     assert again.teacher.calls == 1, "another chunking is another answer"
+    full = kept(tiny(), tmp_path / "full.sqlite", context="full")
+    for chunked in tiny().config.chunks.chunkings:
+        full(stream[0][0], chunked, None)
+    assert full.teacher.calls == 1, "a teacher of full context has but one answer"
 
 
 def test_a_run_with_kept_answers_is_bit_for_bit_the_same_when_killed(
