@@ -265,7 +265,7 @@ def read_phrases(path: Path, max_words: int, held_out: HeldOut) -> list[str]:
     sentences, or has digits or foreign letters in one (nobody knows how the engine would read it).
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # with or without a mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise UserError(f"synthetic: cannot read texts {path}: {reason}") from error
