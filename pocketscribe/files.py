@@ -102,16 +102,15 @@ def _beside(path: Path, kind: str) -> Path:
 def restore_interrupted(folder: Path) -> None:
     """Tidies up after processes that were killed while they were `replacing` a folder.
 
-    What they had moved aside comes back where nothing took its place.
+    What they had moved aside comes back where nothing took its place, whoever has their number by
+    now: numbers begin anew with a container.
     """
     for left in folder.parent.glob(f".{escape(folder.stem)}.*"):
         found = BESIDE.fullmatch(left.name)
         if found and (found["stem"], found["suffix"]) == (folder.stem, folder.suffix):
-            if not _is_gone(int(found["process"])):
-                continue
             if found["kind"] == "old" and not folder.exists():
                 left.rename(folder)
-            else:
+            elif _is_gone(int(found["process"])):
                 _remove(left)
 
 

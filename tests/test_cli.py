@@ -257,7 +257,7 @@ def test_prepare_counts_and_lists_what_is_bad(speech: Path, tmp_path: Path, call
     """One of three is bad, more than the share that is let pass: refused, but listed."""
     prepare = ("prepare", speech, "--split", "test", "--out", tmp_path / "out")
     check_refused(call(*prepare), "1 of 3 items are bad")
-    [listed] = (tmp_path / "out").iterdir()
+    [listed] = (tmp_path / "out").glob("[!.]*")
     assert "c.wav: not readable as audio" in listed.read_text()
     manifest = speech / "manifest.tsv"
     manifest.write_text(manifest.read_text().replace("c.wav\tone two\ttest\n", ""))

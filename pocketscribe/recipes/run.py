@@ -8,7 +8,6 @@ scored, with its scores on its card), results.json and lock, which one process a
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,14 +28,15 @@ from pocketscribe.files import read_json, write_json
 from pocketscribe.models import ModelConfig, Recogniser, start_from, stored_parameters
 from pocketscribe.models.saved import Saved, load_model, save_model, sketch
 from pocketscribe.models.subnets import SpaceConfig
+from pocketscribe.recipes.asked import check_recipe, check_test_speech, keep_recipe
 from pocketscribe.recipes.reading import Outside
-from pocketscribe.recipes.recipe import Recipe, StageConfig, check_apart, is_outside
+from pocketscribe.recipes.recipe import Recipe, StageConfig, is_outside
 from pocketscribe.recipes.shipping import card, score_and_ship
 from pocketscribe.recipes.speech import Speech
 from pocketscribe.search.frontier import Point, TakeConfig, frontier_of, within
 from pocketscribe.search.search import Search, check_installed
 from pocketscribe.speech.batches import Trainable, TrainingBatches, feature_statistics
-from pocketscribe.speech.corpora import CorpusConfig, corpora_root, locate, place
+from pocketscribe.speech.corpora import locate
 from pocketscribe.speech.prepare import progress_bar
 from pocketscribe.speech.units import Units
 from pocketscribe.training.checkpoint import CHECKPOINT, Progress
@@ -103,7 +103,7 @@ class Run:
         self.fabric = make_fabric("float32", folder, self.device)
         self.console = console if self.fabric.is_global_zero else Console(quiet=True)
         self._lock = FileLock(folder / LOCK)
-        self._check_recipe()
+        check_recipe(recipe, folder)
 
     def go(self, stages: Sequence[str] = ()) -> dict[str, Any]:
         """Runs what is left to run; returns the results, which also lie in results.json.
@@ -114,11 +114,12 @@ class Run:
         Raises:
             UserError: there is no stage of a name.
         """
-        self._check_apart()
+        check_test_speech(self.recipe, self.root)
         self.train(stages or [stage.name for stage in self.recipe.stage])
         scored = stages or self.recipe.scored
         with self._alone(), progress_bar(self.console) as bar, self.fabric.rank_zero_first():
-            self._keep_recipe()  # another test part may be asked for when all is trained
+            if self.fabric.is_global_zero:  # another test part may be asked for when all is trained
+                keep_recipe(self.recipe, self.folder)
             results = score_and_ship(self.recipe, scored, self.folder, self.root, bar)
         self.console.print(results_table(results))
         return results
@@ -165,7 +166,8 @@ class Run:
             for corpus in self.recipe.corpora:
                 speech.prepare(corpus)
             units = self._units(speech)
-            self._keep_recipe()
+            if self.fabric.is_global_zero:
+                keep_recipe(self.recipe, self.folder)
             for stage in left:
                 self._train(stage, speech, units, bar)
 
@@ -216,46 +218,6 @@ class Run:
                 )
         if taken != before and self.fabric.is_global_zero:
             write_json(path, taken)
-
-    def _keep_recipe(self) -> None:
-        if self.fabric.is_global_zero:
-            recipe = json.loads(self.recipe.model_dump_json(by_alias=True))
-            write_json(self.folder / "recipe.json", recipe)
-
-    def _check_apart(self) -> None:
-        """Refuses test speech that is trained on by another name for its folder."""
-        root = corpora_root(self.root)
-
-        def placed(part: CorpusConfig) -> CorpusConfig:
-            if part.corpus == "synthetic":
-                return part
-            return part.model_copy(update={"corpus": str(place(part, root).resolve())})
-
-        try:
-            check_apart(map(placed, self.recipe.corpora), map(placed, self.recipe.speech.test))
-        except ValueError as error:
-            raise UserError(f"{self.recipe.name}: {error}") from None
-
-    def _check_recipe(self) -> None:
-        path = self.folder / "recipe.json"
-        if not path.is_file():
-            return
-        made, asked = Recipe.read(read_json(path), str(path)), self.recipe
-        same_scored = (made.speech.dev, made.speech.test) == (asked.speech.dev, asked.speech.test)
-        for key, same in {
-            # What is scored may change, what was learnt from may not: nor what the former keeps
-            # synthetic voices from reading.
-            "speech": made.speech.train == asked.speech.train
-            and made.speech.units == asked.speech.units
-            and (same_scored or not any(part.texts for part in asked.corpora)),
-            "model": made.model == asked.model,
-            "stage": made.stage == asked.stage,
-        }.items():
-            if not same:
-                raise UserError(
-                    f"{self.folder}: holds a run with another [{key}]; "
-                    "choose another --out, or delete the folder to start anew"
-                )
 
     def _model_file(self, stage: str) -> Path:
         """Where the model lies that a stage leaves, or that stages take from elsewhere."""
