@@ -36,6 +36,7 @@ WAYS = {  # with what else is made small
     "fit_direct": (DIRECT, []),
 }
 MadeOnce = Callable[..., Path]
+PlanOf = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +57,19 @@ def folder(made_once: MadeOnce) -> Path:
 
 def quietly(folder: Path, budget: str, out: Path, **options: object) -> object:
     return fit(str(folder), budget, out, None, Console(quiet=True), **options)
+
+
+@pytest.fixture
+def plan_of(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> PlanOf:
+    """What `--dry-run` says, and leaves nothing."""
+
+    def plan_of(folder: Path = folder, budget: str = "1MB", **options: object) -> str:
+        out, asked = tmp_path / "runs" / "fit", {"minutes": 60.0, **options}
+        fit(str(folder), budget, out, None, Console(width=200), dry_run=True, **asked)
+        assert not out.exists()
+        return capsys.readouterr().out
+
+    return plan_of
 
 
 def small(way: str) -> list[str]:
@@ -93,60 +107,41 @@ def test_from_a_folder_to_a_file_under_the_budget(
     assert shipped.read_bytes() == before
 
 
-def test_a_dry_run_looks_and_plans(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "runs" / "fit"
-    console = Console(width=200)
-    fit(str(folder), "1MB", out, None, console, minutes=60.0, dry_run=True, start=None)
-    said = capsys.readouterr().out
+def test_a_dry_run_looks_and_plans(plan_of: PlanOf) -> None:
+    said = plan_of()
     assert "1 unusable" in said and "silent.wav" in said
     assert "60 minutes at" in said and "about 60 minutes" in said
     assert "cannot teach it what it has never heard" in said
     assert "loses much of what it knew besides" in said
     assert "stage.start.heads_only" in said and "it knows how to listen" in said
     assert "words of dev tell no sizes apart" in said
-    assert not out.exists()
     assert "a supernet would hear" in said and "recipe fit_direct" in said
-    fit(str(folder), "1MB", out, None, console, minutes=1e5, dry_run=True, start=None)
-    said = capsys.readouterr().out
+    said = plan_of(minutes=1e5)
     assert "stage.supernet.supernet" in said and "thirds to wholes" in said
 
 
-def test_a_budget_for_all_of_it_cuts_nothing(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "runs" / "fit"
-    fit(str(folder), "10GB", out, None, Console(width=200), minutes=60.0, dry_run=True)
-    said = capsys.readouterr().out
+def test_a_budget_for_all_of_it_cuts_nothing(plan_of: PlanOf) -> None:
+    said = plan_of(budget="10GB")
     assert "nothing has to be cut" in said and "in eight bits, too" in said
     assert "loses much" not in said
 
 
 def test_what_trains_next_to_nothing_is_told(
-    folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "measured_speed", lambda config, device: 1.0)
-    out, console = tmp_path / "runs" / "fit", Console(width=200)
-    fit(str(folder), "1MB", out, None, console, minutes=2.0, dry_run=True)
-    said = capsys.readouterr().out
+    said = plan_of(minutes=2.0)
     assert "its shortest stage has 1, and 50 steps are the least" in said
     assert "about 100 minutes in all" in said
-    fit(str(folder), "1MB", out, None, console, minutes=1000.0, dry_run=True)
-    assert "its shortest stage" not in capsys.readouterr().out
+    assert "its shortest stage" not in plan_of(minutes=1000.0)
     missing = ['speech.train=[{ corpus = "nowhere" }]']
     with pytest.raises(UserError, match="corpus 'nowhere': neither a folder nor"):
-        fit(str(folder), "1MB", out, None, console, changes=missing, dry_run=True)
+        plan_of(changes=missing)
 
 
-def test_what_is_in_no_part_is_told(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_in_no_part_is_told(plan_of: PlanOf, folder: Path, tmp_path: Path) -> None:
     """Splits by other names, and a test part of which nothing can be scored."""
-    mine, console = tmp_path / "mine", Console(width=200)
+    mine = tmp_path / "mine"
     mine.mkdir()
     splits = ["train"] * 6 + ["validation"] * 2 + [""] + ["test"]
     rows = ["path\ttranscript\tsplit"]
@@ -154,8 +149,7 @@ def test_what_is_in_no_part_is_told(
         shutil.copy(folder / f"{number}.wav", mine)
         rows.append(f"{number}.wav\t{'' if split == 'test' else 'one two'}\t{split}")
     (mine / "manifest.tsv").write_text("\n".join(rows))
-    fit(str(mine), "1MB", tmp_path / "runs" / "fit", None, console, minutes=60.0, dry_run=True)
-    said = capsys.readouterr().out
+    said = plan_of(mine)
     assert "left out: 2 utterances of split 'validation', none of train, dev, test" in said
     assert "left out: 1 utterances of split ''" in said
     assert "nothing that can be scored is set aside" in said
@@ -164,24 +158,17 @@ def test_what_is_in_no_part_is_told(
         (mine / name).mkdir(exist_ok=True)
         for suffix in (".wav", ".txt"):
             shutil.copy(folder / f"{number}{suffix}", mine / name)
-    fit(str(mine), "1MB", tmp_path / "runs" / "fit", None, console, minutes=60.0, dry_run=True)
-    assert "left out: 1 utterances of split 'valid', none of" in capsys.readouterr().out
+    assert "left out: 1 utterances of split 'valid', none of" in plan_of(mine)
 
 
 def test_the_time_that_is_told_is_of_the_hours_that_are_set(
-    folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(planning, "measured_speed", lambda config, device: 60.0)
     hours = {name: 2.0 if name == "student" else 0.5 for name in DIRECT.stages}
     changes = [f"stage.{name}.audio_hours={heard}" for name, heard in hours.items()]
-    out = tmp_path / "runs" / "fit"
-    console = Console(width=200)
-    fit(str(folder), "1MB", out, None, console, minutes=60.0, changes=changes, dry_run=True)
     plain = sum(hours[name] * effort.cost for name, effort in DIRECT.stages.items())
-    assert f"about {plain:.0f} minutes" in capsys.readouterr().out
+    assert f"about {plain:.0f} minutes" in plan_of(changes=changes)
 
 
 def test_a_run_goes_on_as_it_was_planned(
@@ -237,18 +224,15 @@ def test_ten_speakers_are_split_by_speaker(folder: Path, tmp_path: Path) -> None
 
 
 def test_why_it_starts_from_nothing_is_told(
-    tmp_path: Path, talkative: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    plan_of: PlanOf, tmp_path: Path, talkative: Path, folder: Path
 ) -> None:
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     for text in other.glob("*.txt"):
         text.write_text("ÖL")
-    console, runs = Console(width=200), tmp_path / "runs"
-    fit(str(other), "1MB", runs / "one", None, console, dry_run=True, start=talkative)
-    said = capsys.readouterr().out
+    said = plan_of(other, minutes=None, start=talkative)
     assert "From nothing: talkative.safetensors cannot spell" in said
-    fit(str(folder), "1MB", runs / "two", None, console, dry_run=True, start=fitting.NOTHING)
-    said = capsys.readouterr().out
+    said = plan_of(minutes=None, start=fitting.NOTHING)
     assert "From nothing: there is no trained model" in said and "units are learnt" in said
 
 
