@@ -44,9 +44,11 @@ def write_corpus(folder: Path, rows: Sequence[Row]) -> Path:
     return folder
 
 
-def load(corpus: object, split: str = "all", root: Path | None = None) -> list[Item]:
-    """All items of a part."""
-    part = CorpusConfig(corpus=str(corpus), split=split)
+def load(
+    corpus: object, split: str = "all", root: Path | None = None, **more: object
+) -> list[Item]:
+    """All items of a part; `more` are other keys of it."""
+    part = CorpusConfig.model_validate({"corpus": str(corpus), "split": split, **more})
     return list(items(part, locate(part, root)))
 
 
