@@ -44,6 +44,11 @@ def write_corpus(folder: Path, rows: Sequence[Row]) -> Path:
     return folder
 
 
+def row(name: str, text: str = "HELLO", **others: object) -> Row:
+    """A row of `write_corpus`, with 0.3 s of audio."""
+    return {"id": name, "path": f"{name}.wav", "transcript": text, "seconds": 0.3, **others}
+
+
 def load(
     corpus: object, split: str = "all", root: Path | None = None, **more: object
 ) -> list[Item]:
@@ -73,3 +78,8 @@ def cut(folder: Path, name: str, seconds: float = 1.0, said: int = 1, rate: int 
         for n in range(said)
     ]
     return MonoCut(name, 0, seconds, 0, recording=recording, supervisions=supervisions)
+
+
+def left_behind(out: Path) -> list[str]:
+    """What lies in a folder of prepared parts, but for locks."""
+    return sorted(p.name for p in out.glob("*") if p.suffix != ".lock")
