@@ -25,7 +25,7 @@ import numpy as np
 import soundfile
 
 from pocketscribe.errors import UserError
-from pocketscribe.speech.features import SAMPLE_RATE
+from pocketscribe.speech.features import resampled
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class _Espeak:
             pcm = np.frombuffer(b"".join(self._pieces), dtype=np.int16)
         if status != 0 or pcm.size == 0:
             raise UserError(f'espeak-ng cannot speak "{text}" as {voice.speaker}')
-        return resample(pcm.astype(np.float32) / 32768, self._native_rate)
+        return resampled(pcm.astype(np.float32) / 32768, self._native_rate)
 
 
 def _copy_english(source: Path, target: Path, unwanted: re.Pattern[str]) -> None:
@@ -200,27 +200,4 @@ class Flite:
             samples, rate = soundfile.read(io.BytesIO(done.stdout), dtype="float32")
         except soundfile.LibsndfileError as error:
             raise UserError(f'flite cannot speak "{text}" as {voice.speaker}') from error
-        return resample(samples, rate)
-
-
-def resample(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Bring float32 (T,) at `rate` Hz to float32 (ceil(T · 16000 / rate),) at 16 kHz.
-
-    Works on the whole signal's spectrum: exact in the pass band, with no filter to design. The
-    top 5 % of the band is rolled off so that a sharp sound does not ring.
-    """
-    if rate == SAMPLE_RATE:
-        return samples
-    common = math.gcd(rate, SAMPLE_RATE)
-    step_in, step_out = rate // common, SAMPLE_RATE // common
-    # Whole steps make both lengths integers; multiples of 16 steps are lengths an FFT likes. The
-    # spare silence also keeps the two ends, neighbours on the FFT's circle, apart.
-    steps = 16 * (math.ceil(samples.size / step_in / 16) + 1)
-    bins = steps * min(step_in, step_out) // 2 + 1
-    spectrum = np.fft.rfft(samples, steps * step_in)[:bins]
-    top = bins // 20
-    spectrum[-top:] *= np.cos(np.linspace(0.0, np.pi / 2, top)) ** 2
-    resampled = np.fft.irfft(spectrum, steps * step_out)
-    resampled *= step_out / step_in
-    length = math.ceil(samples.size * step_out / step_in)
-    return np.clip(resampled[:length], -1.0, 1.0).astype(np.float32)
+        return resampled(samples, rate)

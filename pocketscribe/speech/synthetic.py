@@ -19,8 +19,9 @@ from typing import Final
 import numpy as np
 
 from pocketscribe.errors import UserError
+from pocketscribe.speech.features import SAMPLE_RATE
 from pocketscribe.speech.held_out import HeldOut
-from pocketscribe.speech.synthesis import SAMPLE_RATE, Voice, engine, synthesise
+from pocketscribe.speech.synthesis import Voice, engine, synthesise
 
 KINDS: Final = ("digits", "sentences")
 SPLITS: Final = ("train", "dev", "test")

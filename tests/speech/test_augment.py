@@ -9,8 +9,7 @@ from torch import Tensor
 
 from pocketscribe.speech import augment as augmentation
 from pocketscribe.speech.augment import AugmentConfig, resample
-from pocketscribe.speech.features import LOG_FLOOR, MELS, SAMPLE_RATE, fbank
-from pocketscribe.speech.synthesis import resample as resample_audio
+from pocketscribe.speech.features import LOG_FLOOR, MELS, SAMPLE_RATE, fbank, resampled
 
 
 def only(**changes: object) -> AugmentConfig:
@@ -61,7 +60,7 @@ def test_speed_changes_the_length_as_asked(x: Tensor) -> None:
 @pytest.mark.parametrize("speed", [0.85, 0.9, 1.1, 1.15])
 def test_resampled_features_are_those_of_resampled_audio(speech: np.ndarray, speed: float) -> None:
     # Audio that is said to have a higher rate than it has is played faster.
-    really = fbank(resample_audio(speech, round(SAMPLE_RATE * speed)))
+    really = fbank(resampled(speech, round(SAMPLE_RATE * speed)))
     features = torch.from_numpy(fbank(speech))
 
     def likeness(approximation: Tensor) -> float:

@@ -108,6 +108,18 @@ def test_rates_and_channels(tmp_path: Path, rate: int) -> None:
     np.testing.assert_allclose(samples[500:-500], expected[500:-500], atol=5e-3)
 
 
+def test_resampling_keeps_the_band_and_nothing_above() -> None:
+    time = np.arange(22_050) / 22_050
+    for hertz, gain in ((100, 1.0), (3_000, 1.0), (7_200, 1.0), (8_300, 0.0), (10_000, 0.0)):
+        tone = resampled((0.5 * np.sin(2 * np.pi * hertz * time)).astype(np.float32), 22_050)
+        assert tone.size == SAMPLE_RATE
+        middle = tone[1_000:-1_000]
+        assert np.sqrt(2) * middle.std() == pytest.approx(0.5 * gain, abs=2e-3)
+        if gain:
+            expected = 0.5 * np.sin(2 * np.pi * hertz * np.arange(SAMPLE_RATE) / SAMPLE_RATE)
+            np.testing.assert_allclose(middle, expected[1_000:-1_000], atol=5e-3)
+
+
 def test_samples_and_files_are_resampled_alike(tmp_path: Path) -> None:
     samples = sound(0.7, rate=8000)
     soundfile.write(tmp_path / "a.wav", samples, 8000, subtype="FLOAT")

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from pocketscribe.errors import UserError
+from pocketscribe.speech.features import SAMPLE_RATE
 from pocketscribe.speech.held_out import HeldOut
-from pocketscribe.speech.synthesis import SAMPLE_RATE, Voice, resample, synthesise
+from pocketscribe.speech.synthesis import Voice, synthesise
 from pocketscribe.speech.synthetic import SPLITS, SyntheticSpeech, read_phrases, voices
 
 
@@ -111,18 +112,6 @@ def test_pitch_and_rate_do_what_they_say() -> None:
     # 16 kHz, not the engine's 22.05: a wrong rate would put a man's 95 Hz at 69 or 131.
     assert 80 < fundamental(at(range=0.3)) < 115
     assert 1.3 < fundamental(at(range=0.3, pitch=1.5)) / fundamental(at(range=0.3)) < 1.7
-
-
-def test_resample_keeps_the_band_and_nothing_above() -> None:
-    time = np.arange(22_050) / 22_050
-    for hertz, gain in ((100, 1.0), (3_000, 1.0), (7_500, 1.0), (8_300, 0.0), (10_000, 0.0)):
-        tone = resample((0.5 * np.sin(2 * np.pi * hertz * time)).astype(np.float32), 22_050)
-        assert tone.size == SAMPLE_RATE
-        middle = tone[1_000:-1_000]
-        assert np.sqrt(2) * middle.std() == pytest.approx(0.5 * gain, abs=2e-3)
-        if gain:
-            expected = 0.5 * np.sin(2 * np.pi * hertz * np.arange(SAMPLE_RATE) / SAMPLE_RATE)
-            np.testing.assert_allclose(middle, expected[1_000:-1_000], atol=5e-3)
 
 
 def test_without_flite_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
