@@ -13,7 +13,7 @@ from pathlib import Path
 import typer
 
 from pocketscribe.evaluation.evaluate import evaluate, summary
-from pocketscribe.export.open import TorchRuntime
+from pocketscribe.export.torch_runtime import TorchRuntime
 from pocketscribe.models.saved import Saved, load_model, save_packed
 from pocketscribe.models.subnets import Space, SpaceConfig
 from pocketscribe.search.deploy import take

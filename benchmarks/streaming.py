@@ -34,8 +34,9 @@ from pocketscribe.decoding.searcher import Searcher
 from pocketscribe.decoding.streaming import StreamingModel, TorchStreaming
 from pocketscribe.evaluation.evaluate import peak_rss_bytes
 from pocketscribe.export.export import export
-from pocketscribe.export.open import TorchRuntime, choose_chunking, model_file, open_model
+from pocketscribe.export.open import model_file, open_model
 from pocketscribe.export.sherpa_runtime import SherpaRuntime
+from pocketscribe.export.torch_runtime import TorchRuntime, choose_chunking
 from pocketscribe.models import Chunking, ModelConfig, Recogniser, deployed_parameters
 from pocketscribe.models.predictor import START
 from pocketscribe.models.saved import Saved, load_model, save_model

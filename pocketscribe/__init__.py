@@ -40,10 +40,10 @@ def load(
         pocketscribe.errors.UserError: there is no such model, or it is damaged.
     """
     from pocketscribe.api import Model  # here: PyTorch takes seconds to import
-    from pocketscribe.decoding.searcher import SearchConfig
+    from pocketscribe.decoding.searcher import DecodingConfig
     from pocketscribe.export.open import open_model
 
-    search = SearchConfig.given(
+    search = DecodingConfig.given(
         "load",
         beam=beam,
         lm=lm,

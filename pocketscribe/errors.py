@@ -36,3 +36,17 @@ def needs_extra(extra: str, asked: str) -> Iterator[None]:
         raise UserError(
             f"{asked}: {package} is not installed; pip install 'pocketscribe[{extra}]'"
         ) from None
+
+
+@contextmanager
+def needs_engine(
+    asked: str = "--runtime engine", instead: str = "choose --runtime torch"
+) -> Iterator[None]:
+    """Around what imports the engine's package, which was asked for by `asked`."""
+    try:
+        yield
+    except (ImportError, OSError) as error:  # not there; its library does not load
+        raise UserError(
+            f"{asked}: pocketscribe-engine cannot be used ({error}); pip install ./engine "
+            f"from the repository, or {instead}"
+        ) from None

@@ -68,9 +68,9 @@ def search_config(
     hotword_score: float | None,
 ) -> Any:
     """The options of searching as one config; here, because importing PyTorch takes seconds."""
-    from pocketscribe.decoding.searcher import SearchConfig, read_hotwords
+    from pocketscribe.decoding.searcher import DecodingConfig, read_hotwords
 
-    return SearchConfig.given(
+    return DecodingConfig.given(
         "options of searching",
         beam=beam,
         lm=lm,

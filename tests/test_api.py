@@ -85,7 +85,7 @@ def test_offline_long_audio_is_streamed_to_the_same_text(
 ) -> None:
     runtime = model.runtime
     whole, short = runtime.transcribe([speech, speech[:9000]], streaming=False)
-    monkeypatch.setattr("pocketscribe.export.open.LONG_SECONDS", 1)
+    monkeypatch.setattr("pocketscribe.export.torch_runtime.LONG_SECONDS", 1)
     assert runtime.transcribe([speech, speech[:9000]], streaming=False) == [whole, short]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pocketscribe.decoding.searcher import SearchConfig
+from pocketscribe.decoding.searcher import DecodingConfig
 from pocketscribe.export.open import open_model
 from pocketscribe.export.size import size_of_file
 from pocketscribe.models.saved import load_model
@@ -61,7 +61,7 @@ def test_the_pocket_file_is_a_tenth() -> None:
     ],
 )
 def test_language_models_fit_their_recognisers(model: str, lm: str) -> None:
-    runtime = open_model(FILES[model], SearchConfig(lm=FILES[lm]))
+    runtime = open_model(FILES[model], DecodingConfig(lm=FILES[lm]))
     [said] = runtime.transcribe([np.zeros(16000, np.float32)], streaming=False)
     assert said.text == ""
 

@@ -23,7 +23,7 @@ CTC_BEAM = (
 )
 
 
-class SearchConfig(Config):
+class DecodingConfig(Config):
     """How to look for the text.
 
     Attributes:
@@ -44,7 +44,7 @@ class SearchConfig(Config):
     hotword_score: float = Field(default=1.5, ge=0)
 
     @model_validator(mode="after")
-    def _check(self) -> "SearchConfig":
+    def _check(self) -> "DecodingConfig":
         given = self.model_fields_set
         if self.lm is None and (idle := given & {"lm_scale", "label_bonus"}):
             raise ValueError(f"{sorted(idle)[0]} belongs to a language model: give --lm FILE too")
@@ -53,7 +53,7 @@ class SearchConfig(Config):
         return self
 
     @classmethod
-    def given(cls, source: str, **options: Any) -> "SearchConfig":
+    def given(cls, source: str, **options: Any) -> "DecodingConfig":
         """Of options, those that were given; None was not. Raises UserError as `read`."""
         told = {name: value for name, value in options.items() if value is not None}
         return cls.read(told, source)
@@ -71,18 +71,18 @@ class SearchConfig(Config):
         return self.beam or (GUIDED_BEAM if guided else 1)
 
 
-GREEDY = SearchConfig()
+GREEDY = DecodingConfig()
 
 
 @dataclass(frozen=True)
 class Searcher:
-    """What a `SearchConfig` names, opened once for any number of searches."""
+    """What a `DecodingConfig` names, opened once for any number of searches."""
 
     beam: int = 1
     guides: tuple[Guide, ...] = ()
 
     @classmethod
-    def open(cls, config: SearchConfig, units: Units) -> "Searcher":
+    def open(cls, config: DecodingConfig, units: Units) -> "Searcher":
         """Reads the config's language model; `units` are the recogniser's.
 
         Raises:

@@ -8,10 +8,10 @@ import numpy as np
 import pocketscribe_engine as native
 
 from pocketscribe.decoding.search import Hypothesis
-from pocketscribe.decoding.searcher import CTC_BEAM, GREEDY, SearchConfig, spelt
+from pocketscribe.decoding.searcher import CTC_BEAM, GREEDY, DecodingConfig, spelt
 from pocketscribe.decoding.streaming import Transcript, Utterance, transcript
 from pocketscribe.errors import UserError
-from pocketscribe.export.open import Chunk, choose_chunking
+from pocketscribe.export.torch_runtime import Chunk, choose_chunking
 from pocketscribe.models import stored_parameters, virtual_parameters
 from pocketscribe.models.saved import sketch
 from pocketscribe.speech.features import waveform
@@ -28,7 +28,7 @@ class EngineRuntime:
     def __init__(
         self,
         path: Path,
-        search: SearchConfig = GREEDY,
+        search: DecodingConfig = GREEDY,
         chunk: Chunk = None,
         kernels: str | None = None,
     ) -> None:
@@ -68,7 +68,7 @@ class EngineRuntime:
         except native.EngineError as error:
             raise UserError(f"--runtime engine: {error}") from None
 
-    def _search(self, search: SearchConfig) -> native.Search:
+    def _search(self, search: DecodingConfig) -> native.Search:
         """Raises UserError as `Searcher.open` does, and as its searches do."""
         if search.width > 1 and self.model.head == "ctc":
             raise UserError(CTC_BEAM)

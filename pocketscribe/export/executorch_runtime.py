@@ -7,7 +7,7 @@ import torch
 from executorch.runtime import Method, Runtime, Verification
 from torch import Tensor, int64, zeros
 
-from pocketscribe.decoding.searcher import GREEDY, SearchConfig
+from pocketscribe.decoding.searcher import GREEDY, DecodingConfig
 from pocketscribe.errors import UserError
 from pocketscribe.export.graph_runtime import Exported, GraphRuntime, checked
 from pocketscribe.export.seal import check_seal
@@ -23,7 +23,7 @@ class ExecutorchRuntime(GraphRuntime):
 
     rows = 1
 
-    def __init__(self, folder: Path, search: SearchConfig = GREEDY) -> None:
+    def __init__(self, folder: Path, search: DecodingConfig = GREEDY) -> None:
         """Raises UserError where a file is missing or damaged."""
         check_seal(folder, "model.json")
         about = checked(read_json(folder / "model.json"), FORMAT, folder)

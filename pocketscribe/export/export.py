@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from pocketscribe.errors import UserError, needs_extra
-from pocketscribe.export.open import Chunk, choose_chunking, model_file, quietly
+from pocketscribe.export.open import model_file, quietly
 from pocketscribe.export.seal import folder_bytes
+from pocketscribe.export.torch_runtime import Chunk, choose_chunking
 from pocketscribe.models import decoded
 from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
 

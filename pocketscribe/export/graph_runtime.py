@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, zeros
 
 from pocketscribe.config import Config
-from pocketscribe.decoding.searcher import SearchConfig, Searcher
+from pocketscribe.decoding.searcher import DecodingConfig, Searcher
 from pocketscribe.decoding.streaming import Stream, Transcript, stream_one
 from pocketscribe.errors import UserError
 from pocketscribe.export.seal import folder_bytes
@@ -69,7 +69,7 @@ class GraphRuntime:
     always_streams = True
     rows = 32
 
-    def __init__(self, folder: Path, about: Exported, search: SearchConfig) -> None:
+    def __init__(self, folder: Path, about: Exported, search: DecodingConfig) -> None:
         self.units = Units.from_json(about.units, str(folder))
         self.searcher = Searcher.open(search, self.units)
         self.card = about.card

@@ -14,7 +14,7 @@ import torch
 from onnxruntime import InferenceSession
 from torch import Tensor
 
-from pocketscribe.decoding.searcher import GREEDY, SearchConfig
+from pocketscribe.decoding.searcher import GREEDY, DecodingConfig
 from pocketscribe.errors import UserError
 from pocketscribe.export.graph_runtime import Exported, GraphRuntime, checked
 from pocketscribe.export.onnx import FORMAT
@@ -35,7 +35,7 @@ COPIES = 8  # of a file's bytes in memory: it may hold its weights in 4 bits
 class OnnxRuntime(GraphRuntime):
     """An `export --to onnx` folder."""
 
-    def __init__(self, folder: Path, search: SearchConfig = GREEDY, threads: int = 1) -> None:
+    def __init__(self, folder: Path, search: DecodingConfig = GREEDY, threads: int = 1) -> None:
         """Raises UserError where a file is missing, damaged, or was written by another version."""
         about = description(folder)
         super().__init__(folder, about, search)

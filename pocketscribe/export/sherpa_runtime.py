@@ -9,7 +9,7 @@ import numpy as np
 import sherpa_onnx
 
 from pocketscribe.decoding.ngram import load
-from pocketscribe.decoding.searcher import GREEDY, SearchConfig, spelt
+from pocketscribe.decoding.searcher import GREEDY, DecodingConfig, spelt
 from pocketscribe.decoding.streaming import Transcript, Utterance, stream_one, tail_silence
 from pocketscribe.errors import UserError
 from pocketscribe.export.graph_runtime import Exported
@@ -41,7 +41,7 @@ class SherpaRuntime:
 
     always_streams = True
 
-    def __init__(self, folder: Path, search: SearchConfig = GREEDY, threads: int = 1) -> None:
+    def __init__(self, folder: Path, search: DecodingConfig = GREEDY, threads: int = 1) -> None:
         """Raises UserError where a file is missing or damaged: the wheel would end the process."""
         about = description(folder)
         tokens = folder / "tokens.txt"
@@ -74,7 +74,7 @@ class SherpaRuntime:
         return SherpaStream(self.recognizer, self.chunk)
 
 
-def _guides(search: SearchConfig, units: Units, folder: Path) -> dict[str, Any]:
+def _guides(search: DecodingConfig, units: Units, folder: Path) -> dict[str, Any]:
     """What steers the wheel's beam search, with the files that it reads at its start in `folder`.
 
     The wheel's own spelling of hotwords (by bpe.vocab) is not sentencepiece's for one word in six

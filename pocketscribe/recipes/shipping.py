@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from rich.progress import Progress as Bar
 
-from pocketscribe.decoding.searcher import SearchConfig
+from pocketscribe.decoding.searcher import DecodingConfig
 from pocketscribe.evaluation.evaluate import evaluate
 from pocketscribe.evaluation.report import read_results
-from pocketscribe.export.open import TorchRuntime
+from pocketscribe.export.torch_runtime import TorchRuntime
 from pocketscribe.files import write_json
 from pocketscribe.models import Recogniser, stored_parameters
 from pocketscribe.models.saved import Saved, load_model, save_model, save_packed, sketch
@@ -74,7 +74,7 @@ def score_and_ship(
         results["changed"] = list(recipe.changed)
     for stage in stages:
         shipped = _ship(recipe, stage, folder)
-        runtime = TorchRuntime(shipped, SearchConfig(beam=beam))
+        runtime = TorchRuntime(shipped, DecodingConfig(beam=beam))
         model = results["models"].setdefault(
             stage, {"file": shipped.name, "chunk": str(runtime.chunking), "scores": {}}
         )

@@ -8,7 +8,8 @@ from typing import Any
 
 from pocketscribe.errors import UserError
 from pocketscribe.export.export import FOLDERS, check_target, export_saved
-from pocketscribe.export.open import Chunk, model_file
+from pocketscribe.export.open import model_file
+from pocketscribe.export.torch_runtime import Chunk
 from pocketscribe.files import replacing
 from pocketscribe.models import ModelConfig, stored_parameters
 from pocketscribe.models.saved import Saved, load_model, save_packed

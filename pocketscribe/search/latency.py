@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketscribe.export.open import needs_engine
+from pocketscribe.errors import needs_engine
 from pocketscribe.models.saved import Saved, save_packed
 from pocketscribe.speech.features import SAMPLE_RATE
 

@@ -13,9 +13,8 @@ from pydantic import Field, field_validator, model_validator
 from rich.progress import Progress as Bar
 
 from pocketscribe.config import Config, FileName, read_bytes
-from pocketscribe.errors import UserError, needs_extra
+from pocketscribe.errors import UserError, needs_engine, needs_extra
 from pocketscribe.evaluation.dev import Heard, dev_errors
-from pocketscribe.export.open import needs_engine
 from pocketscribe.files import read_json, write_json
 from pocketscribe.models import Recogniser, tensors
 from pocketscribe.models.saved import Saved

@@ -7,10 +7,10 @@ import pytest
 
 from pocketscribe.decoding.beam import BeamSearch
 from pocketscribe.decoding.lm import Text, make_lm
-from pocketscribe.decoding.searcher import SearchConfig, Searcher, read_hotwords
+from pocketscribe.decoding.searcher import DecodingConfig, Searcher, read_hotwords
 from pocketscribe.decoding.streaming import stream_one
 from pocketscribe.errors import UserError
-from pocketscribe.export.open import TorchRuntime
+from pocketscribe.export.torch_runtime import TorchRuntime
 from pocketscribe.models.saved import load_model
 from pocketscribe.speech.held_out import HeldOut
 from pocketscribe.speech.units import Units, UnitsConfig
@@ -26,10 +26,10 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_guide_brings_a_beam(lm: Path) -> None:
-    assert SearchConfig().width == 1 and SearchConfig(beam=7).width == 7
-    assert SearchConfig(lm=lm).width == SearchConfig(hotwords=("ONE",)).width == 16
-    assert SearchConfig(beam=2, lm=lm).width == 2
-    for config in (SearchConfig(beam=1, lm=lm), SearchConfig(beam=1, hotwords=("ONE",))):
+    assert DecodingConfig().width == 1 and DecodingConfig(beam=7).width == 7
+    assert DecodingConfig(lm=lm).width == DecodingConfig(hotwords=("ONE",)).width == 16
+    assert DecodingConfig(beam=2, lm=lm).width == 2
+    for config in (DecodingConfig(beam=1, lm=lm), DecodingConfig(beam=1, hotwords=("ONE",))):
         with pytest.raises(UserError, match=r"--beam 1: .* needs a beam; give --beam 16"):
             Searcher.open(config, characters())
 
@@ -44,16 +44,16 @@ def test_a_guide_brings_a_beam(lm: Path) -> None:
 )
 def test_a_number_for_a_guide_that_is_not_there(idle: dict[str, object], line: str) -> None:
     with pytest.raises(UserError, match=line):
-        SearchConfig.read(idle, "options of searching")
+        DecodingConfig.read(idle, "options of searching")
 
 
 def test_what_cannot_be_spelt_or_read_is_refused(lm: Path, tmp_path: Path) -> None:
     for word in ("QUAY", "…", ""):
         with pytest.raises(UserError, match="this model cannot spell it"):
-            Searcher.open(SearchConfig(hotwords=("ONE", word)), characters())
+            Searcher.open(DecodingConfig(hotwords=("ONE", word)), characters())
     other = Units.learn(["OTHER UNITS"], UnitsConfig(kind="char"))
     with pytest.raises(UserError, match="a recogniser of other units"):
-        Searcher.open(SearchConfig(lm=lm), other)
+        Searcher.open(DecodingConfig(lm=lm), other)
     with pytest.raises(UserError, match="not readable as text"):
         read_hotwords((), tmp_path)
     (tmp_path / "words").write_text("TWO\n\nTHREE FOUR\n")
@@ -64,13 +64,13 @@ def test_what_cannot_be_spelt_or_read_is_refused(lm: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("guide", ["lm", "hotwords"])
 def test_it_is_heard_the_same_offline_and_streaming(talkative: Path, lm: Path, guide: str) -> None:
     said = digits()[1]
-    plain = TorchRuntime(talkative, SearchConfig(beam=4))
+    plain = TorchRuntime(talkative, DecodingConfig(beam=4))
     options = (
         {"lm": lm, "lm_scale": 1.5}
         if guide == "lm"
         else {"hotwords": ("NINE", "SIX"), "hotword_score": 30.0}
     )
-    guided = TorchRuntime(talkative, SearchConfig(**options))
+    guided = TorchRuntime(talkative, DecodingConfig(**options))
     streams = [stream_one(runtime.stream(), said) for runtime in (plain, guided)]
     assert len(streams[0].tokens) > 6 and streams[0].text != streams[1].text
     in_pieces = guided.stream()
@@ -87,7 +87,7 @@ def test_hotwords_make_their_words_likelier(talkative: Path) -> None:
     said = digits()[1]
     counts = []
     for score in (0.0, 30.0):
-        config = SearchConfig(hotwords=("FIVE",), hotword_score=score)
+        config = DecodingConfig(hotwords=("FIVE",), hotword_score=score)
         [found] = TorchRuntime(talkative, config).transcribe([said], streaming=False)
         counts.append(found.text.count("FIVE"))
     assert counts[0] < counts[1]
@@ -95,7 +95,7 @@ def test_hotwords_make_their_words_likelier(talkative: Path) -> None:
 
 def test_the_config_reaches_the_search(talkative: Path, lm: Path) -> None:
     units = Units.from_json(load_model(talkative).units)
-    searcher = Searcher.open(SearchConfig(lm=lm, hotwords=("ONE",), beam=3), units)
+    searcher = Searcher.open(DecodingConfig(lm=lm, hotwords=("ONE",), beam=3), units)
     assert searcher.beam == 3 and len(searcher.guides) == 2
     search = searcher.start(TorchRuntime(talkative).stream().model.scorer, 2)
     assert isinstance(search, BeamSearch) and search.guides == searcher.guides

@@ -9,9 +9,9 @@ import pytest
 import soundfile
 
 import kernels
-from pocketscribe.decoding.searcher import SearchConfig
+from pocketscribe.decoding.searcher import DecodingConfig
 from pocketscribe.export.engine_runtime import EngineRuntime
-from pocketscribe.export.open import TorchRuntime
+from pocketscribe.export.torch_runtime import TorchRuntime
 from pocketscribe.models import Recogniser
 from pocketscribe.models.saved import Saved, load_model, save_packed
 from talkative import digits
@@ -78,10 +78,10 @@ def lite(made_once: MadeOnce) -> Path:
 
 
 @pytest.fixture(scope="session")
-def the_same() -> Callable[[Path, SearchConfig, np.ndarray], str]:
+def the_same() -> Callable[[Path, DecodingConfig, np.ndarray], str]:
     """What PyTorch and the engine write, which is the same."""
 
-    def said(path: Path, search: SearchConfig, samples: np.ndarray) -> str:
+    def said(path: Path, search: DecodingConfig, samples: np.ndarray) -> str:
         [expected] = TorchRuntime(path, search).transcribe([samples], streaming=True)
         [found] = EngineRuntime(path, search).transcribe([samples])
         assert found == expected and len(found.tokens) > 5

@@ -8,15 +8,15 @@ import numpy as np
 import pocketscribe_engine as native
 import pytest
 
-from pocketscribe.decoding.searcher import SearchConfig
+from pocketscribe.decoding.searcher import DecodingConfig
 from pocketscribe.export.engine_runtime import EngineRuntime
-from pocketscribe.export.open import TorchRuntime
+from pocketscribe.export.torch_runtime import TorchRuntime
 
 BEAM = native.Search(beam=4)
 
 
 def test_the_shipped_model(lite: Path, speech: np.ndarray, the_same: Callable[..., str]) -> None:
-    texts = [the_same(lite, SearchConfig(beam=beam), speech) for beam in (1, 2, 4)]
+    texts = [the_same(lite, DecodingConfig(beam=beam), speech) for beam in (1, 2, 4)]
     assert len(set(texts)) > 1
 
 
@@ -24,7 +24,7 @@ def test_the_shipped_model(lite: Path, speech: np.ndarray, the_same: Callable[..
 def test_it_is_the_python_search(
     beam: int, chunk: int, unsure: Path, utterances: list[np.ndarray]
 ) -> None:
-    search = SearchConfig(beam=beam)
+    search = DecodingConfig(beam=beam)
     audio = [utterances[0], np.concatenate(utterances[:4]), utterances[0][:0]]
     expected = TorchRuntime(unsure, search, chunk).transcribe(audio, streaming=True)
     found = EngineRuntime(unsure, search, chunk).transcribe(audio)
@@ -38,7 +38,7 @@ def test_it_is_the_python_search(
 def test_what_is_shown_meanwhile(unsure: Path, utterances: list[np.ndarray]) -> None:
     """Of a live stream: PyTorch's text at every moment; what was called final stays as it was."""
     samples = np.concatenate(utterances[:4])
-    search = SearchConfig(beam=4)
+    search = DecodingConfig(beam=4)
     torch, ours = (kind(unsure, search).stream() for kind in (TorchRuntime, EngineRuntime))
     finals, texts, guessed = [], [], 0
     for block in np.array_split(samples, 41):
@@ -135,7 +135,7 @@ def test_a_beam_that_it_refuses(unsure: Path) -> None:
 
 def test_what_stays_undecided_for_long_is_cut(unsure: Path, utterances: list[np.ndarray]) -> None:
     """Hypotheses that differ in more labels than there is memory for: the best one stays."""
-    engine = native.Engine(native.Model(unsure), 4, search=native.Search(64))
+    engine = native.Engine(native.Model(unsure), 8, search=native.Search(64))
     stream, said, guesses, final = engine.open(), 0, [], []
     for samples in utterances * 16:
         while len(samples):

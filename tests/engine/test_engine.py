@@ -11,7 +11,7 @@ import pytest
 
 from pocketscribe.decoding.streaming import Transcript
 from pocketscribe.export.engine_runtime import EngineRuntime, hypothesis
-from pocketscribe.export.open import TorchRuntime
+from pocketscribe.export.torch_runtime import TorchRuntime
 from talkative import babbling
 
 EXACT = {  # with float activations the two differ in last bits alone

@@ -11,17 +11,18 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from pocketscribe.decoding.ngram import Arrays, learn, load, save
-from pocketscribe.decoding.searcher import SearchConfig
+from pocketscribe.decoding.searcher import DecodingConfig
 from pocketscribe.errors import UserError
 from pocketscribe.export.engine_runtime import EngineRuntime
-from pocketscribe.export.open import TorchRuntime, open_model
+from pocketscribe.export.open import open_model
+from pocketscribe.export.torch_runtime import TorchRuntime
 from pocketscribe.models.packed import digest
 from pocketscribe.models.saved import Saved, save_packed
 from pocketscribe.speech.units import Units, UnitsConfig
 from talkative import WORDS, characters, tiny_model
 
 ENGLISH = Path(__file__).parents[2] / "models" / "english.lm"
-TheSame = Callable[[Path, SearchConfig, np.ndarray], str]
+TheSame = Callable[[Path, DecodingConfig, np.ndarray], str]
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +36,9 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_shipped_language_model(lite: Path, speech: np.ndarray, the_same: TheSame) -> None:
-    the_same(lite, SearchConfig(lm=ENGLISH), speech)
-    the_same(lite, SearchConfig(lm=ENGLISH, beam=2, lm_scale=0.6, label_bonus=0.8), speech)
-    search = SearchConfig(lm=ENGLISH, hotwords=("TOO CLOSE",), hotword_score=3.0)
+    the_same(lite, DecodingConfig(lm=ENGLISH), speech)
+    the_same(lite, DecodingConfig(lm=ENGLISH, beam=2, lm_scale=0.6, label_bonus=0.8), speech)
+    search = DecodingConfig(lm=ENGLISH, hotwords=("TOO CLOSE",), hotword_score=3.0)
     assert "TOO CLOSE" in the_same(lite, search, speech)
 
 
@@ -46,8 +47,8 @@ def test_a_language_model(
     setting: dict, unsure: Path, lm: Path, utterances: list[np.ndarray], the_same: TheSame
 ) -> None:
     samples = np.concatenate(utterances[:4])
-    found = the_same(unsure, SearchConfig(lm=lm, **setting), samples)
-    assert found != the_same(unsure, SearchConfig(beam=setting.get("beam", 4)), samples)
+    found = the_same(unsure, DecodingConfig(lm=lm, **setting), samples)
+    assert found != the_same(unsure, DecodingConfig(beam=setting.get("beam", 4)), samples)
 
 
 def test_many_units_take_two_bytes(
@@ -62,7 +63,7 @@ def test_many_units_take_two_bytes(
     arrays = learn(sentences, len(units), 3, 10**6)
     save(tmp_path / "m.lm", arrays, units, {})
     assert arrays["labels"].dtype == np.uint16
-    search = SearchConfig(lm=tmp_path / "m.lm", hotwords=(chr(0x4E07) * 2,))
+    search = DecodingConfig(lm=tmp_path / "m.lm", hotwords=(chr(0x4E07) * 2,))
     the_same(tmp_path / "m.pocket", search, utterances[1])
 
 
@@ -72,9 +73,9 @@ def test_hotwords(
     the_same: TheSame,
 ) -> None:  # fmt: skip
     samples = np.concatenate(utterances[:3])
-    search = SearchConfig(hotwords=hotwords, hotword_score=2.5)
+    search = DecodingConfig(hotwords=hotwords, hotword_score=2.5)
     found = the_same(unsure, search, samples)
-    assert found != the_same(unsure, SearchConfig(beam=4), samples)
+    assert found != the_same(unsure, DecodingConfig(beam=4), samples)
     the_same(unsure, search.model_copy(update={"lm": lm}), samples)
 
 
@@ -90,7 +91,7 @@ def test_guided_streams_in_company(unsure: Path, lm: Path, utterances: list[np.n
 
 def test_live(unsure: Path, lm: Path, utterances: list[np.ndarray]) -> None:
     """The text so far is PyTorch's: what hotwords were credited in advance is not counted."""
-    search = SearchConfig(lm=lm, hotwords=("SEVEN", "ZERO"), hotword_score=2.0)
+    search = DecodingConfig(lm=lm, hotwords=("SEVEN", "ZERO"), hotword_score=2.0)
     torch, ours = (kind(unsure, search).stream() for kind in (TorchRuntime, EngineRuntime))
     for block in np.array_split(np.concatenate(utterances[:3]), 23):
         torch.accept(block)
@@ -110,8 +111,8 @@ def test_searches_that_are_refused(unsure: Path, lite: Path, lm: Path, tmp_path:
         (unsure, {"beam": 65}, "beam = 65: give 1 to 64"),
     ):
         with pytest.raises(UserError, match=line):
-            open_model(path, SearchConfig(**search), engine=True)
-    assert isinstance(open_model(unsure, SearchConfig(beam=65), engine=None), TorchRuntime)
+            open_model(path, DecodingConfig(**search), engine=True)
+    assert isinstance(open_model(unsure, DecodingConfig(beam=65), engine=None), TorchRuntime)
     model = native.Model(unsure)
     for options, line in (
         ({"beam": 1, "hotwords": [[2]]}, "beam = 1: what guides a search needs a beam"),

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from pocketscribe import cli, load
-from pocketscribe.decoding.searcher import SearchConfig
+from pocketscribe.decoding.searcher import DecodingConfig
 from pocketscribe.decoding.streaming import LiveStream, Transcript
 from pocketscribe.errors import UserError
 from pocketscribe.evaluation.runtime import Runtime
 from pocketscribe.export.engine_runtime import EngineRuntime
-from pocketscribe.export.open import TorchRuntime, open_model
+from pocketscribe.export.open import open_model
+from pocketscribe.export.torch_runtime import TorchRuntime
 from talkative import babbling, characters
 
 
@@ -20,14 +21,14 @@ def test_it_is_taken_where_it_can_do_what_is_wanted(packed: Path, talkative: Pat
     assert isinstance(open_model(packed, engine=None), EngineRuntime)
     assert isinstance(load(packed).runtime, EngineRuntime)
     assert isinstance(open_model(packed, engine=False), TorchRuntime)
-    assert isinstance(open_model(packed, SearchConfig(beam=2), engine=None), EngineRuntime)
+    assert isinstance(open_model(packed, DecodingConfig(beam=2), engine=None), EngineRuntime)
     assert isinstance(open_model(packed, chunk="full", engine=None), TorchRuntime)
     assert isinstance(open_model(talkative, engine=None), TorchRuntime)
 
 
 def test_what_it_refuses(packed: Path, talkative: Path, tmp_path: Path) -> None:
     for path, options, line in (
-        (babbling(tmp_path / "ctc.pocket"), {"search": SearchConfig(beam=2)}, "has a CTC head"),
+        (babbling(tmp_path / "ctc.pocket"), {"search": DecodingConfig(beam=2)}, "has a CTC head"),
         (packed, {"chunk": "full"}, "full context cannot stream"),
         (packed, {"chunk": 5}, "--chunk 5: this model was trained for chunks of full, 4, 8"),
         (talkative, {}, "reads 'pocketscribe-packed-2': export the model --to packed"),

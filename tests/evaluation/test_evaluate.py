@@ -20,7 +20,7 @@ from pocketscribe.errors import UserError
 from pocketscribe.evaluation import evaluate as module
 from pocketscribe.evaluation.evaluate import evaluate, peak_rss_bytes, speech_end, summary
 from pocketscribe.evaluation.runtime import Runtime
-from pocketscribe.export.open import TorchRuntime
+from pocketscribe.export.torch_runtime import TorchRuntime
 from pocketscribe.models import ConformerConfig, ModelConfig, Recogniser
 from pocketscribe.models.saved import Saved, save_model
 from pocketscribe.speech.corpora import CorpusConfig

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pocketscribe.decoding.searcher import SearchConfig
+from pocketscribe.decoding.searcher import DecodingConfig
 from pocketscribe.decoding.streaming import Transcript
 from pocketscribe.export.export import export
-from pocketscribe.export.open import TorchRuntime
+from pocketscribe.export.torch_runtime import TorchRuntime
 from pocketscribe.models.saved import Saved, load_model, save_model
 from pocketscribe.speech.features import SAMPLE_RATE, read_audio
 from talkative import characters, digits, tiny_model
@@ -56,7 +56,7 @@ def pytorch(model_path: Path, speech: dict[str, np.ndarray]) -> Callable[[str, i
 
     @cache
     def transcript(length: str, beam: int) -> Transcript:
-        search = SearchConfig(beam=beam)
+        search = DecodingConfig(beam=beam)
         [said] = TorchRuntime(model_path, search).transcribe([speech[length]], streaming=True)
         assert length == "shorter than a chunk" or len(set(said.tokens)) > 4
         return said

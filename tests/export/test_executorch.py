@@ -17,9 +17,10 @@ from pocketscribe.errors import UserError
 from pocketscribe.export import executorch
 from pocketscribe.export.executorch_runtime import FORMAT, ExecutorchRuntime
 from pocketscribe.export.export import export
-from pocketscribe.export.open import TorchRuntime, open_model
+from pocketscribe.export.open import open_model
 from pocketscribe.export.seal import BLANK_SEAL, seal
 from pocketscribe.export.size import size_of_file
+from pocketscribe.export.torch_runtime import TorchRuntime
 from pocketscribe.files import read_json
 from pocketscribe.models.saved import load_model, save_packed
 from pocketscribe.training.masks import settle

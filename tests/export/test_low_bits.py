@@ -14,8 +14,8 @@ import talkative
 from pocketscribe.errors import UserError
 from pocketscribe.export.export import export
 from pocketscribe.export.onnx_runtime import OnnxRuntime
-from pocketscribe.export.open import TorchRuntime
 from pocketscribe.export.sherpa_runtime import SherpaRuntime
+from pocketscribe.export.torch_runtime import TorchRuntime
 from pocketscribe.models.saved import load_model, save_packed
 from pocketscribe.training.masks import settle
 

@@ -12,13 +12,14 @@ import onnx
 import pytest
 import torch
 
-from pocketscribe.decoding.searcher import SearchConfig
+from pocketscribe.decoding.searcher import DecodingConfig
 from pocketscribe.decoding.streaming import Transcript
 from pocketscribe.errors import UserError
 from pocketscribe.export.export import export
 from pocketscribe.export.onnx_runtime import OnnxRuntime, properties
-from pocketscribe.export.open import TorchRuntime, open_model
+from pocketscribe.export.open import open_model
 from pocketscribe.export.seal import folder_bytes
+from pocketscribe.export.torch_runtime import TorchRuntime
 from pocketscribe.models.saved import Saved, load_model, save_model
 from pocketscribe.speech.units import Units
 
@@ -31,7 +32,7 @@ Heard = Callable[[str, int], Transcript]
 def test_transcripts_equal_those_of_pytorch(
     pytorch: Heard, onnx_folder: Path, speech: dict[str, np.ndarray], length: str, beam: int
 ) -> None:
-    [found] = OnnxRuntime(onnx_folder, SearchConfig(beam=beam)).transcribe([speech[length]])
+    [found] = OnnxRuntime(onnx_folder, DecodingConfig(beam=beam)).transcribe([speech[length]])
     assert found == pytorch(length, beam)
 
 
@@ -39,7 +40,7 @@ def test_transcripts_equal_those_of_pytorch(
 def test_transcripts_of_real_speech_equal_those_of_pytorch(
     model_path: Path, onnx_folder: Path, real_speech: np.ndarray, beam: int
 ) -> None:
-    search = SearchConfig(beam=beam)
+    search = DecodingConfig(beam=beam)
     [expected] = TorchRuntime(model_path, search).transcribe([real_speech], streaming=True)
     assert OnnxRuntime(onnx_folder, search).transcribe([real_speech]) == [expected]
     assert len(set(expected.tokens)) > 4 and expected.timestamps[-1] > 20
@@ -125,7 +126,9 @@ def test_ctc_model_and_another_chunk_size(
     assert found == expected and len(set(found.tokens)) > 2
     for model in (ctc_path, ctc_folder):
         with pytest.raises(UserError, match="beam search needs a transducer"):
-            open_model(model, SearchConfig(beam=2)).transcribe([speech["seconds"]], streaming=True)
+            open_model(model, DecodingConfig(beam=2)).transcribe(
+                [speech["seconds"]], streaming=True
+            )
 
 
 def test_safetensors_are_half_as_large_and_nearly_equal(

@@ -8,7 +8,7 @@ import pytest
 
 from pocketscribe.decoding.kneser_ney import FIRST, START
 from pocketscribe.decoding.ngram import Ngram, learn, save
-from pocketscribe.decoding.searcher import SearchConfig
+from pocketscribe.decoding.searcher import DecodingConfig
 from pocketscribe.export.onnx_lm import export_lm
 from pocketscribe.export.sherpa_runtime import SherpaRuntime
 from talkative import characters
@@ -51,7 +51,7 @@ def test_sherpa_onnx_listens_to_it(
     speech = real_speech[: 4 * 16000]
     lm = {"lm": tmp_path / "digits.lm", "lm_scale": 2.0}
     heard = [
-        SherpaRuntime(sherpa_folder, SearchConfig(beam=4, **more)).transcribe([speech])[0].text
+        SherpaRuntime(sherpa_folder, DecodingConfig(beam=4, **more)).transcribe([speech])[0].text
         for more in ({}, {**lm, "label_bonus": 0.0}, {**lm, "label_bonus": 5.0})
     ]
     assert heard[0] != heard[1] and len(heard[1]) < len(heard[2])

@@ -9,8 +9,9 @@ import pytest
 
 from pocketscribe.errors import UserError
 from pocketscribe.export.onnx_runtime import OnnxRuntime
-from pocketscribe.export.open import TorchRuntime, model_file, open_model
+from pocketscribe.export.open import model_file, open_model
 from pocketscribe.export.sherpa_runtime import SherpaRuntime
+from pocketscribe.export.torch_runtime import TorchRuntime
 
 
 @pytest.fixture

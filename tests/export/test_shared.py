@@ -11,9 +11,9 @@ import pytest
 
 import talkative
 from pocketscribe.export.export import export
-from pocketscribe.export.open import TorchRuntime
 from pocketscribe.export.sherpa_runtime import SherpaRuntime
 from pocketscribe.export.size import size_of_file
+from pocketscribe.export.torch_runtime import TorchRuntime
 from pocketscribe.models import deployed_parameters, stored_parameters, virtual_parameters
 from pocketscribe.models.saved import load_model, save_model
 

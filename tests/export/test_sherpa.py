@@ -11,10 +11,10 @@ import sherpa_onnx
 import torch
 
 from pocketscribe.decoding.search import GreedySearch
-from pocketscribe.decoding.searcher import SearchConfig, Searcher
+from pocketscribe.decoding.searcher import DecodingConfig, Searcher
 from pocketscribe.decoding.streaming import TorchStreaming, Transcript, tail_silence, transcript
-from pocketscribe.export.open import TorchRuntime
 from pocketscribe.export.sherpa_runtime import SherpaRuntime
+from pocketscribe.export.torch_runtime import TorchRuntime
 from pocketscribe.models.saved import Saved
 from pocketscribe.speech.features import SAMPLE_RATE, LiveFbank
 from pocketscribe.speech.units import SPACE, Units
@@ -32,7 +32,7 @@ def test_transcripts_equal_those_of_pytorch(
     length: str,
     beam: int,
 ) -> None:
-    [found] = SherpaRuntime(sherpa_folder, SearchConfig(beam=beam)).transcribe([speech[length]])
+    [found] = SherpaRuntime(sherpa_folder, DecodingConfig(beam=beam)).transcribe([speech[length]])
     assert found == pytorch(length, beam)
 
 
@@ -40,7 +40,7 @@ def test_transcripts_equal_those_of_pytorch(
 def test_transcripts_of_real_speech_equal_those_of_pytorch(
     model_path: Path, sherpa_folder: Path, real_speech: np.ndarray, beam: int
 ) -> None:
-    search = SearchConfig(beam=beam)
+    search = DecodingConfig(beam=beam)
     [expected] = TorchRuntime(model_path, search).transcribe([real_speech], streaming=True)
     assert SherpaRuntime(sherpa_folder, search).transcribe([real_speech]) == [expected]
     assert len(set(expected.tokens)) > 4 and expected.timestamps[-1] > 20

@@ -8,7 +8,7 @@ import pytest
 import sherpa_onnx
 
 import talkative
-from pocketscribe.decoding.searcher import SearchConfig
+from pocketscribe.decoding.searcher import DecodingConfig
 from pocketscribe.decoding.streaming import stream_one
 from pocketscribe.errors import UserError
 from pocketscribe.export.export import export
@@ -35,14 +35,14 @@ def folder(
 
 @pytest.mark.parametrize("hotword", ["SEVEN", "NINE ONE"])
 def test_a_hotword_is_heard(folder: Path, speech: dict[str, np.ndarray], hotword: str) -> None:
-    def text(search: SearchConfig) -> str:
+    def text(search: DecodingConfig) -> str:
         [found] = SherpaRuntime(folder, search).transcribe([speech["seconds"]])
         return found.text
 
     def biased(score: float) -> str:
-        return text(SearchConfig(beam=WIDE, hotwords=(hotword,), hotword_score=score))
+        return text(DecodingConfig(beam=WIDE, hotwords=(hotword,), hotword_score=score))
 
-    plain = text(SearchConfig(beam=WIDE))
+    plain = text(DecodingConfig(beam=WIDE))
     assert hotword not in plain
     assert hotword in biased(STRONG)
     assert biased(0.0) == plain, "it is the score that biases"
@@ -77,9 +77,9 @@ def test_other_programs_spell_hotwords_by_bpe_vocab(
 @pytest.mark.parametrize("word", ["CAFÉ", "", " "])
 def test_a_word_that_cannot_be_spelt_is_refused(folder: Path, word: str) -> None:
     with pytest.raises(UserError, match=f"hotword {word!r}: this model cannot spell it"):
-        SherpaRuntime(folder, SearchConfig(hotwords=("ONE", word)))
+        SherpaRuntime(folder, DecodingConfig(hotwords=("ONE", word)))
 
 
 def test_greedy_search_has_none(sherpa_folder: Path) -> None:
     with pytest.raises(UserError, match="hotwords needs a beam; give --beam 16"):
-        SherpaRuntime(sherpa_folder, SearchConfig(beam=1, hotwords=("ONE",)))
+        SherpaRuntime(sherpa_folder, DecodingConfig(beam=1, hotwords=("ONE",)))

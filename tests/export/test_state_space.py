@@ -13,8 +13,9 @@ from safetensors import safe_open
 
 import talkative
 from pocketscribe.export.export import export
-from pocketscribe.export.open import TorchRuntime, open_model
+from pocketscribe.export.open import open_model
 from pocketscribe.export.size import size_of_file, size_of_model
+from pocketscribe.export.torch_runtime import TorchRuntime
 from pocketscribe.models import Recogniser, precise_names, stored_parameters, tensors
 from pocketscribe.models.saved import load_model, save_model, save_packed
 from pocketscribe.training.masks import settle

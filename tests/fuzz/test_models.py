@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from harm import cases, flipped, harmed, refused, to_json
-from pocketscribe.export.open import TorchRuntime
+from pocketscribe.export.torch_runtime import TorchRuntime
 from pocketscribe.models import ModelConfig, Recogniser
 from pocketscribe.models.packed import digest
 from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
