@@ -34,7 +34,7 @@ Chunk = Annotated[
 ]
 Beam = Annotated[
     int | None,
-    typer.Option(min=1, max=1000, help="Width of the beam; 1 is greedy; 16 with --lm or hotwords."),
+    typer.Option(help="Width of the beam; 1 is greedy; 16 with --lm or hotwords."),
 ]
 Lm = Annotated[Path | None, typer.Option(help="A language model's file, made by lm.")]
 LmScale = Annotated[

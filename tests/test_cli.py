@@ -146,7 +146,7 @@ def speech(tmp_path: Path) -> Path:
         (("size", "CUT"), "not a readable model file"),
         (("transcribe", "CUT", "SPEECH/a.wav"), "not a readable model file"),
         (("evaluate", "MODEL"), "Missing option '--corpus'. (--help tells more)"),
-        (("evaluate", "MODEL", "--corpus", "SPEECH", "--beam", "0"), "Invalid value for '--beam'"),
+        (("evaluate", "MODEL", "--corpus", "SPEECH", "--beam", "0"), "greater than or equal to 1"),
         (("shrink", "MODEL"), "No such command 'shrink'"),
         (("run", "quickstart", "--fast"), "No such option: --fast"),
         (("report", "SPEECH", "--out", "OUT"), "no results.json"),

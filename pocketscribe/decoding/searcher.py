@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -16,6 +16,7 @@ from pocketscribe.errors import UserError
 from pocketscribe.speech.text import normalise
 from pocketscribe.speech.units import UNKNOWN, Units
 
+Width = Annotated[int, Field(ge=1, le=1000)]  # of a beam; 1 is greedy
 GUIDED_BEAM = 16
 CTC_BEAM = (
     "beam search needs a transducer; this model has a CTC head: "
@@ -36,7 +37,7 @@ class DecodingConfig(Config):
         hotword_score: what each unit of such a phrase is worth, in nats.
     """
 
-    beam: int | None = Field(default=None, ge=1, le=1000)
+    beam: Width | None = None
     lm: Path | None = None
     lm_scale: float = Field(default=0.4, ge=0)
     label_bonus: float = 0.4

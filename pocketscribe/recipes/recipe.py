@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from pocketscribe.config import Config, FileName
+from pocketscribe.decoding.searcher import Width
 from pocketscribe.errors import UserError
 from pocketscribe.models import ModelConfig
 from pocketscribe.models.subnets import taken
@@ -170,7 +171,7 @@ class EvaluateConfig(Config):
         stages: whose models are scored and shipped: the last one's, every one's, or those named.
     """
 
-    beam: int = Field(default=1, ge=1, le=1000)
+    beam: Width = 1
     stages: Literal["last", "all"] | tuple[str, ...] = "last"
 
 

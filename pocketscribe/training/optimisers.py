@@ -53,25 +53,19 @@ class ScaledAdam(Optimizer):
 
     `state[p]` holds the tensors "delta", "exp_avg_sq" and "stats"; the last is five numbers: step,
     RMS, running mean of h^2, sum of h and sum of h^2 since the last update of the scale. The norms
-    and the count of skipped steps are plain numbers in `param_groups[0]`.
+    are plain numbers in `param_groups[0]`. Gradients are to be finite: the loop sees to that.
     """
 
     def __init__(self, params: ParamsT, lr: float = 0.045) -> None:
         super().__init__(params, {"lr": lr})
         self.param_groups[0]["norms"] = []
-        self.param_groups[0]["skipped_steps"] = 0
         if any(p.dtype.itemsize < 4 for group in self.param_groups for p in group["params"]):
             # Step counts and small updates would be rounded away without a trace.
             raise ValueError("ScaledAdam needs float32 parameters; use autocast for less")
 
-    @property
-    def skipped_steps(self) -> int:
-        """Steps left out so far because the gradient was not finite."""
-        return self.param_groups[0]["skipped_steps"]
-
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Take one step, or none at all if the gradient is not finite."""
+        """Take one step."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -93,9 +87,6 @@ class ScaledAdam(Optimizer):
         matrix = torch.tensor([p.numel() > 1 for p in params])
         weight = torch.where(matrix, rms, SCALAR_RATE)
         norm = torch.linalg.vector_norm(_norms(grads) * weight).item()
-        if not math.isfinite(norm):
-            self.param_groups[0]["skipped_steps"] += 1
-            return loss
         clip = self._clip(norm)
 
         step += 1
