@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
@@ -51,7 +51,7 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
                 restore_interrupted(path)
         check_place(path, folder=folder)
         if path.is_dir():  # a folder cannot be renamed over a full one
-            _check_kept(path, beside)
+            check_kept(path, {p.name for p in beside.iterdir()})
             old = _beside(path, "old")
             _remove(old)  # of an earlier process with this one's number
             path.rename(old)
@@ -81,12 +81,16 @@ def check_place(path: Path, *, folder: bool = False) -> None:
         raise UserError(f"{path}: is a {kind} already; choose another place, or delete it")
 
 
-def _check_kept(old: Path, new: Path) -> None:
-    """Refuses the loss of anything in a folder."""
-    lost = {p.name for p in old.iterdir()} - {p.name for p in new.iterdir()}
+def check_kept(folder: Path, names: Collection[str] = ()) -> None:
+    """Refuses to replace a folder by one of these `names` where anything else is in it.
+
+    Raises:
+        UserError: in one line.
+    """
+    lost = {p.name for p in folder.iterdir()} - set(names)
     if lost:
         raise UserError(
-            f"{old}: holds {min(lost)!r}, which would be lost; "
+            f"{folder}: holds {min(lost)!r}, which would be lost; "
             "choose another folder, or empty this one"
         )
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from pocketscribe.errors import UserError, needs_extra
-from pocketscribe.export.open import model_file, quietly
+from pocketscribe.export.open import is_exported, model_file, quietly
 from pocketscribe.export.seal import folder_bytes
 from pocketscribe.export.torch_runtime import Chunk, choose_chunking
+from pocketscribe.files import check_kept, check_place
 from pocketscribe.models import decoded
 from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
 
@@ -19,13 +20,17 @@ def export(model: Path, to: str, out: Path, *, int8: bool = False, chunk: Chunk 
     Raises:
         UserError: an unknown target, a model that the target cannot run, or a missing package.
     """
-    check_target(to)
+    check_target(to, out)
     return export_saved(load_model(model_file(model)), to, out, int8=int8, chunk=chunk)
 
 
-def check_target(to: str) -> None:
+def check_target(to: str, out: Path) -> None:
+    """Refuses, before any work, what is no target, and a place that holds something else."""
     if to not in TARGETS:
         raise UserError(f"export --to {to}: not a target; choose {', '.join(TARGETS)}")
+    check_place(out, folder=to in FOLDERS)
+    if out.is_dir() and not is_exported(out):
+        check_kept(out)
 
 
 def export_saved(

@@ -63,7 +63,7 @@ def export_under(
     Raises:
         UserError: there is no frontier, or nothing on it is that small or that fast.
     """
-    check_target(to)
+    check_target(to, out)
     supernet = load_model(model_file(model))
     points = frontier_of(supernet.card, str(model))
     if not points:

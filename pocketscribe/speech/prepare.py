@@ -137,11 +137,7 @@ def prepare(
                 sweep(out)
                 with replacing(folder, folder=True) as beside:
                     found = items(config, source, held_out)
-                    try:
-                        summary = _write(config, found, beside, progress, transcribed)
-                    except OSError as error:  # such as a full disk
-                        reason = error.strerror or error
-                        raise UserError(f"{error.filename or folder}: {reason}") from None
+                    summary = _write(config, found, beside, progress, transcribed)
                     # What is refused is not kept but for the list: it may be mended.
                     rows, listed = beside / "bad.tsv", out / f"{name}.bad.tsv"
                     _check_bad(summary, bad_share, rows, listed, config)

@@ -139,7 +139,7 @@ def test_a_failure_leaves_nothing(
             raise OSError("no space left on device")
 
         broken.setattr(preparing.LilcomChunkyWriter, "write", full)
-        with pytest.raises(UserError, match=r"mine-train-.*: no space"):
+        with pytest.raises(UserError, match=r"mine-train-.*: cannot be written \(no space"):
             prepare(config, None, tmp_path / "out")
     assert left_behind(tmp_path / "out") == []
     assert prepare(config, None, tmp_path / "out").summary["utterances"] == 2
