@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pocketscribe.fit.look import Look, Part
-from pocketscribe.fit.sizes import STAGE_BYTES, cuts, room, searched, toml
+from pocketscribe.fit.sizes import STAGE_BYTES, cuts, fits_whole, room, searched, toml, whole
 from pocketscribe.fit.speed import measured_speed
 from pocketscribe.fit.ways import DIRECT, SUPERNET, Choice, Way
 from pocketscribe.models.saved import Saved, sketch
@@ -97,8 +97,11 @@ def plan(
     card = {**(started.card if started else {}), "": told}
     filled = recipe if way is with_supernet else read_recipe(way.recipe)
     space = room(budget, config, filled, card, units)
+    cut = way is with_supernet or not fits_whole(config, space)
     if way is with_supernet:
         choices += searched(config, filled, space)
+    elif not cut:
+        choices += whole(config, space)
     else:
         why = f"a supernet would hear {learnt:.1f} hours, and wants {LEAST_SUPERNET:g}: cut at once"
         choices += cuts(config, filled, space, why)
@@ -115,7 +118,6 @@ def plan(
             hours, share = f"{heard * effort.share:.5f}", f"{effort.share:.0%} of {heard:.3g}"
             choices.append(Choice(f"stage.{stage}.audio_hours", hours, f"{share}: {why}"))
             why = "likewise"
-    cut = all(choice.key != "stage.low_bits.formats" for choice in choices)  # eight bits: all fits
     words = list(_words(seen, started is not None, cut))
     if started:
         words.insert(0, f"It writes the {len(units)} units of what it starts from.")

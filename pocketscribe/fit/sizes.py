@@ -117,37 +117,43 @@ def searched(config: ModelConfig, recipe: Recipe, room: Room) -> list[Choice]:
     ]
 
 
+def fits_whole(config: ModelConfig, room: Room) -> bool:
+    """Whether all of a model fits in eight bits."""
+    return _size(config, 1.0, EIGHT_BITS, room) <= room.arrays
+
+
+def whole(config: ModelConfig, room: Room) -> list[Choice]:
+    """All of a model, in eight bits."""
+    all_of_it = toml(_shrunk(config, 1.0))
+    return [
+        Choice("stage.halfway.model", all_of_it, "nothing has to be cut"),
+        Choice("stage.student.model", all_of_it, f"all of it fits in {room.budget}"),
+        Choice("stage.low_bits.formats", toml(EIGHT_BITS), "in eight bits, too"),
+    ]
+
+
 def cuts(config: ModelConfig, recipe: Recipe, room: Room, why: str) -> list[Choice]:
-    """Even cuts of a model, the last of which fits; UserError where none does.
-
-    In four bits, as the recipe has it, unless all of the model fits in eight.
-    """
+    """Even cuts of a model, the last of which fits in few bits; UserError where none does."""
     last = next(stage for stage in recipe.stage if stage.name == "low_bits")
-    four = last.model_dump(mode="json")["formats"]
-
-    def size(share: float, formats: object = four) -> int:
-        small = merged(config.model_dump(mode="json"), _shrunk(config, share))
-        with torch.device("meta"):
-            read = ModelConfig.read(small | {"formats": formats}, "a smaller model")
-            model = Recogniser(read, room.vocabulary)
-        return int(size_of_model(model)["bytes"])
-
-    if size(1.0, EIGHT_BITS) <= room.arrays:
-        all_of_it = toml(_shrunk(config, 1.0))
-        return [
-            Choice("stage.halfway.model", all_of_it, "nothing has to be cut"),
-            Choice("stage.student.model", all_of_it, f"all of it fits in {room.budget}"),
-            Choice("stage.low_bits.formats", toml(EIGHT_BITS), "in eight bits, too"),
-        ]
+    few = last.model_dump(mode="json")["formats"]
     shares = [part / 64 for part in range(64, round(64 * LEAST_SHARE) - 1, -1)]
-    share = next((share for share in shares if size(share) <= room.arrays), None)
+    share = next((s for s in shares if _size(config, s, few, room) <= room.arrays), None)
     if share is None:
-        raise room.too_small(size(LEAST_SHARE))
+        raise room.too_small(_size(config, LEAST_SHARE, few, room))
     halfway, student = (toml(_shrunk(config, part)) for part in (math.sqrt(share), share))
     return [
         Choice("stage.halfway.model", halfway, why),
         Choice("stage.student.model", student, f"the widest in four bits within {room.budget}"),
     ]
+
+
+def _size(config: ModelConfig, share: float, formats: object, room: Room) -> int:
+    """Bytes of the arrays of a share of a model in these formats."""
+    small = merged(config.model_dump(mode="json"), _shrunk(config, share))
+    with torch.device("meta"):
+        read = ModelConfig.read(small | {"formats": formats}, "a smaller model")
+        model = Recogniser(read, room.vocabulary)
+    return int(size_of_model(model)["bytes"])
 
 
 def _part(whole: int, share: float) -> int:
