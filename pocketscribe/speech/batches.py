@@ -159,7 +159,7 @@ class TrainingBatches(IterableDataset):
         # Drawing by weight x count makes each part's audio heard in proportion to weight x seconds.
         weights = [p.prepared.config.weight * p.count for p in self.parts]
         rng = random.Random(self.seed)
-        endless = [p.cuts.shuffle(rng, SHUFFLED).repeat() for p in self.parts]
+        endless = [p.cuts.shuffle(rng, SHUFFLED).repeat(preserve_id=True) for p in self.parts]
         if len(endless) > 1:
             mixed = CutSet.mux(*endless, weights=weights, seed=self.seed)
         else:

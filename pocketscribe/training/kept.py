@@ -8,7 +8,8 @@ Dimensions as in teacher.py.
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,23 +87,27 @@ class Kept(nn.Module):
         return {"kept": self.found / max(self.asked, 1)}
 
     def _read(self, name: str) -> dict[str, Tensor] | None:
-        try:
+        with self._told("readable"):
             found = self._file.execute("SELECT numbers FROM said WHERE name = ?", (name,))
             row = found.fetchone()
             return None if row is None else load(row[0])
-        except sqlite3.OperationalError as error:  # a lock, a disk
-            raise UserError(f"{self.path}: not readable now ({error})") from None
-        except (SafetensorError, sqlite3.DatabaseError):
-            raise UserError(f"{self.path}: damaged; delete the file") from None
 
     def _write(self, new: Mapping[str, dict[str, Tensor]]) -> None:
         packed = [(name, save(numbers)) for name, numbers in new.items()]
-        try:
+        with self._told("writable"):
             self._file.execute("BEGIN IMMEDIATE")
             self._file.executemany("INSERT OR IGNORE INTO said VALUES (?, ?)", packed)
             self._file.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            raise UserError(f"{self.path}: not writable now ({error})") from None
+
+    @contextmanager
+    def _told(self, able: str) -> Iterator[None]:
+        """What SQLite finds, as one line."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:  # a lock, a disk
+            raise UserError(f"{self.path}: not {able} now ({error})") from None
+        except (SafetensorError, sqlite3.DatabaseError):
+            raise UserError(f"{self.path}: damaged; delete the file") from None
 
 
 def _difference(before: str, made_by: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Batches follow from seed and step alone, whatever the processes, workers and interruptions."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -84,11 +83,6 @@ def rows(batch: Batch) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-def original(cut_id: str) -> str:
-    """The id without lhotse's mark of a repetition."""
-    return re.sub("_repeat.*", "", cut_id)
-
-
 def same(a: Batch, b: Batch) -> bool:
     pairs = zip(vars(a).values(), vars(b).values(), strict=True)
     return all(torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in pairs)
@@ -127,6 +121,19 @@ def test_workers_give_the_same_order(parts: list[Trainable], units: Units, worke
     assert all(map(same, loaded, wanted))
 
 
+def test_versions_come_again(parts: list[Trainable], units: Units) -> None:
+    """Of each utterance so many and no more, to the bit, however often it is heard."""
+    heard: dict[str, Tensor] = {}
+    count = 0
+    stream = batches(parts, units, augmentation=AugmentConfig(versions=2, speed=0.1))
+    for batch in islice(stream, 40):
+        for name, (x, _) in zip(batch.ids, rows(batch), strict=True):
+            assert torch.equal(heard.setdefault(name, x), x)
+            count += 1
+    utterances = Counter(name.split()[0] for name in heard)
+    assert max(utterances.values()) == 2 and count > 3 * len(heard)
+
+
 def test_the_seed_decides(parts: list[Trainable], units: Units) -> None:
     def ids(seed: int) -> list[list[str]]:
         cuts = batches(parts, units, seed=seed).global_batches()
@@ -148,7 +155,7 @@ def test_without_augmentation_batches_hold_what_was_prepared(
         assert batch.seconds == pytest.approx(sum(cut.duration for cut in cuts))
         assert batch.total_frames == int(batch.frames.sum())
         for (x, y), cut in zip(rows(batch), cuts, strict=True):
-            source = stored[original(cut.id)]
+            source = stored[cut.id]
             np.testing.assert_array_equal(x.numpy(), source.load_features())
             assert units.decode(y.tolist()) == source.supervisions[0].text
 
@@ -204,7 +211,7 @@ def test_weights_shift_the_mix(
     heard: Counter[bool] = Counter()
     for batch in islice(batches(mix, units).global_batches(), 300):
         for cut in batch:
-            heard[original(cut.id) in names] += cut.duration
+            heard[cut.id in names] += cut.duration
     wanted = [w * part.seconds for w, part in zip(weights, mix, strict=True)]
     # Buckets are drawn evenly, whatever they hold: a small corpus is heard a little unevenly.
     assert heard[True] / sum(heard.values()) == pytest.approx(wanted[0] / sum(wanted), rel=0.2)
@@ -213,7 +220,7 @@ def test_weights_shift_the_mix(
 def test_one_corpus_alone_is_heard_in_full(parts: list[Trainable], units: Units) -> None:
     drawn: Counter[str] = Counter()
     for cuts in islice(batches(parts[:1], units).global_batches(), 300):
-        drawn.update(original(cut.id) for cut in cuts)
+        drawn.update(cut.id for cut in cuts)
     assert len(drawn) == 30
     assert min(drawn.values()) > sum(drawn.values()) / 30 / 4
 
