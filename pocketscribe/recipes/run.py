@@ -151,6 +151,7 @@ class Run:
         """
         needed = self.recipe.needed(stages)
         left = [stage for stage in needed if not self._model_file(stage.name).is_file()]
+        self._sweep([stage for stage in needed if stage not in left])
         if not left:
             return
         for corpus in (*self.recipe.corpora, *self.recipe.speech.dev, *self.recipe.speech.test):
@@ -170,6 +171,15 @@ class Run:
                 keep_recipe(self.recipe, self.folder)
             for stage in left:
                 self._train(stage, speech, units, bar)
+                self._sweep([stage])
+
+    def _sweep(self, finished: Sequence[StageConfig]) -> None:
+        """Removes what nobody goes on from: it takes ten times the models' room."""
+        if self.fabric.is_global_zero:
+            for stage in finished:
+                shutil.rmtree(self.folder / stage.name / CHECKPOINT, ignore_errors=True)
+                for file in (self.folder / stage.name).glob(f"{KEPT}*"):  # SQLite has three
+                    file.unlink()
 
     def _units(self, speech: Speech) -> Units:
         """The text units of all stages, whichever are trained: of what the first starts from that
@@ -235,6 +245,7 @@ class Run:
 
     def _train(self, stage: StageConfig, speech: Speech, units: Units, bar: Bar) -> None:
         folder = self.folder / stage.name
+        folder.mkdir(parents=True, exist_ok=True)
         usable = speech.trainable(stage, units)
         fabric = make_fabric(self._precision(stage), folder, self.device)
         fabric.seed_everything(stage.seed, verbose=False)
@@ -276,9 +287,6 @@ class Run:
                 about["frontier"] = [point.model_dump(mode="json") for point in found]
             save_model(self._model_file(stage.name), Saved(model, units.to_json(), about))
         fabric.barrier()
-        if fabric.is_global_zero:  # what nobody goes on from takes ten times the model's room
-            shutil.rmtree(folder / CHECKPOINT, ignore_errors=True)
-            (folder / KEPT).unlink(missing_ok=True)
 
     def _begin(
         self, stage: StageConfig, speech: Speech, units: Units, usable: Sequence[Trainable]

@@ -1,5 +1,6 @@
 """What a run ships: each scored stage's model in one file, which knows what it is and does."""
 
+import hashlib
 import platform
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from pocketscribe.models import Recogniser, stored_parameters
 from pocketscribe.models.saved import Saved, load_model, save_model, save_packed, sketch
 from pocketscribe.recipes.recipe import Recipe, StageConfig
 from pocketscribe.speech.batches import Trainable
+from pocketscribe.speech.corpora import NOTHING_HELD_OUT, CorpusConfig, fingerprint, locate
 from pocketscribe.training.checkpoint import Progress
 from pocketscribe.weights.sharing import Sharing
 
@@ -67,27 +69,45 @@ def score_and_ship(
     its scores.
     """
     path, beam = folder / "results.json", recipe.evaluate.beam
-    results: dict[str, Any] = {"recipe": recipe.name, "beam": beam, "models": {}}
-    if path.is_file() and (old := read_results(path)).get("beam", beam) == beam:
-        results = old
+    before = read_results(path) if path.is_file() else {}
+    results: dict[str, Any] = {"recipe": recipe.name, "beam": beam}
     if recipe.changed:
         results["changed"] = list(recipe.changed)
+    results["models"] = before.get("models", {}) if before.get("beam", beam) == beam else {}
+    parts = [(part, _made_of(part, root)) for part in (*recipe.speech.dev, *recipe.speech.test)]
     for stage in stages:
-        shipped = _ship(recipe, stage, folder)
+        trained, shipped = folder / stage / "model.safetensors", _shipped(recipe, stage, folder)
+        made_of = hashlib.sha256(trained.read_bytes()).hexdigest()[:8]
+        model = results["models"].get(stage, {})
+        anew = model.get("made_of", made_of) != made_of  # older results do not tell
+        if anew or not shipped.is_file():
+            _write(shipped, load_model(trained))
         runtime = TorchRuntime(shipped, DecodingConfig(beam=beam))
-        model = results["models"].setdefault(
-            stage, {"file": shipped.name, "chunk": str(runtime.chunking), "scores": {}}
-        )
-        model["methods"] = methods(sketch(shipped))
-        for corpus in (*recipe.speech.dev, *recipe.speech.test):
-            if corpus.title not in model["scores"]:
+        results["models"][stage] = model = {
+            "file": shipped.name,
+            "chunk": str(runtime.chunking),
+            "made_of": made_of,
+            "methods": methods(sketch(shipped)),
+            "scores": {} if anew else model.get("scores", {}),
+        }
+        for corpus, said in parts:
+            scored = model["scores"].get(corpus.title)
+            if scored is None or scored.get("made_of", said) != said:
                 task = bar.add_task(f"score {stage} on {corpus.title}", total=None)
-                model["scores"][corpus.title] = evaluate(runtime, corpus, root)
+                found = evaluate(runtime, corpus, root)
+                model["scores"][corpus.title] = {**found, "made_of": said}
                 bar.remove_task(task)
                 write_json(path, results)
-        if _put_on_card(shipped, model["scores"]):
-            write_json(path, results)
+        _put_on_card(shipped, model["scores"])
+    if not path.is_file() or read_results(path) != results:
+        write_json(path, results)
     return results
+
+
+def _made_of(corpus: CorpusConfig, root: Path | None) -> str:
+    """A digest of a part as it lies here, and of how it is grouped: titles tell not all of it."""
+    found = fingerprint(corpus, locate(corpus, root), NOTHING_HELD_OUT)
+    return found if corpus.group is None else f"{found} {corpus.group}"
 
 
 def methods(saved: Saved) -> list[str]:
@@ -107,16 +127,11 @@ def methods(saved: Saved) -> list[str]:
     return list(filter(None, found))
 
 
-def _ship(recipe: Recipe, stage: str, folder: Path) -> Path:
+def _shipped(recipe: Recipe, stage: str, folder: Path) -> Path:
     """The file that a stage's model ships in; the last stage's goes by the recipe's name."""
     name = recipe.name if stage == recipe.stage[-1].name else f"{recipe.name}-{stage}"
-    for suffix in (".pocket", ".safetensors"):
-        if (shipped := folder / f"{name}{suffix}").is_file():
-            return shipped
-    saved = load_model(folder / stage / "model.safetensors")
-    shipped = folder / f"{name}{'.pocket' if saved.model.config.formats else '.safetensors'}"
-    _write(shipped, saved)
-    return shipped
+    few_bits = sketch(folder / stage / "model.safetensors").model.config.formats
+    return folder / f"{name}{'.pocket' if few_bits else '.safetensors'}"
 
 
 def _write(shipped: Path, saved: Saved) -> None:
@@ -127,18 +142,15 @@ def _write(shipped: Path, saved: Saved) -> None:
         save_model(shipped, saved, half=True)
 
 
-def _put_on_card(shipped: Path, scores: dict[str, dict[str, Any]]) -> bool:
-    """Writes the scores on the very file's card; whether that changed the size in the scores."""
+def _put_on_card(shipped: Path, scores: dict[str, dict[str, Any]]) -> None:
+    """Writes the scores on the very file's card, and what it weighs then into the scores."""
     saved, keys = load_model(shipped), ("wer", "ci_low", "ci_high", "words")
     told = {title: {key: result[key] for key in keys} for title, result in scores.items()}
     if saved.card.get("scores") != told:
         saved.card["scores"] = told
         _write(shipped, saved)
-    size = shipped.stat().st_size
-    changed = any(result["bytes"] != size for result in scores.values())
     for result in scores.values():
-        result["bytes"] = size
-    return changed
+        result["bytes"] = shipped.stat().st_size
 
 
 def _heard(part: Trainable) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pocketscribe.models import Recogniser
 from pocketscribe.models.cutting import before, cut, plain, plain_config
 from pocketscribe.speech.batches import Batch
 from pocketscribe.training.objectives import LossConfig, Plain, StepContext
+from pocketscribe.weights.dims import Sized
 
 BATCHES = 10  # of dev speech that a choice by loss hears
 PAST_WARM_UP = 1_000_000  # the step of a loss that is not warming up
@@ -120,13 +121,13 @@ def _dropped(whole: Recogniser, count: int, loss: Callable[[], float]) -> list[i
 @torch.no_grad()
 def by_norm(model: Recogniser) -> dict[str, Float[Tensor, " K"]]:
     """The square sum of each unit's weights, in every tensor of its dimension."""
-    return _per_unit(model, [sized.tensor.square() for sized in model.weights.dims.sized])
+    return _per_unit(model, [sized.tensor.square() for sized in _sized(model)])
 
 
 def by_gradient(model: Recogniser, batches: Sequence[Batch]) -> dict[str, Float[Tensor, " K"]]:
     """What the loss would lose without a unit, to first order: (Σ w dL/dw)² over the batches."""
     objective, context = _objective(model)
-    tensors = [sized.tensor for sized in model.weights.dims.sized]
+    tensors = [sized.tensor for sized in _sized(model)]
     found: dict[str, Tensor] = {}
     for batch in batches:
         loss = objective(batch, context)["loss"] / batch.total_frames
@@ -150,10 +151,15 @@ def _objective(model: Recogniser) -> tuple[Plain, StepContext]:
     return Plain(model, loss), StepContext(PAST_WARM_UP, model.config.chunks.streaming)
 
 
+def _sized(model: Recogniser) -> list[Sized]:
+    """Its tensors; not those of heads that it came without, which say nothing of its units."""
+    return [sized for _, sized in model.weights.dims.named(model)]
+
+
 def _per_unit(model: Recogniser, numbers: Sequence[Tensor]) -> dict[str, Tensor]:
     """Sums of one number a weight over every unit of every dimension."""
     found: dict[str, Tensor] = {}
-    for sized, values in zip(model.weights.dims.sized, numbers, strict=True):
+    for sized, values in zip(_sized(model), numbers, strict=True):
         for axis, dim in enumerate(sized.dims):
             if dim.name:
                 others = [a for a in range(values.ndim) if a != axis]

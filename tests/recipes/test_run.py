@@ -93,12 +93,29 @@ def test_only_what_is_new_is_scored(
 
     monkeypatch.setattr("pocketscribe.recipes.shipping.evaluate", evaluate)
     recipe = tiny_run.with_name("tiny.toml")
-    more = 'speech.test=[{corpus="synthetic", split="test"}, {corpus="fsdd", split="test"}]'
+    before = '{corpus="synthetic", kind="digits", split="test", count=3}'
+    more = f'speech.test=[{before}, {{corpus="fsdd", split="test"}}]'
     run_here(recipe, folder, more)
     assert scored == ["fsdd test"]
+    run_here(recipe, folder, more.replace("3", "2"))  # the same title, another part
+    assert scored == ["fsdd test", "synthetic test"]
+    scored.clear()
     changes = [more, "evaluate.beam=2"]  # another way of scoring: all anew
     assert run_here(recipe, folder, *changes)["changed"] == changes
-    assert scored == ["fsdd test", "synthetic dev", "synthetic test", "fsdd test"]
+    assert scored == ["synthetic dev", "synthetic test", "fsdd test"]
+    assert "changed" not in run_here(recipe, folder), "as the recipe has it again"
+
+
+def test_what_was_trained_again_ships_and_is_scored_again(tiny_run: Path, tmp_path: Path) -> None:
+    folder, recipe = copied(tiny_run, tmp_path), tiny_run.with_name("tiny.toml")
+    again = load_model(folder / MODEL)
+    again.model.joiner.out.bias.data[0] += 100  # of blank
+    save_model(folder / MODEL, again)
+    [model] = run_here(recipe, folder)["models"].values()
+    assert [score["wer"] for score in model["scores"].values()] == [1.0, 1.0]
+    shipped = load_model(folder / "tiny.safetensors")
+    assert shipped.model.joiner.out.bias[0] > 50
+    assert shipped.card["scores"]["synthetic test"]["wer"] == 1.0
 
 
 def test_stages_with_models_of_their_own(
