@@ -72,7 +72,7 @@ def fit(
         console.print(line, highlight=False, markup=False)
     kept = out / "speed.json"
     before = Speed.read(read_json(kept), str(kept)).x_real_time if kept.is_file() else None
-    planned = plan(seen, budget, minutes, start, own, before, device)
+    planned = plan(seen, budget, minutes, start, own, before, device, changes)
     for change in changes:
         if planned.started and change.startswith("model"):
             raise UserError(
@@ -97,6 +97,8 @@ def fit(
     asked = ["pocketscribe", "fit", folder, "--budget", budget, "--out", str(out)]
     asked += [] if minutes is None else ["--minutes", f"{minutes:g}"]
     asked += [] if start == START else ["--start", str(start or NOTHING)]
+    asked += [] if root is None else ["--root", str(root)]
+    asked += [] if device == "auto" else ["--device", device]
     asked += [word for change in changes for word in ("--set", change)]
     results["command"] = shlex.join(asked)
     write_json(out / "results.json", results)

@@ -62,10 +62,12 @@ def plan(
     recipe: Recipe,
     speed: float | None = None,
     device: str = "cpu",
+    changes: Sequence[str] = (),
 ) -> Plan:
     """The plan for a folder; `recipe` is what the plan will change.
 
-    `speed` is that of an earlier plan; otherwise it is measured, on `device`.
+    `speed` is that of an earlier plan; otherwise it is measured, on `device`. What `changes` fix of
+    the stages is planned with.
 
     Raises:
         UserError: the budget is below the smallest sub-network, which the line names.
@@ -95,9 +97,10 @@ def plan(
     # A card tells of all stages, those of the start too.
     told = " " * STAGE_BYTES * len(way.stages) + str(seen.folder)
     card = {**(started.card if started else {}), "": told}
-    filled = recipe if way is with_supernet else read_recipe(way.recipe)
+    filled = read_recipe(way.recipe, changes)
     space = room(budget, config, filled, card, units)
-    cut = way is with_supernet or not fits_whole(config, space)
+    fixed = any(change.startswith("stage.low_bits.formats") for change in changes)
+    cut = way is with_supernet or fixed or not fits_whole(config, space)
     if way is with_supernet:
         choices += searched(config, filled, space)
     elif not cut:

@@ -143,7 +143,7 @@ def cuts(config: ModelConfig, recipe: Recipe, room: Room, why: str) -> list[Choi
     halfway, student = (toml(_shrunk(config, part)) for part in (math.sqrt(share), share))
     return [
         Choice("stage.halfway.model", halfway, why),
-        Choice("stage.student.model", student, f"the widest in four bits within {room.budget}"),
+        Choice("stage.student.model", student, f"the widest in so few bits within {room.budget}"),
     ]
 
 

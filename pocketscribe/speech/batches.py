@@ -239,9 +239,29 @@ def _long_enough(x: Float[Tensor, "T F"], labels: int) -> Float[Tensor, "T2 F"]:
     return torch.cat([x, x[-1:].expand(missing, -1)]) if missing > 0 else x
 
 
-def loader(batches: TrainingBatches, workers: int) -> DataLoader:
-    """Batches in order, loaded ahead by `workers` processes (0: in this one)."""
-    return DataLoader(batches, batch_size=None, num_workers=workers)
+def loader(batches: TrainingBatches, workers: int) -> Iterator[Batch]:
+    """Batches in order, loaded ahead by `workers` processes (0: in this one).
+
+    Raises:
+        UserError: as the batches do, wherever they are loaded.
+    """
+    for found in DataLoader(_WithErrors(batches), batch_size=None, num_workers=workers):
+        if isinstance(found, UserError):
+            raise found
+        yield found
+
+
+class _WithErrors(IterableDataset):
+    """Batches, and the error that ends them: raised in a worker, its line would be a traceback."""
+
+    def __init__(self, batches: TrainingBatches) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Batch | UserError]:
+        try:
+            yield from self.batches
+        except UserError as error:
+            yield error
 
 
 def feature_statistics(parts: Sequence[Trainable], most: int = 1000) -> tuple[Tensor, Tensor]:

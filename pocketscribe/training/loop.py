@@ -150,7 +150,7 @@ class Training:
         """The batches that are still to come, augmented as much as has been earned by now."""
         batches.skip = self.progress.step * self.config.accumulate
         batches.growth = self.progress.growth
-        return iter(loader(batches, workers=4 if self.fabric.device.type == "cuda" else 0))
+        return loader(batches, workers=4 if self.fabric.device.type == "cuda" else 0)
 
     def _grow(self, augmentation: AugmentConfig, bar: Bar) -> bool:
         """Whether augmentation grows by what the last steps' loss has fallen to."""

@@ -121,6 +121,18 @@ def test_workers_give_the_same_order(parts: list[Trainable], units: Units, worke
     assert all(map(same, loaded, wanted))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_fails_in_a_worker_says_the_same(
+    parts: list[Trainable], units: Units, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(*_: object) -> Batch:
+        raise UserError("a.lca: damaged")
+
+    monkeypatch.setattr(TrainingBatches, "_collate", damaged)
+    with pytest.raises(UserError, match=r"^a\.lca: damaged$"):
+        next(loader(batches(parts, units), workers))
+
+
 def test_versions_come_again(parts: list[Trainable], units: Units) -> None:
     """Of each utterance so many and no more, to the bit, however often it is heard."""
     heard: dict[str, Tensor] = {}

@@ -77,7 +77,7 @@ def test_batches_hear_it_as_seed_and_step_say(
 
     def first(noise: Prepared | None) -> torch.Tensor:
         batches = TrainingBatches(parts, units, ONLY_NOISE, batch_seconds=4.0, seed=1, noise=noise)
-        return next(iter(loader(batches, workers=1))).features
+        return next(loader(batches, workers=1)).features
 
     assert torch.equal(first(noise), first(noise)) and not torch.equal(first(noise), first(None))
 
