@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from pocketscribe.config import read_bytes
 from pocketscribe.decoding.kneser_ney import START
@@ -52,6 +53,18 @@ def test_dev_and_test_of_every_corpus_are_held_out(root: Path) -> None:
     (root / "broken" / "manifest.tsv").write_text("no\tsuch\nhead\ter\n")
     with pytest.warns(UserHint, match=r"broken dev is not held out: .* no column 'path'"):
         assert len(held_out([], root)) == 2
+
+
+@pytest.mark.parametrize("name", ["LibriSpeech", "librispeech"])
+def test_the_scored_parts_of_librispeech_are_held_out(tmp_path: Path, name: str) -> None:
+    for part in ("dev-clean", "test-other", "train-clean-100"):
+        folder = tmp_path / name / part / "84" / "121"
+        folder.mkdir(parents=True)
+        soundfile.write(folder / "84-121-0000.flac", np.zeros(8000), 16000)
+        (folder / "84-121.trans.txt").write_text(f"84-121-0000 {part.replace('-', ' OF ').upper()}")
+    found = held_out([], tmp_path)
+    assert [text in found for text in ("DEV OF CLEAN", "TEST OF OTHER")] == [True, True]
+    assert "TRAIN OF CLEAN OF 100" not in found and len(found) == 2
 
 
 def test_what_is_scored_is_not_learnt(root: Path, units: Units, tmp_path: Path) -> None:

@@ -76,6 +76,11 @@ def test_a_teacher_without_a_delay_is_asked_of_the_same_frames() -> None:
         said = Teacher(teacher, DistilConfig())(batch, CHUNKING, outputs.pruned.contexts)
     assert said.ctc is not None and outputs.ctc_logits is not None
     assert said.ctc.shape == outputs.ctc_logits.shape
+    with torch.no_grad():
+        heard, frames = teacher.encode(batch.features, batch.frames, CHUNKING)
+        expected = teacher.auxiliary["ctc"](heard).log_softmax(-1)
+    for row, count in enumerate(frames):
+        torch.testing.assert_close(said.ctc[row, :count], expected[row, :count])
 
 
 def test_padding_says_nothing() -> None:

@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from pocketscribe.training import optimisers
 from pocketscribe.training.optimisers import (
     OptimiserConfig,
     ScaledAdam,
@@ -20,6 +21,13 @@ from pocketscribe.training.optimisers import (
 SHAPES = [(7, 5), (5,), (3, 1, 4), (1,), ()]
 
 
+@pytest.fixture
+def several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a real model: updated in more than one piece, and norms that are forgotten."""
+    monkeypatch.setattr(optimisers, "CHUNK_NUMEL", 16)
+    monkeypatch.setattr(optimisers, "CLIP_WINDOW", 12)
+
+
 def draw_parameters(seed: int = 0, scale: float = 0.3) -> list[nn.Parameter]:
     generator = torch.Generator().manual_seed(seed)
     return [nn.Parameter(scale * torch.randn(s, generator=generator)) for s in SHAPES]
@@ -27,7 +35,7 @@ def draw_parameters(seed: int = 0, scale: float = 0.3) -> list[nn.Parameter]:
 
 def draw_gradients(step: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1000 + step)
-    size = 30.0 if step == 13 else 1.0  # step 13 has to be clipped
+    size = {13: 30.0, 17: 30.0}.get(step, 1.0 + 0.1 * step)  # these have to be clipped
     return [size * torch.randn(s, generator=generator) for s in SHAPES]
 
 
@@ -58,7 +66,11 @@ class SlowScaledAdam:
         weights = [r if p.numel() > 1 else 0.1 for p, r in zip(self.params, self.rms, strict=True)]
         squares = [(w * g).square().sum() for w, g in zip(weights, grads, strict=True)]
         norm = math.sqrt(sum(squares))
-        limit = 2 * statistics.median(self.norms[-100:]) if self.t >= 10 else math.inf
+        limit = (
+            2 * statistics.median(self.norms[-optimisers.CLIP_WINDOW :])
+            if self.t >= 10
+            else math.inf
+        )
         self.norms.append(norm)
         self.clips.append(min(1.0, limit / norm))
         self.t += 1
@@ -94,6 +106,7 @@ class SlowScaledAdam:
     [(0.045, 0.3), (2.0, 0.3), (0.045, 4.0), (0.045, 1e-6)],
     ids=["usual", "rescale clamped", "above the largest RMS", "below the smallest RMS"],
 )
+@pytest.mark.usefixtures("several_chunks")
 def test_follows_the_formulas(lr: float, scale: float) -> None:
     params = draw_parameters(scale=scale)
     slow = SlowScaledAdam(params, lr)
@@ -103,7 +116,7 @@ def test_follows_the_formulas(lr: float, scale: float) -> None:
         slow.step(draw_gradients(step))
         for p, expected in zip(params, slow.params, strict=True):
             torch.testing.assert_close(p.detach().double(), expected, rtol=2e-5, atol=2e-6 * scale)
-    assert slow.clips[13] < 0.5, "the test must cover clipping"
+    assert slow.clips[13] < 0.5 and slow.clips[17] < 0.5, "the test must cover clipping"
 
 
 def test_relative_step_does_not_depend_on_scale_of_parameter() -> None:
@@ -119,6 +132,7 @@ def test_relative_step_does_not_depend_on_scale_of_parameter() -> None:
     torch.testing.assert_close(relative[0], relative[1], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.usefixtures("several_chunks")
 def test_resumed_run_equals_uninterrupted_run_bit_for_bit() -> None:
     straight = draw_parameters()
     whole = ScaledAdam(straight)
