@@ -82,8 +82,10 @@ int main(int count, char **argument) {
         LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t *>(seed.data()), seed.size());
     const char *pieces[] = {"0", "1", "-1", "65535", "4096", "16", "null", "[]", "{}", "true"};
     auto until = std::chrono::steady_clock::now() + std::chrono::seconds(std::atoi(argument[1]));
+    constexpr long LEAST = 20;
     long tried = 0;
-    for (; std::chrono::steady_clock::now() < until; ++tried) {
+    // However busy the machine is.
+    for (; tried < LEAST || std::chrono::steady_clock::now() < until; ++tried) {
         std::string data = seeds[random() % seeds.size()];
         uint64_t header = 0;
         for (int i = 7; i >= 0; --i) header = header << 8 | uint8_t(data[size_t(i)]);
