@@ -24,8 +24,8 @@ from pocketscribe.options import (
     Model,
     Root,
     RuntimeName,
+    decoding_config,
     opened,
-    search_config,
 )
 
 app = typer.Typer(
@@ -164,7 +164,7 @@ def evaluate(
     columns = {key: value for key, _, value in pairs}
     asked = {"corpus": corpus, "split": split, "where": columns, "group": group}
     part = CorpusConfig.read(asked, "--corpus")
-    search = search_config(beam, lm, lm_scale, label_bonus, hotword, hotwords, hotword_score)
+    search = decoding_config(beam, lm, lm_scale, label_bonus, hotword, hotwords, hotword_score)
     found = opened(model, search, chunk, device, runtime)
     with progress_bar(Console(stderr=True, quiet=not sys.stderr.isatty())) as bar:
         result = evaluate(found, part, root, streaming=streaming, progress=bar)
@@ -208,7 +208,7 @@ def transcribe(
         raise UserError(f"transcribe: --json is --format json; leave it out for {form}")
     if microphone and (as_json or form != "text" or out is not None):
         raise UserError("transcribe: --microphone shows text: leave out --json, --format and --out")
-    search = search_config(beam, lm, lm_scale, label_bonus, hotword, hotwords, hotword_score)
+    search = decoding_config(beam, lm, lm_scale, label_bonus, hotword, hotwords, hotword_score)
     found = api.Model(opened(model, search, chunk, device, runtime))
     if microphone:
         from pocketscribe.decoding.microphone import listen

@@ -58,7 +58,7 @@ RuntimeName = Annotated[
 ]
 
 
-def search_config(
+def decoding_config(
     beam: int | None,
     lm: Path | None,
     lm_scale: float | None,
@@ -67,11 +67,11 @@ def search_config(
     hotwords: Path | None,
     hotword_score: float | None,
 ) -> Any:
-    """The options of searching as one config; here, because importing PyTorch takes seconds."""
+    """The options of decoding as one config; here, because importing PyTorch takes seconds."""
     from pocketscribe.decoding.searcher import DecodingConfig, read_hotwords
 
     return DecodingConfig.given(
-        "options of searching",
+        "options of decoding",
         beam=beam,
         lm=lm,
         lm_scale=lm_scale,

@@ -85,7 +85,7 @@ def speech(tmp_path: Path) -> Path:
         (("evaluate", "MODEL", "--corpus", "synthetic", "--where", "a=b"), "--corpus: "),
         (
             ("transcribe", "MODEL", "SPEECH/a.wav", "--lm", "MODEL", "--label-bonus", "nan"),
-            "options of searching: label_bonus = ",
+            "options of decoding: label_bonus = ",
         ),
         (("transcribe", "MODEL", "--microphone", "--json"), "--microphone shows text: leave out"),
         (("evaluate", "MODEL", "--corpus", "SPEECH", "--where", "age=9"), "no utterance matches"),

@@ -166,7 +166,7 @@ class BeamSearch:
         indices: list[int],
         emitted: list[float],
     ) -> dict[_Text, _Path]:
-        """The best continuations, those of equal labels made one; best first."""
+        """The best continuations, those of equal labels made one."""
         merged: dict[_Text, _Path] = {}
         for score, index, log_prob in zip(scores, indices, emitted, strict=True):
             row, label = divmod(index, size)

@@ -30,9 +30,8 @@ class EngineRuntime:
         path: Path,
         search: DecodingConfig = GREEDY,
         chunk: Chunk = None,
-        kernels: str | None = None,
     ) -> None:
-        """`kernels` are those of an instruction set; the best that run here if not given.
+        """On the best kernels that run here.
 
         Raises:
             UserError: the engine refuses the file, or cannot do what is wanted.
@@ -52,7 +51,7 @@ class EngineRuntime:
         self.bytes = path.stat().st_size
         self.parameters_stored = stored_parameters(saved.model)
         self.parameters_virtual = virtual_parameters(saved.model)
-        self.kernels = kernels or native.kernels()[0]
+        self.kernels = native.kernels()[0]
         self._engine(1)
 
     def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:

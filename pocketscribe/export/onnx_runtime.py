@@ -35,12 +35,12 @@ COPIES = 8  # of a file's bytes in memory: it may hold its weights in 4 bits
 class OnnxRuntime(GraphRuntime):
     """An `export --to onnx` folder."""
 
-    def __init__(self, folder: Path, search: DecodingConfig = GREEDY, threads: int = 1) -> None:
+    def __init__(self, folder: Path, search: DecodingConfig = GREEDY) -> None:
         """Raises UserError where a file is missing, damaged, or was written by another version."""
         about = description(folder)
         super().__init__(folder, about, search)
         self.folder = folder
-        self.sessions = sessions(folder, about, threads)
+        self.sessions = sessions(folder, about)
         states: list[Port] = [(n, FLOAT, (None, *shape)) for n, shape in about.states.items()]
         check_graphs(folder, self.sessions, about, "features", states)
 
@@ -85,20 +85,20 @@ def is_sherpa(folder: Path) -> bool:
     return "model_type" in properties(folder / "encoder.onnx")
 
 
-def sessions(folder: Path, about: Exported, threads: int) -> dict[str, InferenceSession]:
+def sessions(folder: Path, about: Exported) -> dict[str, InferenceSession]:
     """Opens every graph; together they may take memory in proportion to their files alone."""
     room = onnxruntime.OrtArenaCfg(ROOM + COPIES * folder_bytes(folder), -1, -1, -1)
     kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
     place = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
     onnxruntime.create_and_register_allocator(place, room)
-    return {name: _session(folder / f"{name}.onnx", threads) for name in about.graphs}
+    return {name: _session(folder / f"{name}.onnx") for name in about.graphs}
 
 
-def _session(path: Path, threads: int) -> InferenceSession:
+def _session(path: Path) -> InferenceSession:
     """Opens one ONNX file; UserError where it is missing or damaged."""
     properties(path)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = threads
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what it has to say comes with the exception
     options.add_session_config_entry("session.use_env_allocators", "1")
     try:

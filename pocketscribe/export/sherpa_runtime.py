@@ -41,7 +41,7 @@ class SherpaRuntime:
 
     always_streams = True
 
-    def __init__(self, folder: Path, search: DecodingConfig = GREEDY, threads: int = 1) -> None:
+    def __init__(self, folder: Path, search: DecodingConfig = GREEDY) -> None:
         """Raises UserError where a file is missing or damaged: the wheel would end the process."""
         about = description(folder)
         tokens = folder / "tokens.txt"
@@ -59,7 +59,7 @@ class SherpaRuntime:
                 encoder=str(folder / "encoder.onnx"),
                 decoder=str(folder / "decoder.onnx"),
                 joiner=str(folder / "joiner.onnx"),
-                num_threads=threads,
+                num_threads=1,
                 sample_rate=SAMPLE_RATE,
                 feature_dim=MELS,
                 decoding_method="modified_beam_search" if search.width > 1 else "greedy_search",
@@ -109,7 +109,7 @@ def _check_contract(folder: Path, about: Exported, units: int) -> None:
     """
     if about.head != "transducer":
         raise UserError(f"{folder}: the wheel runs transducers alone; export it again")
-    opened = sessions(folder, about, threads=1)
+    opened = sessions(folder, about)
     shapes = [tuple(port.shape) for port in opened["encoder"].get_inputs()]
     if [len(shape) for shape in shapes] != [3, 4, 4, 1]:
         raise UserError(f"{folder}: its encoder has other inputs than the wheel; export it again")

@@ -1,4 +1,4 @@
-"""Training losses. Each takes padded batches with lengths and returns one number per utterance."""
+"""Training losses. They take padded batches with lengths."""
 
 from pocketscribe.losses.ctc import ctc_loss
 from pocketscribe.losses.distillation import (

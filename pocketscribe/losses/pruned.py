@@ -151,7 +151,6 @@ class PrunedLosses(NamedTuple):
 
     simple: Float[Tensor, " B"]
     pruned: Float[Tensor, " B"]
-    windows: Int[Tensor, "B T"]
     contexts: Int[Tensor, "B T S"]
     logits: Float[Tensor, "B T S V"]
 
@@ -183,7 +182,7 @@ class PrunedTransducerLoss:
         contexts = window_contexts(windows, min(self.width, predictor.shape[1]))
         logits = joiner_logits(joiner, encoder, predictor, contexts)
         pruned = pruned_loss(logits, windows, targets, frames, labels, self.fastemit)
-        return PrunedLosses(simple, pruned, windows, contexts, logits)
+        return PrunedLosses(simple, pruned, contexts, logits)
 
     def windows(
         self,

@@ -43,7 +43,7 @@ class AugmentConfig(Config):
         time_masks, time_share: SpecAugment's T masks, each at most this part of the utterance.
         versions: each utterance is heard in so many augmented versions, and no more; None: in
             another one each time.
-        strength: factor on all of the above once augmentation has grown; 0 leaves speech as it is.
+        strength: factor on shares and spreads once it has grown; 0 leaves speech as it is.
         grows: where it begins to grow and where it is full-grown: CTC losses a label (where none is
             trained, whole losses), as shares of what guessing labels by their frequency would cost.
             What varies and hides speech also hides the first alignments, which a network has to

@@ -44,7 +44,6 @@ class Batch:
     seconds: float  # of audio in the whole global batch
     total_frames: int  # feature frames in the whole global batch, before augmentation
     ids: tuple[str, ...] = ()  # where the versions of an utterance are counted
-    views: int = 1  # versions of each utterance: all of the first, then all of the second
     idle: bool = False  # fewer utterances than processes: this one stands in and counts for nothing
 
     def to(self, device: torch.device) -> "Batch":
@@ -210,7 +209,6 @@ class TrainingBatches(IterableDataset):
             seconds=self.views * sum(c.duration for c in cuts),
             total_frames=self.views * sum(c.num_frames for c in cuts),
             ids=tuple(f"{name} {view}" for view in range(self.views) for name in ids),
-            views=self.views,
             idle=not mine,
         )
 

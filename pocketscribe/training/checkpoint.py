@@ -51,12 +51,11 @@ class Progress:
     wall_seconds: float = 0.0
 
 
-class State(Config):
-    """What state.json holds: the progress, and whatever of an optimiser is no tensor."""
+class State(Config, extra="ignore"):
+    """What state.json holds: the progress, and the settings of the optimiser's groups."""
 
     progress: Progress
     groups: list[dict[str, Any]]
-    numbers: dict[str, float]
 
 
 def save_checkpoint(
@@ -73,23 +72,21 @@ def save_checkpoint(
     The weights lie in a saved recogniser with its text units, which can be listened to meanwhile.
     """
     state = optimiser.state_dict()
-    plain: dict[str, Tensor] = {}
-    numbers: dict[str, Any] = {}
-    for index, values in state["state"].items():
-        for name, value in values.items():
-            (plain if isinstance(value, Tensor) else numbers)[f"{index}.{name}"] = value
+    moments = {
+        f"{index}.{name}": tensor
+        for index, tensors in state["state"].items()
+        for name, tensor in tensors.items()
+    }
     with replacing(folder, folder=True) as beside:
         save_model(beside / "model.safetensors", Saved(model, units, {"step": progress.step}))
         save_file(_contiguous(candidates), beside / "candidates.safetensors")
         save_file(_contiguous(_own(objective, model)), beside / "objective.safetensors")
-        save_file(_contiguous(plain), beside / "optimiser.safetensors")
+        save_file(_contiguous(moments), beside / "optimiser.safetensors")
         masks = {k: w.fixed_mask for k, w in model.weights.stored.items()}
         fixed = {k: mask for k, mask in masks.items() if mask is not None}
         save_file(_contiguous(fixed), beside / "masks.safetensors")
-        write_json(
-            beside / "state.json",
-            {"progress": vars(progress), "groups": state["param_groups"], "numbers": numbers},
-        )
+        kept = {"progress": vars(progress), "groups": state["param_groups"]}
+        write_json(beside / "state.json", kept)
 
 
 def load_checkpoint(
@@ -113,8 +110,7 @@ def load_checkpoint(
             weight = model.weights.stored[key]
             weight.fixed_mask = mask.to(weight.stored.device)
         per_parameter: dict[int, dict[str, Any]] = {}
-        everything = {**load_file(folder / "optimiser.safetensors"), **state.numbers}
-        for key, value in everything.items():
+        for key, value in load_file(folder / "optimiser.safetensors").items():
             index, name = key.split(".", 1)
             per_parameter.setdefault(int(index), {})[name] = value
         optimiser.load_state_dict({"state": per_parameter, "param_groups": state.groups})

@@ -3,8 +3,8 @@
 ScaledAdam and Eden: Yao et al., 2023, "Zipformer", arXiv 2310.11230. Where the paper and its
 authors' code differ we follow the code: momentum is kept on the parameter's *change*, without the
 1 / (1 - beta1^t) correction, and a tensor's RMS is measured every fourth step. Ours: the clipping
-median rolls over the last 100 steps, a step that is not finite is skipped whole, and a parameter
-without a gradient is left alone and keeps its own step count.
+median rolls over the last 100 steps, and a parameter without a gradient is left alone and keeps its
+own step count.
 
 Schedules are pure functions of what has been seen, so resuming a run needs no scheduler state.
 """

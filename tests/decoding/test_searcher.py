@@ -44,7 +44,7 @@ def test_a_guide_brings_a_beam(lm: Path) -> None:
 )
 def test_a_number_for_a_guide_that_is_not_there(idle: dict[str, object], line: str) -> None:
     with pytest.raises(UserError, match=line):
-        DecodingConfig.read(idle, "options of searching")
+        DecodingConfig.read(idle, "options of decoding")
 
 
 def test_what_cannot_be_spelt_or_read_is_refused(lm: Path, tmp_path: Path) -> None:

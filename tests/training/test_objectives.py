@@ -146,7 +146,7 @@ def test_two_versions_of_an_utterance_teach_each_other(tiny: Tiny, batch: Batch)
     def twice(noise: Tensor) -> Batch:
         features = torch.cat([batch.features, batch.features + noise])
         frames, labels = batch.frames.repeat(2), batch.labels.repeat(2)
-        return Batch(features, frames, batch.targets.repeat(2, 1), labels, 0.0, 1, views=2)
+        return Batch(features, frames, batch.targets.repeat(2, 1), labels, 0.0, 1)
 
     model, config = tiny("ctc"), LossConfig(consistency=0.5)
     assert config.views == 2 and LossConfig().views == 1
