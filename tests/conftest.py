@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from called import Call, Ended
 from pocketscribe import cli
-from pocketscribe.models.saved import save_model
+from pocketscribe.models.saved import load_model, save_model, save_packed
 from talkative import talkative as talkative_model
 from tiny import TINY_RECIPE, run_here
 
@@ -76,6 +76,12 @@ def _traces_without_shape_checks() -> Iterator[None]:
 def talkative(made_once: Callable[..., Path]) -> Path:
     """A model that emits many different labels, in a file."""
     return made_once("talkative.safetensors", lambda path: save_model(path, talkative_model()))
+
+
+@pytest.fixture(scope="session")
+def packed(talkative: Path, made_once: Callable[..., Path]) -> Path:
+    """The same as a `.pocket` file."""
+    return made_once("talkative.pocket", lambda path: save_packed(path, load_model(talkative)))
 
 
 @pytest.fixture(scope="session")

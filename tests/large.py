@@ -15,6 +15,12 @@ LARGE: dict[str, Any] = {
     "joiner": 20,
     "subsampling": 16,
 }
+SMALL: dict[str, Any] = {  # what LARGE can be cut to
+    "encoder": {"width": 16, "layers": 2, "heads": 2, "head_width": 6, "ffn": 2},
+    "predictor": 12,
+    "joiner": 8,
+    "subsampling": 8,
+}
 
 SPACE = SpaceConfig(
     layers=(2, 4), width=(16, 20), heads=(2,), inner=(32, 64), predictor=(8,), joiner=(12,)

@@ -46,7 +46,6 @@ def refusal(config: type[Config], data: Any) -> str:
     with pytest.raises(UserError) as caught:
         config.read(data, "some.toml")
     message = str(caught.value)
-    assert "\n" not in message
     assert message.startswith("some.toml: ")
     return message.removeprefix("some.toml: ")
 

@@ -193,12 +193,6 @@ def test_unreadable_json_is_the_users_to_mend(tmp_path: Path) -> None:
         read_json(tmp_path)
 
 
-def test_user_errors_are_one_line() -> None:
-    assert str(UserError("a\n  b\tc")) == "a b c"
-    assert str(UserError("\x1b[2Jx\ud800\0")) == "\ufffd[2Jx\ufffd\ufffd", "no terminal obeys it"
-    assert len(str(UserError("x" * 10**6))) == 1000
-
-
 def test_a_kill_between_two_renames_is_settled(tmp_path: Path) -> None:
     """Any moment of replacing a folder, by a process that is no more."""
     folder, old, beside = (

@@ -243,10 +243,16 @@ def loader(batches: TrainingBatches, workers: int) -> Iterator[Batch]:
     Raises:
         UserError: as the batches do, wherever they are loaded.
     """
-    for found in DataLoader(_WithErrors(batches), batch_size=None, num_workers=workers):
-        if isinstance(found, UserError):
-            raise found
-        yield found
+    # An iterator at once: PyTorch draws a seed for it, which is not to happen within a step.
+    return map(
+        _raised, iter(DataLoader(_WithErrors(batches), batch_size=None, num_workers=workers))
+    )
+
+
+def _raised(found: Batch | UserError) -> Batch:
+    if isinstance(found, UserError):
+        raise found
+    return found
 
 
 class _WithErrors(IterableDataset):

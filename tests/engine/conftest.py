@@ -41,12 +41,6 @@ def speech() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def packed(talkative: Path, made_once: MadeOnce) -> Path:
-    """The talkative transducer as a `.pocket` file."""
-    return made_once("talkative.pocket", lambda path: save_packed(path, load_model(talkative)))
-
-
-@pytest.fixture(scope="session")
 def unsure(made_once: MadeOnce) -> Path:
     """A transducer whose hypotheses are close together, with float activations."""
 

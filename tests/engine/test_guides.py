@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pocketscribe_engine as native
 import pytest
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from pocketscribe.decoding.ngram import Arrays, learn, load, save
 from pocketscribe.decoding.searcher import DecodingConfig
@@ -16,9 +14,9 @@ from pocketscribe.errors import UserError
 from pocketscribe.export.engine_runtime import EngineRuntime
 from pocketscribe.export.open import open_model
 from pocketscribe.export.torch_runtime import TorchRuntime
-from pocketscribe.models.packed import digest
 from pocketscribe.models.saved import Saved, save_packed
 from pocketscribe.speech.units import Units, UnitsConfig
+from redigested import Header, redigested
 from talkative import WORDS, characters, tiny_model
 
 ENGLISH = Path(__file__).parents[2] / "models" / "english.lm"
@@ -128,16 +126,6 @@ def test_searches_that_are_refused(unsure: Path, lite: Path, lm: Path, tmp_path:
 # ---- A stranger's language model ---------------------------------------------------------------
 
 
-def rewritten(path: Path, out: Path, change: Callable[[Arrays], object]) -> Path:
-    """As someone would who knows how to compute a digest."""
-    with safe_open(path, "np") as file:
-        header = file.metadata()
-        arrays = {name: file.get_tensor(name).copy() for name in file.keys()}  # noqa: SIM118
-    change(arrays)
-    save_file(arrays, out, {**header, "digest": digest(arrays, header)})
-    return out
-
-
 def _gap(a: Arrays) -> None:
     """It knows 2 3 4, but not 3 4."""
     units = [0, *range(2, len(characters()))]
@@ -173,7 +161,7 @@ CHANGES: dict[str, Callable[[Arrays], object]] = {
 
 @pytest.mark.parametrize("line", CHANGES)
 def test_refused(line: str, unsure: Path, lm: Path, tmp_path: Path) -> None:
-    out = rewritten(lm, tmp_path / "bad.lm", CHANGES[line])
+    out = redigested(lm, tmp_path / "bad.lm", lambda _, arrays: CHANGES[line](arrays))
     with pytest.raises(native.EngineError) as error:
         native.LanguageModel(native.Model(unsure), out)
     assert str(error.value).startswith(f"{out}: no readable language model: {line}")
@@ -184,14 +172,14 @@ def test_hostile_arrays_do_no_harm(unsure: Path, lm: Path, tmp_path: Path) -> No
     rng, model, units = random.Random(3), native.Model(unsure), characters()
     followed = 0
 
-    def spoil(arrays: Arrays) -> None:
+    def spoil(_: Header, arrays: Arrays) -> None:
         for _ in range(rng.randrange(1, 3)):
             name = rng.choice(sorted(arrays))
             at = rng.randrange(len(arrays[name]))
             arrays[name][at] = rng.choice([0, 1, 2, 3, 255, rng.randrange(len(units))])
 
     for _ in range(300):
-        out = rewritten(lm, tmp_path / "bad.lm", spoil)
+        out = redigested(lm, tmp_path / "bad.lm", spoil)
         try:
             found = native.LanguageModel(model, out)
         except native.EngineError:

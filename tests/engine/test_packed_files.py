@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pocketscribe_engine as native
 import pytest
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
-from pocketscribe.models.packed import digest
+from redigested import redigested
 from talkative import babbling
 
 FORMATS = [
@@ -35,17 +33,15 @@ def refusal(path: Path) -> str:
 
 
 def rewritten(path: Path, out: Path, change: Callable[[dict, dict, dict], None]) -> Path:
-    """As someone would who knows how to compute a digest; the plan is given as plain data."""
-    with safe_open(path, "np") as file:
-        header = file.metadata()
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    plan = json.loads(header["plan"])
-    change(plan, header, arrays)
-    if header.get("plan"):
-        header["plan"] = json.dumps(plan)
-    header["digest"] = digest(arrays, header)
-    save_file(arrays, out, header)
-    return out
+    """`redigested`, with the plan as plain data."""
+
+    def changed(header: dict, arrays: dict) -> None:
+        plan = json.loads(header["plan"])
+        change(plan, header, arrays)
+        if header.get("plan"):
+            header["plan"] = json.dumps(plan)
+
+    return redigested(path, out, changed)
 
 
 UP, QUERY = "encoder.blocks.0.ffn1.up", "encoder.blocks.0.attention.query"
@@ -91,13 +87,13 @@ def test_no_such_file(tmp_path: Path) -> None:
     assert refusal(tmp_path) == "no readable model file there"
 
 
-def test_thousands_of_altered_files(path: Path, tmp_path: Path) -> None:
+def test_hundreds_of_altered_files(path: Path, tmp_path: Path) -> None:
     """Cut, flipped, overwritten, shifted; none is heard but the very file that was there."""
     whole, out = path.read_bytes(), tmp_path / "m.pocket"
     rng = random.Random(1)
     header = 8 + int.from_bytes(whole[:8], "little")
     read = 0
-    for count in range(3000):
+    for count in range(300):
         data = bytearray(whole)
         match count % 4:
             case 0:
@@ -115,7 +111,7 @@ def test_thousands_of_altered_files(path: Path, tmp_path: Path) -> None:
         except native.EngineError:
             continue
         read += 1
-    assert read < 60  # bits that say the same in JSON, such as spaces
+    assert read < 6  # bits that say the same in JSON, such as spaces
 
 
 def test_hostile_plans_do_no_harm(path: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where the engine is taken, where it is not, and that it listens live like every runtime."""
+"""Where the engine is taken, where it is not, and what it tells of a model."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,6 @@ import pytest
 
 from pocketscribe import cli, load
 from pocketscribe.decoding.searcher import DecodingConfig
-from pocketscribe.decoding.streaming import LiveStream, Transcript
 from pocketscribe.errors import UserError
 from pocketscribe.evaluation.runtime import Runtime
 from pocketscribe.export.engine_runtime import EngineRuntime
@@ -52,23 +51,6 @@ def test_what_it_tells_of_a_model(packed: Path) -> None:
     for key in ("bytes", "parameters_stored", "parameters_virtual", "chunk", "card"):
         assert getattr(runtime, key) == getattr(torch, key)
     assert runtime.units.symbols() == characters().symbols() == runtime.model.units
-
-
-def test_a_live_stream_in_pieces(packed: Path, utterances: list[np.ndarray]) -> None:
-    samples = np.concatenate(utterances)
-    runtime = open_model(packed, engine=True)
-    [expected] = runtime.transcribe([samples], streaming=True)
-    stream = runtime.stream()
-    assert isinstance(stream, LiveStream)
-    stream.accept(samples[::-1])
-    stream.finish()
-    stream.reset()
-    seen = [stream.transcript()]
-    for block in np.array_split(samples, 37):
-        stream.accept(block)
-        seen.append(stream.transcript())
-    assert seen[0] == Transcript("", [], []) and len({t.text for t in seen}) > 6
-    assert stream.finish() == expected == open_model(packed).transcribe([samples], True)[0]
 
 
 def test_the_command_line_says_so(

@@ -149,9 +149,8 @@ def test_damaged_folders_are_refused(
         (tmp_path / "copy" / file).unlink()
     else:
         (tmp_path / "copy" / file).write_bytes(content)
-    with pytest.raises(UserError, match=said) as refused:
+    with pytest.raises(UserError, match=said):
         open_model(tmp_path / "copy")
-    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

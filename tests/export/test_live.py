@@ -11,11 +11,13 @@ from pocketscribe.evaluation.runtime import Runtime
 from pocketscribe.export.open import open_model
 
 
-@pytest.mark.parametrize("kind", ["model_path", "onnx_folder", "sherpa_folder"])
-def test_a_live_stream_in_pieces(
-    kind: str, speech: dict[str, np.ndarray], request: pytest.FixtureRequest
-) -> None:
-    runtime = open_model(request.getfixturevalue(kind))
+@pytest.fixture(params=["model_path", "onnx_folder", "sherpa_folder", "packed"])
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    """The native engine, which reads packed files alone, among them."""
+    return open_model(request.getfixturevalue(request.param), engine=request.param == "packed")
+
+
+def test_a_live_stream_in_pieces(runtime: Runtime, speech: dict[str, np.ndarray]) -> None:
     assert isinstance(runtime, Runtime)
     samples = speech["seconds"]
     [expected] = runtime.transcribe([samples], streaming=True)
@@ -32,14 +34,11 @@ def test_a_live_stream_in_pieces(
     assert stream.finish() == expected
 
 
-@pytest.mark.parametrize("kind", ["model_path", "onnx_folder", "sherpa_folder"])
 @pytest.mark.parametrize("count", [0, 1, 100, 160, 639])
-def test_hardly_any_audio_is_no_obstacle(
-    kind: str, count: int, model_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_hardly_any_audio_is_no_obstacle(count: int, runtime: Runtime, model_path: Path) -> None:
     samples = np.zeros(count, np.float32)
     [expected] = open_model(model_path).transcribe([samples], streaming=True)
-    assert open_model(request.getfixturevalue(kind)).transcribe([samples], True) == [expected]
+    assert runtime.transcribe([samples], True) == [expected]
 
 
 def test_full_context_cannot_listen(model_path: Path) -> None:

@@ -211,9 +211,8 @@ def test_damaged_folder_is_refused(
     else:
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2] if harm == "cut short" else b"\x07" * 1000)
-    with pytest.raises(UserError, match="export") as refused:
+    with pytest.raises(UserError, match="export"):
         open_model(folder)
-    assert "\n" not in str(refused.value)
 
 
 def test_foreign_onnx_file_is_refused(tmp_path: Path, onnx_folder: Path) -> None:

@@ -91,6 +91,5 @@ def test_damaged_file(tmp_path: Path, model_path: Path, harm: str) -> None:
     bad = {"empty": b"", "cut short": data[:-100], "garbage": b"\xff" * 5000, "text": b"hello\n"}
     path = tmp_path / "model.safetensors"
     path.write_bytes(bad[harm])
-    with pytest.raises(UserError, match="not a readable model file") as refused:
+    with pytest.raises(UserError, match="not a readable model file"):
         open_model(path)
-    assert "\n" not in str(refused.value)

@@ -1,5 +1,6 @@
 """A folder and a number of bytes in, a recogniser out: the whole way in a minute; refusals."""
 
+import shlex
 import shutil
 import warnings
 from collections.abc import Callable
@@ -9,13 +10,14 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from pocketscribe.errors import UserError
+from pocketscribe.errors import UserError, UserHint
+from pocketscribe.files import read_json
 from pocketscribe.fit import fit as fitting
 from pocketscribe.fit import plan as planning
 from pocketscribe.fit.fit import fit
 from pocketscribe.fit.look import look
 from pocketscribe.fit.ways import DIRECT, SUPERNET
-from pocketscribe.models.saved import load_model
+from pocketscribe.models.saved import load_model, save_packed
 from pocketscribe.recipes.run import Run
 from pocketscribe.speech.features import SAMPLE_RATE
 from pocketscribe.speech.prepare import progress_bar
@@ -31,6 +33,7 @@ SMALL = (
     "model.subsampling=8",
     "model.chunks={sizes=[4], left=8}",
 )
+ENGLISH = Path(__file__).parents[2] / "models" / "english.safetensors"
 WAYS = {  # with what else is made small
     "fit": (SUPERNET, ["stage.search.search.candidates=6"]),
     "fit_direct": (DIRECT, []),
@@ -60,8 +63,15 @@ def quietly(folder: Path, budget: str, out: Path, **options: object) -> object:
 
 
 @pytest.fixture
-def plan_of(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> PlanOf:
-    """What `--dry-run` says, and leaves nothing."""
+def plan_of(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> PlanOf:
+    """What `--dry-run` says on a machine of sixty times real time, and leaves nothing."""
+    monkeypatch.setattr(planning, "measured_speed", lambda config, device: 60.0)
+    monkeypatch.setattr(fitting, "START", ENGLISH)
 
     def plan_of(folder: Path = folder, budget: str = "1MB", **options: object) -> str:
         out, asked = tmp_path / "runs" / "fit", {"minutes": 60.0, **options}
@@ -110,7 +120,7 @@ def test_from_a_folder_to_a_file_under_the_budget(
 def test_a_dry_run_looks_and_plans(plan_of: PlanOf) -> None:
     said = plan_of()
     assert "1 unusable" in said and "silent.wav" in said
-    assert "60 minutes at" in said and "about 60 minutes" in said
+    assert "60 minutes at 60 x real time" in said and "about 60 minutes" in said
     assert "cannot teach it what it has never heard" in said
     assert "loses much of what it knew besides" in said
     assert "stage.start.heads_only" in said and "it knows how to listen" in said
@@ -161,10 +171,7 @@ def test_what_is_in_no_part_is_told(plan_of: PlanOf, folder: Path, tmp_path: Pat
     assert "left out: 1 utterances of split 'valid', none of" in plan_of(mine)
 
 
-def test_the_time_that_is_told_is_of_the_hours_that_are_set(
-    plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(planning, "measured_speed", lambda config, device: 60.0)
+def test_the_time_that_is_told_is_of_the_hours_that_are_set(plan_of: PlanOf) -> None:
     hours = {name: 2.0 if name == "student" else 0.5 for name in DIRECT.stages}
     changes = [f"stage.{name}.audio_hours={heard}" for name, heard in hours.items()]
     plain = sum(hours[name] * effort.cost for name, effort in DIRECT.stages.items())
@@ -192,6 +199,45 @@ def test_a_run_goes_on_as_it_was_planned(
     (tmp_path / "runs" / "one" / "speed.json").write_text('{"x_real_time": -1}')
     with pytest.raises(UserError, match=r"speed\.json: x_real_time = -1"):
         quietly(folder, "1MB", tmp_path / "runs" / "one", minutes=60.0)
+
+
+def test_a_file_over_the_budget_is_told_before_it_is_exported(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Heavy(Run):
+        def go(self) -> dict:
+            (self.folder / "fit.pocket").write_bytes(bytes(36_001))
+            return {}
+
+    monkeypatch.setattr(fitting, "Run", Heavy)
+    monkeypatch.setattr(planning, "measured_speed", lambda config, device: 60.0)
+    out = tmp_path / "runs" / "fit"
+    asked = {"start": fitting.NOTHING, "changes": small("fit_direct"), "minutes": 1.0}
+    said = r"fit\.pocket: 36,001 bytes, over the budget by its card; give a little more"
+    with pytest.raises(UserError, match=said):
+        quietly(folder, "36kB", out, **asked)
+    assert {path.name for path in out.iterdir()} == {"fit.pocket", "speed.json"}
+
+
+def test_the_command_is_kept_with_all_that_was_asked(
+    folder: Path, tmp_path: Path, talkative: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Done(Run):
+        def go(self) -> dict:
+            save_packed(self.folder / "fit.pocket", load_model(talkative))
+            return {}
+
+    monkeypatch.setattr(fitting, "Run", Done)
+    monkeypatch.setattr(fitting, "ALSO", ())
+    monkeypatch.setattr(planning, "measured_speed", lambda config, device: 60.0)
+    out, changes = tmp_path / "runs" / "fit", small("fit_direct")
+    options = {"minutes": 2.5, "start": fitting.NOTHING, "changes": changes, "device": "cpu"}
+    with pytest.warns(UserHint, match="no report"):
+        fit(str(folder), "36kB", out, tmp_path, Console(quiet=True), **options)
+    said = ["--minutes", "2.5", "--start", "none", "--root", str(tmp_path), "--device", "cpu"]
+    said += [word for change in changes for word in ("--set", change)]
+    start = ["pocketscribe", "fit", str(folder), "--budget", "36kB", "--out", str(out)]
+    assert shlex.split(read_json(out / "results.json")["command"]) == [*start, *said]
 
 
 def test_what_is_looked_at(folder: Path, tmp_path: Path) -> None:

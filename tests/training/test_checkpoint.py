@@ -88,11 +88,11 @@ def test_damage_is_refused(tiny: Tiny, saved: Path, name: str, harm: str) -> Non
     optimiser = build_optimiser(OptimiserConfig(kind="adamw"), model.named_parameters())
     with pytest.raises(UserError, match=r"damaged checkpoint .*; delete the folder") as refused:
         load_checkpoint(saved, model, model, optimiser)
-    assert str(saved) in str(refused.value) and "\n" not in str(refused.value)
+    assert str(saved) in str(refused.value)
 
 
 def test_state_of_another_kind_is_refused(tiny: Tiny, saved: Path) -> None:
-    for text in ("{}", "[]", '{"progress": {"steps": 1}, "groups": [], "numbers": {}}'):
+    for text in ("{}", "[]", '{"progress": {"steps": 1}, "groups": []}'):
         (saved / "state.json").write_text(text)
         model = tiny()
         optimiser = build_optimiser(OptimiserConfig(kind="adamw"), model.named_parameters())

@@ -1,29 +1,23 @@
-"""A student that is a part of its teacher: the very numbers, and the same outputs where it can."""
+"""Which layers and units a student keeps: the same outputs where it can, the loss's own choice."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from large import UNITS, large
+from large import MODELS, SMALL, UNITS, large
 from pocketscribe.errors import UserError
 from pocketscribe.models import Chunking, Recogniser
-from pocketscribe.models.cutting import check_cut, cut, plain
-from pocketscribe.models.recogniser import stored_parameters
+from pocketscribe.models.cutting import cut
 from pocketscribe.speech.batches import Batch
 from pocketscribe.training.cutting import CutConfig, by_gradient, by_norm, cut_from
 from pocketscribe.training.objectives import LossConfig, Plain, StepContext
 
 CHUNKING = Chunking(4, 8)
-SMALL = {
-    "encoder": {"width": 16, "layers": 2, "heads": 2, "head_width": 6, "ffn": 2},
-    "predictor": 12,
-    "joiner": 8,
-    "subsampling": 8,
-}
+FAMILIES = [MODELS["conformer"], MODELS["mhssm"]]
 
 
 def encoded(found: Recogniser) -> Tensor:
@@ -40,15 +34,22 @@ def dev() -> list[Batch]:
     return [Batch(features, frames, targets, torch.tensor([5, 3, 4]), 1.68, 168)]
 
 
-FAMILIES = [{}, {"encoder": {"family": "mhssm", "modes": 4}}]
-
-
 @pytest.mark.parametrize("family", FAMILIES, ids=["conformer", "mhssm"])
 def test_all_of_a_model_is_the_model(family: dict[str, Any]) -> None:
     source, target = large(family), large(family, seed=5)
     cut_from(target, source, CutConfig(), None)
     for name, tensor in source.state_dict().items():
         assert torch.equal(tensor, target.state_dict()[name]), name
+
+
+def test_heads_that_a_model_came_without_say_nothing() -> None:
+    """They are there before it is loaded, drawn at random, and not afterwards."""
+    one, other = large({}), large({}, seed=5)
+    shipped = {n: t for n, t in one.state_dict().items() if not n.startswith("auxiliary.")}
+    other.load_state_dict({**other.state_dict(), **shipped})
+    assert not torch.equal(by_norm(one)["width"], by_norm(other)["width"])
+    one.auxiliary = other.auxiliary = nn.ModuleDict()
+    assert torch.equal(by_norm(one)["width"], by_norm(other)["width"])
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=["conformer", "mhssm"])
@@ -102,52 +103,6 @@ def test_units_that_do_nothing_can_go(family: dict[str, Any]) -> None:
             for m in (source, target)
         ]
         torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=["conformer", "mhssm"])
-def test_every_number_of_a_cut_is_one_of_its_source(family: dict[str, Any]) -> None:
-    """Looked up one by one, by hand, in the layers and channels that were asked for."""
-    source, target = large(family), large(family, SMALL, seed=5)
-    width = torch.tensor([0, 2, 3, 5, 7, 8, 9, 11, 12, 13, 15, 16, 18, 20, 21, 23])
-    sizes = {"predictor": 12, "joiner": 8, "subsampling": 8}
-    kept = {name: torch.arange(size) + 1 for name, size in sizes.items()} | {"width": width}
-    mixer = "ssm" if family else "attention"
-    for layer in (1, 3):
-        block = f"encoder.blocks.{layer}"
-        kept |= {f"{block}.ffn1": torch.arange(32) * 2, f"{block}.ffn2": torch.arange(32) * 3}
-        kept |= {f"{block}.{mixer}": torch.tensor([0, 3]), f"{block}.convolution": width + 0}
-    cut(source, target, [1, 3], kept)
-    student, teacher = target.encoder.blocks[1], source.encoder.blocks[3]
-    three = torch.arange(32) * 3
-    assert torch.equal(student.ffn2.up.weight(), teacher.ffn2.up.weight()[three][:, width])
-    assert torch.equal(student.ffn2.up.bias, teacher.ffn2.up.bias[three])
-    assert torch.equal(student.norm.weight, teacher.norm.weight[width])
-    heads = torch.tensor([*range(6), *range(18, 24)])  # the first and the last of four, six each
-    here, there = getattr(student, mixer), getattr(teacher, mixer)
-    assert torch.equal(here.value.weight(), there.value.weight()[heads][:, width])
-    assert torch.equal(here.out.weight(), there.out.weight()[width][:, heads])
-    if family:
-        assert torch.equal(here.state_space.read, there.state_space.read[[0, 3]])
-    one = torch.arange(8) + 1
-    stacked = torch.cat([one, one + 16, one + 32])
-    conv2 = source.subsampling.conv2.weight()
-    assert torch.equal(target.subsampling.conv2.weight(), conv2[width][:, stacked])
-    assert torch.equal(target.auxiliary["ctc"].weight, source.auxiliary["ctc"].weight[:, width])
-
-
-def test_a_cut_can_be_shared_and_factored() -> None:
-    """As ever, out of whole matrices: the mean of a block's layers."""
-    source, whole = large(), large(SMALL, seed=5)
-    shared = large(SMALL, {"sharing": {"blocks": 1}}, seed=5)
-    factored = large(SMALL, {"ranks": [{"match": "encoder.*.ffn?.*", "rank": 16}]}, seed=5)
-    for target in (whole, shared, factored):
-        cut_from(target, source, CutConfig(layers="last"), None)
-    layers = [block.ffn1.up.weight() for block in whole.encoder.blocks]
-    both = shared.encoder.blocks[0].ffn1.up.weight()
-    torch.testing.assert_close(both, torch.stack(layers).mean(0))
-    torch.testing.assert_close(factored.encoder.blocks[0].ffn1.up.matrix(), layers[0])
-    assert stored_parameters(shared) < stored_parameters(whole)
-    assert torch.equal(plain(shared).encoder.blocks[1].ffn1.up.weight(), both)
 
 
 def test_the_largest_norms_stay() -> None:
@@ -220,21 +175,23 @@ def test_layers_that_are_kept(layers: str, kept: list[int] | None) -> None:
         assert torch.equal(found, source.encoder.blocks[there].ffn1.up.weight())
 
 
-@pytest.mark.parametrize(
-    ("change", "line"),
-    [
-        ({"encoder": {"width": 32}}, "encoder.width is 32 here and 24 in the model that it is cut"),
-        ({"encoder": {"ffn": 8}}, "encoder.inner (width x ffn) is 192 here and 96"),
-        ({"encoder": {"heads": 2}}, "encoder.head_width is 12 here and 6 in the model that it is"),
-        ({"encoder": {"kernel": 8}}, "encoder.kernel is 8 here and 4"),
-        ({"encoder": {"family": "mhssm"}}, "encoder.family is mhssm here and conformer"),
-        ({"joiner": 40}, "model.joiner is 40 here and 20"),
-    ],
-)
-def test_what_cannot_be_cut(change: dict[str, Any], line: str) -> None:
-    with pytest.raises(UserError) as refused:
-        check_cut(large(change).config, large().config)
-    assert line in str(refused.value)
+@pytest.mark.parametrize("layers", ["even", "first", "last", "dropped"])
+@pytest.mark.parametrize("units", ["norm", "first", "gradient"])
+def test_a_choice_listens_or_is_made_without_speech(
+    layers: Literal["even", "first", "last", "dropped"],
+    units: Literal["norm", "first", "gradient"],
+) -> None:
+    """So that a recipe knows whether to ask for some."""
+    config = CutConfig(layers=layers, units=units)
+    assert config.listens is (layers == "dropped" or units == "gradient")
+    if not config.listens:
+        deaf, hearing = large(SMALL, seed=5), large(SMALL, seed=5)
+        cut_from(deaf, large(), config, None)
+        cut_from(hearing, large(), config, dev())
+        for (name, one), other in zip(
+            deaf.state_dict().items(), hearing.state_dict().values(), strict=True
+        ):
+            assert torch.equal(one, other), name
 
 
 @pytest.mark.parametrize("units", ["first", "norm"])
