@@ -94,8 +94,8 @@ def plan(
         choices.append(Choice("stage.start.heads_only", "true", why))
         why = "the whole of it from the start: it knows how to listen"
         choices.append(Choice("stage.tuned.augment.grows", "[9.0, 9.0]", why))
-    # A card tells of all stages, those of the start too.
-    told = " " * STAGE_BYTES * len(way.stages) + str(seen.folder)
+    # A card tells of all stages, those of the start too, and of two parts' scores, by the folder.
+    told = (" " * STAGE_BYTES + str(seen.folder)) * (len(way.stages) + 2)
     card = {**(started.card if started else {}), "": told}
     filled = read_recipe(way.recipe, changes)
     space = room(budget, config, filled, card, units)

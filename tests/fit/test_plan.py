@@ -1,14 +1,21 @@
 """What a plan chooses by what was looked at: folders made by hand, and no speech."""
 
+import tomllib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cards import card_of
+from pocketscribe.fit import plan as planning
 from pocketscribe.fit.look import Look, Part
 from pocketscribe.fit.plan import FEW_WORDS, LEAST_SUPERNET, LITTLE_HOURS, Plan, plan
+from pocketscribe.fit.sizes import Room, room
 from pocketscribe.fit.ways import DIRECT, HEADS, SUPERNET
 from pocketscribe.recipes.reading import read_recipe
+from pocketscribe.recipes.recipe import Recipe
+from pocketscribe.speech.units import Units
 
 SMALL = (
     "model.encoder={ family = 'conformer', width = 32, layers = 1, heads = 2, kernel = 4 }",
@@ -29,12 +36,13 @@ def planned(
     start: Path | None = None,
     changes: tuple[str, ...] = (),
     budget: str = "10MB",
+    folder: Path = FOLDER,
 ) -> Plan:
     """For a folder of so many hours to train on, and words of dev and test; None: no such part."""
     words = {"dev": dev, "test": test}
     others = {split: part(count) for split, count in words.items() if count is not None}
     parts = {"train": part(1_000, hours), **others}
-    seen = Look(FOLDER, parts, "", [-20.0], Counter({16_000: 1}), {})
+    seen = Look(folder, parts, "", [-20.0], Counter({16_000: 1}), {})
     recipe = read_recipe("fit", SMALL)
     return plan(seen, budget, minutes, start, recipe, 60.0, changes=changes)
 
@@ -118,11 +126,32 @@ def test_what_the_speech_can_give_is_told(talkative: Path) -> None:
     assert "999 words of test tell little" in " ".join(planned(10.0, test=999).words)
 
 
-@pytest.mark.parametrize(("bits", "width"), [(4, 32), (8, 24)])
-def test_formats_that_are_fixed_are_planned_with(bits: int, width: int) -> None:
-    """Where all would fit in eight bits, too."""
-    fixed = (f"stage.low_bits.formats=[{{ match = '*', bits = {bits} }}]",)
+def test_formats_that_are_fixed_are_planned_with() -> None:
+    """Where all would fit in eight bits, too; fewer bits leave room for more."""
     assert "stage.low_bits.formats" in chosen(planned(1.0))
-    assert "stage.low_bits.formats" not in chosen(planned(1.0, changes=fixed))
-    small = chosen(planned(1.0, changes=fixed, budget="30kB"))
-    assert small["stage.student.model"].startswith(f"{{ encoder = {{ width = {width}, ")
+    widths = []
+    for bits in (4, 8):
+        fixed = (f"stage.low_bits.formats=[{{ match = '*', bits = {bits} }}]",)
+        assert "stage.low_bits.formats" not in chosen(planned(1.0, changes=fixed))
+        small = chosen(planned(1.0, changes=fixed, budget="30kB"))["stage.student.model"]
+        widths.append(tomllib.loads(f"model = {small}")["model"]["encoder"]["width"])
+    assert 32 > widths[0] > widths[1]
+
+
+@pytest.mark.parametrize("letters", [10, 250])
+def test_a_header_has_room_for_what_stages_say(
+    monkeypatch: pytest.MonkeyPatch, letters: int
+) -> None:
+    """Each names the folder, wherever that lies; the digits of a wide model are a thousand."""
+    folder = Path("/ö") / ("x" * letters)
+    spare = []
+
+    def measured(budget: str, config: Any, recipe: Recipe, card: dict, units: Units) -> Room:
+        found = room(budget, config, recipe, card, units)
+        written = room(budget, config, recipe, card_of(str(folder)), units)
+        spare.append(found.header - written.header)
+        return found
+
+    monkeypatch.setattr(planning, "room", measured)
+    planned(1.0, folder=folder)
+    assert 1_000 < spare[0] < 3_000

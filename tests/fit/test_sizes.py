@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from cards import card_of
 from pocketscribe.errors import UserError
 from pocketscribe.export.size import size_of_model
 from pocketscribe.fit.sizes import (
@@ -179,7 +180,7 @@ def test_no_sub_network_is_that_small(with_supernet: Recipe) -> None:
 
 
 def test_a_tight_cut_stays_in_the_budget_with_its_card(direct: Recipe, tmp_path: Path) -> None:
-    """As wide as it gets, in the bits that it ships in, with a card as a run writes it."""
+    """In the bits that it ships in, with a card as a run writes it."""
     folder = "/home/somebody/recordings of theirs"
     told = {"": " " * STAGE_BYTES * len(DIRECT.stages) + folder}
     loose = room("1MB", direct.model, direct, told, UNITS)
@@ -188,26 +189,8 @@ def test_a_tight_cut_stays_in_the_budget_with_its_card(direct: Recipe, tmp_path:
     found = cuts(direct.model, direct, loose._replace(budget=f"{tight}B"), "")
     model = made(direct.model, value(found, "stage.student.model"), small_bits(direct)).eval()
     settle(model)
-    stage = {
-        "trained_on": [{"corpus": folder, "hours": 1.457}],
-        "audio_hours_heard": 12.19,
-        "steps": 18_700,
-        "skipped_steps": 10,
-        "weights": "mean of the last 30%",
-        "wall_minutes": 123.4,
-        "seed": 0,
-    }
-    score = {"wer": 0.1234, "ci_low": 0.1123, "ci_high": 0.1345, "words": 1_234}
-    card = {
-        "recipe": "fit",
-        "parameters": 123_456,
-        "machine": "x86_64, 16 threads",
-        "made": "2026-01-01",
-        "stages": [{"name": name, **stage} for name in DIRECT.stages],
-        "scores": {f"{folder} test, {how}": score for how in ("greedy", "beam of 4")},
-    }
     file = tmp_path / "cut.pocket"
-    save_packed(file, Saved(model, UNITS.to_json(), card))
+    save_packed(file, Saved(model, UNITS.to_json(), card_of(folder)))
     assert tight - STAGE_BYTES * len(DIRECT.stages) < file.stat().st_size <= tight
 
 
