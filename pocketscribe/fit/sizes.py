@@ -103,7 +103,7 @@ def searched(config: ModelConfig, recipe: Recipe, room: Room) -> list[Choice]:
     if least > room.arrays:
         raise room.too_small(least)
     rows = sizes.model_dump(exclude_defaults=True)
-    supernet = toml({**{key: value for key, value in rows.items() if value}, "random": 1})
+    supernet = toml({**rows, "random": 1})
     # What a search counts is a whole file, but for what later stages add to its card.
     limit = read_bytes(room.budget, "--budget") - LATER_BYTES
     above, within = f'"{limit * 3 // 2}"', f'"{limit}"'
