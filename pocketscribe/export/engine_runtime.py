@@ -25,12 +25,7 @@ class EngineRuntime:
 
     always_streams = True
 
-    def __init__(
-        self,
-        path: Path,
-        search: DecodingConfig = GREEDY,
-        chunk: Chunk = None,
-    ) -> None:
+    def __init__(self, path: Path, search: DecodingConfig = GREEDY, chunk: Chunk = None) -> None:
         """On the best kernels that run here.
 
         Raises:

@@ -78,8 +78,8 @@ def score_and_ship(
     for stage in stages:
         trained, shipped = folder / stage / "model.safetensors", _shipped(recipe, stage, folder)
         made_of = hashlib.sha256(trained.read_bytes()).hexdigest()[:8]
-        model = results["models"].get(stage, {})
-        anew = model.get("made_of", made_of) != made_of  # older results do not tell
+        model = results["models"].get(stage)
+        anew = model is None or model.get("made_of", made_of) != made_of  # older ones do not tell
         if anew or not shipped.is_file():
             _write(shipped, load_model(trained))
         runtime = TorchRuntime(shipped, DecodingConfig(beam=beam))
@@ -88,7 +88,7 @@ def score_and_ship(
             "chunk": str(runtime.chunking),
             "made_of": made_of,
             "methods": methods(sketch(shipped)),
-            "scores": {} if anew else model.get("scores", {}),
+            "scores": {} if anew else model["scores"],
         }
         for corpus, said in parts:
             scored = model["scores"].get(corpus.title)
@@ -149,8 +149,9 @@ def _put_on_card(shipped: Path, scores: dict[str, dict[str, Any]]) -> None:
     if saved.card.get("scores") != told:
         saved.card["scores"] = told
         _write(shipped, saved)
+    size = shipped.stat().st_size
     for result in scores.values():
-        result["bytes"] = shipped.stat().st_size
+        result["bytes"] = size
 
 
 def _heard(part: Trainable) -> dict[str, Any]:

@@ -121,13 +121,15 @@ def _dropped(whole: Recogniser, count: int, loss: Callable[[], float]) -> list[i
 @torch.no_grad()
 def by_norm(model: Recogniser) -> dict[str, Float[Tensor, " K"]]:
     """The square sum of each unit's weights, in every tensor of its dimension."""
-    return _per_unit(model, [sized.tensor.square() for sized in _sized(model)])
+    sized = _sized(model)
+    return _per_unit(sized, [one.tensor.square() for one in sized])
 
 
 def by_gradient(model: Recogniser, batches: Sequence[Batch]) -> dict[str, Float[Tensor, " K"]]:
     """What the loss would lose without a unit, to first order: (Σ w dL/dw)² over the batches."""
     objective, context = _objective(model)
-    tensors = [sized.tensor for sized in _sized(model)]
+    sized = _sized(model)
+    tensors = [one.tensor for one in sized]
     found: dict[str, Tensor] = {}
     for batch in batches:
         loss = objective(batch, context)["loss"] / batch.total_frames
@@ -135,7 +137,7 @@ def by_gradient(model: Recogniser, batches: Sequence[Batch]) -> dict[str, Float[
         with torch.no_grad():
             pairs = zip(tensors, slopes, strict=True)
             moved = [t * (torch.zeros_like(t) if g is None else g) for t, g in pairs]
-            for name, change in _per_unit(model, moved).items():
+            for name, change in _per_unit(sized, moved).items():
                 found[name] = found.get(name, torch.zeros_like(change)) + change.square()
     return found
 
@@ -156,11 +158,11 @@ def _sized(model: Recogniser) -> list[Sized]:
     return [sized for _, sized in model.weights.dims.named(model)]
 
 
-def _per_unit(model: Recogniser, numbers: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Sums of one number a weight over every unit of every dimension."""
+def _per_unit(sized: Sequence[Sized], numbers: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Sums of one number a weight, of these tensors, over every unit of every dimension."""
     found: dict[str, Tensor] = {}
-    for sized, values in zip(_sized(model), numbers, strict=True):
-        for axis, dim in enumerate(sized.dims):
+    for one, values in zip(sized, numbers, strict=True):
+        for axis, dim in enumerate(one.dims):
             if dim.name:
                 others = [a for a in range(values.ndim) if a != axis]
                 each = dim.per_unit(values.sum(others) if others else values)

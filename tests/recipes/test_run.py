@@ -106,9 +106,14 @@ def test_only_what_is_new_is_scored(
     assert "changed" not in run_here(recipe, folder), "as the recipe has it again"
 
 
-def test_what_was_trained_again_ships_and_is_scored_again(tiny_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("results", ["kept", "deleted"])
+def test_what_was_trained_again_ships_and_is_scored_again(
+    tiny_run: Path, tmp_path: Path, results: str
+) -> None:
     folder, recipe = copied(tiny_run, tmp_path), tiny_run.with_name("tiny.toml")
     again = load_model(folder / MODEL)
+    if results == "deleted":
+        (folder / "results.json").unlink()
     again.model.joiner.out.bias.data[0] += 100  # of blank
     save_model(folder / MODEL, again)
     [model] = run_here(recipe, folder)["models"].values()
