@@ -8,7 +8,13 @@ from safetensors import safe_open
 
 from pocketscribe.export.open import is_exported, model_file, open_model
 from pocketscribe.export.seal import device_files
-from pocketscribe.models import Recogniser, stored_parameters, tensors, virtual_parameters
+from pocketscribe.models import (
+    Recogniser,
+    deployed_tensors,
+    stored_parameters,
+    tensors,
+    virtual_parameters,
+)
 from pocketscribe.models.packed import expected_layout, float_types
 from pocketscribe.models.saved import load_model
 from pocketscribe.weights import Weight
@@ -44,11 +50,8 @@ def size_of_model(model: Recogniser) -> dict[str, Any]:
         sizes = {name: dtype.itemsize * prod(shape) for name, (dtype, shape) in laid}
     else:
         dtypes = float_types(model)
-        sizes = {
-            name: dtypes[name].itemsize * tensor.numel()
-            for name, tensor in tensors(model).items()
-            if not name.startswith("auxiliary.")
-        }
+        shipped = deployed_tensors(model).items()
+        sizes = {name: dtypes[name].itemsize * tensor.numel() for name, tensor in shipped}
     return _described(_by_part(sizes), sizes, model)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from pocketscribe.errors import UserError
-from pocketscribe.models.recogniser import Recogniser, precise_names, tensors
+from pocketscribe.models.recogniser import Recogniser, deployed_tensors, precise_names, tensors
 from pocketscribe.weights.panels import from_panels, to_panels
 from pocketscribe.weights.weight import Weight
 
@@ -96,7 +96,5 @@ def _floats(model: Recogniser) -> dict[str, torch.Tensor]:
     """What is not packed, each tensor once: norms, biases, scales, statistics."""
     packed = {id(weight.stored) for weight in model.weights.stored.values()}
     return {
-        name: tensor
-        for name, tensor in tensors(model).items()
-        if id(tensor) not in packed and not name.startswith("auxiliary.")
+        name: tensor for name, tensor in deployed_tensors(model).items() if id(tensor) not in packed
     }

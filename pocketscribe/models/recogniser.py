@@ -200,6 +200,16 @@ def tensors(model: Recogniser) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
+def deployed_tensors(model: Recogniser) -> dict[str, Tensor]:
+    """Of `tensors`, all that ships: not the heads that training alone needs."""
+    return {n: t for n, t in tensors(model).items() if not is_auxiliary(n)}
+
+
+def is_auxiliary(name: str) -> bool:
+    """Whether a tensor of that name belongs to the heads that training alone needs."""
+    return name.startswith("auxiliary.")
+
+
 def precise_names(model: Recogniser) -> set[str]:
     """Of `tensors`, those that float16 would spoil: what their modules name as `precise`."""
     return {
@@ -211,7 +221,7 @@ def precise_names(model: Recogniser) -> set[str]:
 
 def deployed_parameters(model: Recogniser) -> dict[str, nn.Parameter]:
     """Name -> stored tensor of all that ships: shared ones once, training's heads not at all."""
-    return {n: p for n, p in model.named_parameters() if not n.startswith("auxiliary.")}
+    return {n: p for n, p in model.named_parameters() if not is_auxiliary(n)}
 
 
 def stored_parameters(model: Recogniser) -> int:

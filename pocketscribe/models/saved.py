@@ -25,7 +25,14 @@ from pocketscribe.files import parse_json, replacing
 from pocketscribe.models import packed
 from pocketscribe.models.packed import Arrays, Layout
 from pocketscribe.models.plan import plan_text
-from pocketscribe.models.recogniser import ModelConfig, Recogniser, precise_names, tensors
+from pocketscribe.models.recogniser import (
+    ModelConfig,
+    Recogniser,
+    deployed_tensors,
+    is_auxiliary,
+    precise_names,
+    tensors,
+)
 
 FORMAT = "pocketscribe-model-2"
 LARGEST_HEADER = 4 * 2**20  # bytes; a thousand layers and 65,536 text units fit
@@ -77,11 +84,11 @@ def save_model(path: Path, saved: Saved, *, half: bool = False) -> None:
 
     A few tensors are float32 all the same (`precise_names`).
     """
-    found = {n: t.detach().cpu().numpy() for n, t in tensors(saved.model).items()}
+    wanted = (deployed_tensors if half else tensors)(saved.model)
+    found = {n: t.detach().cpu().numpy() for n, t in wanted.items()}
     if half:
         dtypes = packed.float_types(saved.model)
-        shipped = {n: a for n, a in found.items() if not n.startswith("auxiliary.")}
-        found = {n: array.astype(dtypes[n]) for n, array in shipped.items()}
+        found = {n: array.astype(dtypes[n]) for n, array in found.items()}
     _save(path, found, saved, FORMAT)
 
 
@@ -203,7 +210,7 @@ def _planned(header: Header, format: str, file: Any, path: Path) -> Recogniser:
         raise UserError(f"{path}: {len(found)} tensors, its config wants {layers} layers")
     with torch.device("meta"):
         model = Recogniser(header.config, header.vocabulary)
-    if not any(name.startswith("auxiliary.") for name in found):
+    if not any(map(is_auxiliary, found)):
         model.auxiliary = nn.ModuleDict()
     if format == packed.FORMAT:
         expected = packed.expected_layout(model)

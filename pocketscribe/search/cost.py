@@ -12,7 +12,7 @@ from math import prod
 
 import torch
 
-from pocketscribe.models import Recogniser, tensors
+from pocketscribe.models import Recogniser, deployed_tensors
 from pocketscribe.models.cutting import LAYER
 from pocketscribe.models.packed import float_types
 from pocketscribe.models.subnets import Sizes, Space
@@ -96,11 +96,10 @@ def _tensors(model: Recogniser) -> Iterator[_Tensor]:
     }
     stored = {id(w.stored): first[id(w)] for w in model.weights.stored.values()}
     types = float_types(model)
-    for name, tensor in tensors(model).items():
-        if not name.startswith("auxiliary."):
-            whole = tuple(Dim("", size) for size in tensor.shape)
-            found = axes.get(id(tensor), whole)
-            yield _Tensor(found, types[name].itemsize, stored.get(id(tensor)))
+    for name, tensor in deployed_tensors(model).items():
+        whole = tuple(Dim("", size) for size in tensor.shape)
+        found = axes.get(id(tensor), whole)
+        yield _Tensor(found, types[name].itemsize, stored.get(id(tensor)))
 
 
 def _array_bytes(shape: tuple[int, ...], item_bytes: int, use: str | None, rules: Rules) -> int:

@@ -121,16 +121,6 @@ def load_checkpoint(
         ) from None
 
 
-def update_average(means: dict[str, Tensor], mean: str, model: Recogniser, count: int) -> None:
-    """Folds the model's parameters into a mean of `count` snapshots, this one included."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if count > 1:
-                means[f"{mean}/{name}"].lerp_(parameter.detach(), 1 / count)
-            else:
-                means[f"{mean}/{name}"] = parameter.detach().clone()
-
-
 def _own(objective: nn.Module, model: Recogniser) -> dict[str, Tensor]:
     """What an objective trains besides the model: a map that compares, and never ships."""
     ours = {id(p) for p in model.parameters()}

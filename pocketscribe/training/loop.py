@@ -7,6 +7,7 @@ last checkpoint to the same weights as one that was not.
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,21 +24,11 @@ from pocketscribe.models import Recogniser
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.augment import AugmentConfig
 from pocketscribe.speech.batches import Batch, TrainingBatches, label_entropy, loader
-from pocketscribe.training.checkpoint import (
-    CHECKPOINT,
-    Progress,
-    load_checkpoint,
-    save_checkpoint,
-    update_average,
-)
+from pocketscribe.training.candidates import Candidates
+from pocketscribe.training.checkpoint import CHECKPOINT, Progress, load_checkpoint, save_checkpoint
 from pocketscribe.training.objectives import LossConfig, Objective, StepContext, draw_chunking
 from pocketscribe.training.optimisers import OptimiserConfig, build_optimiser, lr_factor
 
-AVERAGED_SHARES = (0.3, 0.1)  # of a training: the ends over which weights are averaged
-# And the averages: whose weights a training may end with. Half way between what a fine-tuning began
-# with and what it came to is often better than both on other speech (arXiv 2109.01903).
-LAST, BEST, HALF_WAY = "last", "best on dev", "half way from its start"
-AVERAGE_EVERY = 10  # steps between two snapshots of an average
 GROW_EVERY = 50  # steps between two looks at whether augmentation may grow
 MOST_SKIPPED_IN_A_ROW = 20
 LOG_FILE_EVERY = 100  # steps between two lines where the output is no terminal
@@ -96,9 +87,9 @@ class Training:
         self.raw_objective = objective
         self.raw_optimiser = build_optimiser(config.optimiser, objective.named_parameters())
         self.objective, self.optimiser = fabric.setup(objective, self.raw_optimiser)
-        self.start = {n: p.detach().clone() for n, p in model.named_parameters() if trained}
+        self.candidates = Candidates(model, trained=trained)
         self.progress = Progress()
-        self.candidates: dict[str, torch.Tensor] = {}
+        self.goal = 3600 * config.audio_hours  # seconds to hear
         self.units = ""
         with fabric.rank_zero_first():
             restore_interrupted(self.folder)
@@ -106,7 +97,7 @@ class Training:
             self.progress, found = load_checkpoint(
                 self.folder, objective, model, self.raw_optimiser
             )
-            self.candidates = {name: t.to(fabric.device) for name, t in found.items()}
+            self.candidates.kept = {name: t.to(fabric.device) for name, t in found.items()}
 
     def run(self, batches: TrainingBatches, bar: Bar, corpus_seconds: float) -> None:
         """Trains to the end; afterwards the model holds the weights that scored best on dev.
@@ -114,8 +105,8 @@ class Training:
         Raises:
             UserError: the loss stays non-finite.
         """
-        progress, goal = self.progress, self.config.audio_hours * 3600
-        task = bar.add_task("train", total=goal, completed=int(progress.audio_seconds))
+        progress = self.progress
+        task = bar.add_task("train", total=self.goal, completed=int(progress.audio_seconds))
         self.units = batches.units.to_json()
         self.entropy = label_entropy(batches.parts, batches.units)
         stream = self._stream(batches)
@@ -123,7 +114,7 @@ class Training:
         saved = time.monotonic()
         skipped_in_a_row = 0
         self.objective.train()
-        while progress.audio_seconds < goal and not self._out_of_patience():
+        while self._done < 1 and not self._out_of_patience():
             losses = self._step(stream, corpus_seconds)
             skipped_in_a_row = skipped_in_a_row + 1 if losses is None else 0
             if skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
@@ -143,8 +134,14 @@ class Training:
                 self._save()
                 saved = time.monotonic()
         self._save()
-        self._choose(bar)
+        score = partial(self._dev_score, bar=bar, log=False)
+        progress.chosen = self.candidates.choose(score)
         bar.remove_task(task)
+
+    @property
+    def _done(self) -> float:
+        """The share of this training that is behind it; 1 or a little more at its end."""
+        return self.progress.audio_seconds / self.goal
 
     def _stream(self, batches: TrainingBatches) -> Iterator[Batch]:
         """The batches that are still to come, augmented as much as has been earned by now."""
@@ -174,13 +171,12 @@ class Training:
             step=progress.step,
             audio_seconds=progress.audio_seconds,
             epochs=progress.audio_seconds / corpus_seconds,
-            progress=progress.audio_seconds / (3600 * config.audio_hours),
+            progress=self._done,
         )
         lr = config.optimiser.base_lr * factor
         for group in self.raw_optimiser.param_groups:
             group["lr"] = lr
-        goal = 3600 * config.audio_hours
-        self.raw_objective.begin(progress.audio_seconds / goal, progress.before_seconds / goal)
+        self.raw_objective.begin(self._done, progress.before_seconds / self.goal)
         progress.before_seconds = progress.audio_seconds
         chunking = draw_chunking(self.model.config.chunks.chunkings, config.seed, progress.step)
         # Dropout follows from the step, and differs between processes.
@@ -209,7 +205,7 @@ class Training:
             progress.skipped += 1
             return None
         self.raw_objective.updated(lr)
-        self._average()
+        self.candidates.average(progress.step, self._done, progress.averaged)
         return {name: value.item() for name, value in sums.items()}
 
     def _update(self) -> bool:
@@ -225,8 +221,7 @@ class Training:
         return finite
 
     def _validations_due(self) -> int:
-        share = self.progress.audio_seconds / (3600 * self.config.audio_hours)
-        return min(int(share * self.config.validations), self.config.validations)
+        return min(int(self._done * self.config.validations), self.config.validations)
 
     def _validate(self, bar: Bar) -> None:
         """Scores the model; with patience, keeps the best weights so far."""
@@ -239,8 +234,7 @@ class Training:
         progress.stale = 0 if better else progress.stale + 1
         if better:
             progress.best = score
-            for name, parameter in self.model.named_parameters():
-                self.candidates[f"{BEST}/{name}"] = parameter.detach().clone()
+            self.candidates.keep_best()
 
     def _dev_score(self, what: str, bar: Bar, *, log: bool) -> float | None:
         """Mean over the dev parts, the same in every process; None where there are none."""
@@ -285,44 +279,11 @@ class Training:
                 self.folder,
                 self.raw_objective,
                 self.model,
-                self.candidates,
+                self.candidates.kept,
                 self.raw_optimiser,
                 self.progress,
                 self.units,
             )
-
-    def _average(self) -> None:
-        """Every few steps near the end, folds the weights into each running average."""
-        progress = self.progress
-        done = progress.audio_seconds / (3600 * self.config.audio_hours)
-        if progress.step % AVERAGE_EVERY:
-            return
-        for share in AVERAGED_SHARES:
-            if done >= 1 - share:
-                name = f"mean of the last {share:.0%}"
-                progress.averaged[name] = progress.averaged.get(name, 0) + 1
-                update_average(self.candidates, name, self.model, progress.averaged[name])
-
-    @torch.no_grad()
-    def _choose(self, bar: Bar) -> None:
-        """Puts into the model whichever weights score best on dev; its last ones without dev."""
-        parameters = dict(self.model.named_parameters())
-        last = {name: p.detach().clone() for name, p in parameters.items()}
-        found = {LAST: last}
-        if self.start:
-            found[HALF_WAY] = {name: torch.lerp(self.start[name], last[name], 0.5) for name in last}
-        for key, tensor in self.candidates.items():
-            which, name = key.split("/", 1)
-            found.setdefault(which, {})[name] = tensor
-        scores: dict[str, float] = {}
-        for which, tensors in found.items():
-            for name, tensor in tensors.items():
-                parameters[name].copy_(tensor)
-            score = self._dev_score(which, bar, log=False) if len(found) > 1 else None
-            scores[which] = math.inf if score is None else score
-        self.progress.chosen = min(scores, key=lambda which: scores[which])
-        for name, tensor in found[self.progress.chosen].items():
-            parameters[name].copy_(tensor)
 
     def _tally(self, losses: dict[str, Tensor], batch: Batch) -> None:
         """Adds up what says whether the network listens: nats and labels, over all processes."""

@@ -11,12 +11,7 @@ from torch.optim import Optimizer
 from pocketscribe.errors import UserError
 from pocketscribe.models import Recogniser
 from pocketscribe.models.saved import load_model
-from pocketscribe.training.checkpoint import (
-    Progress,
-    load_checkpoint,
-    save_checkpoint,
-    update_average,
-)
+from pocketscribe.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from pocketscribe.training.optimisers import OptimiserConfig, build_optimiser
 
 Tiny = Callable[..., Recogniser]
@@ -105,17 +100,3 @@ def test_checkpoint_of_another_model_is_refused(tiny: Tiny, saved: Path) -> None
     optimiser = build_optimiser(OptimiserConfig(kind="adamw"), model.named_parameters())
     with pytest.raises(UserError, match="does not fit its config"):
         load_checkpoint(saved, model, model, optimiser)
-
-
-def test_the_average_is_the_mean_of_its_snapshots(tiny: Tiny) -> None:
-    model, average, snapshots = tiny(), {}, []
-    for count in range(1, 6):
-        with torch.no_grad():
-            for p in model.parameters():
-                p.add_(torch.randn_like(p))
-        snapshots.append({name: p.detach().clone() for name, p in model.named_parameters()})
-        update_average(average, "mean", model, count)
-    assert average.keys() == {f"mean/{name}" for name in snapshots[0]}
-    for name, found in average.items():
-        expected = torch.stack([s[name.removeprefix("mean/")] for s in snapshots]).mean(0)
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)

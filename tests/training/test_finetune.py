@@ -10,7 +10,7 @@ from killed import identical, killed_at, weights
 from pocketscribe.models import Recogniser, start_from
 from pocketscribe.speech.augment import AugmentConfig
 from pocketscribe.speech.batches import TrainingBatches
-from pocketscribe.training import loop
+from pocketscribe.training import candidates
 from pocketscribe.training.distilled import Distilled
 from pocketscribe.training.formatted import Formatted
 from pocketscribe.training.loop import Training
@@ -122,7 +122,7 @@ def test_a_killed_fine_tuning_goes_on_to_the_same_bits(
     masks: MaskConfig,
 ) -> None:
     """Frozen masks come back too: the kill comes after they were frozen."""
-    monkeypatch.setattr(loop, "AVERAGE_EVERY", 2)
+    monkeypatch.setattr(candidates, "AVERAGE_EVERY", 2)
     teacher = tiny()
     straight, broken, resumed = (under_formats(teacher) for _ in range(3))
     options = {"checkpoint_minutes": 0.0}

@@ -13,14 +13,10 @@ from pocketscribe.errors import UserError
 from pocketscribe.models import Recogniser
 from pocketscribe.speech.augment import AugmentConfig
 from pocketscribe.speech.batches import Batch, TrainingBatches
-from pocketscribe.training import loop
+from pocketscribe.training import candidates, loop
+from pocketscribe.training.candidates import BEST, HALF_WAY
 from pocketscribe.training.fabric import make_fabric
-from pocketscribe.training.loop import (
-    BEST,
-    HALF_WAY,
-    Training,
-    TrainingConfig,
-)
+from pocketscribe.training.loop import Training, TrainingConfig
 from pocketscribe.training.objectives import LossConfig, Plain, StepContext
 from pocketscribe.training.optimisers import OptimiserConfig
 
@@ -49,8 +45,8 @@ def test_a_killed_training_goes_on_to_the_same_bits(
     options: dict[str, object],
 ) -> None:
     """Dropout, augmentation as it grows, chunking, schedule, moments, averages: all come back."""
-    monkeypatch.setattr(loop, "AVERAGE_EVERY", 2)
-    monkeypatch.setattr(loop, "AVERAGED_SHARES", (0.7, 0.3))
+    monkeypatch.setattr(candidates, "AVERAGE_EVERY", 2)
+    monkeypatch.setattr(candidates, "AVERAGED_SHARES", (0.7, 0.3))
     monkeypatch.setattr(loop, "GROW_EVERY", 4)
     growing = AugmentConfig(grows=(100.0, 0.0))  # to 75% or so at the first look
     options = {"loss": LOSS, "checkpoint_minutes": 0.0, **options}
@@ -112,8 +108,8 @@ def test_the_result_is_what_scores_best_on_dev(
     best: str,
 ) -> None:
     """The last weights, half way to them, or a mean of every so many steps of the last part."""
-    monkeypatch.setattr(loop, "AVERAGE_EVERY", 3)
-    monkeypatch.setattr(loop, "AVERAGED_SHARES", (0.6, 0.3))
+    monkeypatch.setattr(candidates, "AVERAGE_EVERY", 3)
+    monkeypatch.setattr(candidates, "AVERAGED_SHARES", (0.6, 0.3))
     model, seen = tiny(), []
     original = Training._step
 
