@@ -252,8 +252,8 @@ def lm(
 ) -> None:
     """Learn a language model for a recogniser's units from text."""
     from pocketscribe.config import read_bytes
-    from pocketscribe.decoding.lm import held_out, make_lm, read_part, read_text
     from pocketscribe.export.open import open_model
+    from pocketscribe.lm.learn import held_out, make_lm, read_part, read_text
 
     check_place(out)
     texts = [read_text(file) for file in text]

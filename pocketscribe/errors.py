@@ -27,6 +27,15 @@ class UserHint(UserWarning):
 
 
 @contextmanager
+def told_of(source: str) -> Iterator[None]:
+    """Around what is done for `source`, whose name then begins the line of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+@contextmanager
 def needs_extra(extra: str, asked: str) -> Iterator[None]:
     """Around what imports an optional package: its absence is a UserError that names the extra."""
     try:

@@ -10,11 +10,12 @@ import pocketscribe
 
 ROOMS = (  # from the ground up
     ("errors",),
-    ("files", "config"),
+    ("files", "config", "device"),
     ("weights",),
     ("models",),
     ("losses",),
     ("speech",),
+    ("lm",),
     ("decoding",),
     ("evaluation",),
     ("training",),

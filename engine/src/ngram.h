@@ -1,4 +1,4 @@
-// An n-gram language model over text units, read from its file as it lies: decoding/ngram.py.
+// An n-gram language model over text units, read from its file as it lies: lm/ngram.py.
 #pragma once
 
 #include <cstdint>

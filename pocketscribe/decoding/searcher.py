@@ -9,10 +9,11 @@ from pydantic import Field, model_validator
 
 from pocketscribe.config import Config
 from pocketscribe.decoding.beam import BeamSearch, Guide
+from pocketscribe.decoding.fusion import ShallowFusion
 from pocketscribe.decoding.hotwords import Hotwords
-from pocketscribe.decoding.ngram import ShallowFusion, load
 from pocketscribe.decoding.search import CtcSearch, GreedySearch, Search, TransducerScorer
 from pocketscribe.errors import UserError
+from pocketscribe.lm.ngram import load
 from pocketscribe.speech.text import normalise
 from pocketscribe.speech.units import UNKNOWN, Units
 

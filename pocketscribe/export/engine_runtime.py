@@ -11,8 +11,8 @@ from pocketscribe.decoding.search import Hypothesis
 from pocketscribe.decoding.searcher import CTC_BEAM, GREEDY, DecodingConfig, spelt
 from pocketscribe.decoding.streaming import Transcript, Utterance, transcript
 from pocketscribe.errors import UserError
-from pocketscribe.export.torch_runtime import Chunk, choose_chunking
 from pocketscribe.models import stored_parameters, virtual_parameters
+from pocketscribe.models.chunks import Chunk
 from pocketscribe.models.saved import sketch
 from pocketscribe.speech.features import waveform
 from pocketscribe.speech.units import Units
@@ -36,7 +36,7 @@ class EngineRuntime:
         except native.EngineError as error:
             raise UserError(str(error)) from None
         saved = sketch(path)
-        chunking = choose_chunking(saved.model, chunk)
+        chunking = saved.model.config.chunks.choose(chunk)
         if chunking.size is None:
             raise UserError("--runtime engine: full context cannot stream; choose another --chunk")
         self.chunk: int | None = chunking.size

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from pocketscribe.errors import UserError, needs_extra
-from pocketscribe.export.open import is_exported, model_file, quietly
+from pocketscribe.export.open import is_exported, model_file
+from pocketscribe.export.quiet import quietly
 from pocketscribe.export.seal import folder_bytes
-from pocketscribe.export.torch_runtime import Chunk, choose_chunking
 from pocketscribe.files import check_kept, check_place
 from pocketscribe.models import decoded
+from pocketscribe.models.chunks import Chunk
 from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
 
 FOLDERS = ("onnx", "sherpa-onnx", "executorch")
@@ -37,7 +38,7 @@ def export_saved(
     saved: Saved, to: str, out: Path, *, int8: bool = False, chunk: Chunk = None
 ) -> int:
     """The same of a model in memory, for one of `TARGETS`."""
-    chunking = choose_chunking(saved.model, chunk)
+    chunking = saved.model.config.chunks.choose(chunk)
     if int8 and to not in ("onnx", "sherpa-onnx"):
         raise UserError(f"export --to {to}: --int8 is for onnx targets")
     if to not in FOLDERS:

@@ -15,7 +15,7 @@ from torch import Tensor, zeros
 
 from pocketscribe.config import Config
 from pocketscribe.decoding.searcher import DecodingConfig, Searcher
-from pocketscribe.decoding.streaming import Stream, Transcript, stream_one
+from pocketscribe.decoding.streaming import LiveStream, Stream, Transcript, stream_one
 from pocketscribe.errors import UserError
 from pocketscribe.export.seal import folder_bytes
 from pocketscribe.models import State
@@ -63,29 +63,41 @@ def checked(about: Any, format: str, folder: Path) -> Exported:
     return Exported.read(about, f"{folder}: its description is damaged")
 
 
-class GraphRuntime:
-    """An exported folder with our searches around it."""
+class ExportedRuntime:
+    """An exported folder, which knows of itself what it is, and has no way but to stream."""
 
     always_streams = True
+
+    def __init__(self, folder: Path, about: Exported) -> None:
+        self.units = Units.from_json(about.units, str(folder))
+        self.card = about.card
+        self.chunk = about.frames // FACTOR
+        self.parameters_stored = about.parameters_stored
+        self.parameters_virtual = about.parameters_virtual
+        self.bytes = folder_bytes(folder)
+
+    def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:
+        return [stream_one(self.stream(), x) for x in audio]
+
+    def stream(self) -> LiveStream:
+        """A live utterance of its own."""
+        raise NotImplementedError
+
+
+class GraphRuntime(ExportedRuntime):
+    """An exported folder with our searches around it."""
+
     rows = 32
 
     def __init__(self, folder: Path, about: Exported, search: DecodingConfig) -> None:
-        self.units = Units.from_json(about.units, str(folder))
+        super().__init__(folder, about)
         self.searcher = Searcher.open(search, self.units)
-        self.card = about.card
-        self.chunk = about.frames // FACTOR
         self.shapes = about.states
-        self.parameters_stored = about.parameters_stored
-        self.parameters_virtual = about.parameters_virtual
         self.scorer = self if about.head == "transducer" else None
-        self.bytes = folder_bytes(folder)
 
     def run(self, graph: str, *inputs: Tensor) -> list[Tensor]:
         """Outputs of one of `GRAPHS`, by position."""
         raise NotImplementedError
-
-    def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:
-        return [stream_one(self.stream(), x) for x in audio]
 
     def stream(self) -> Stream:
         return Stream(self, self.units, self.searcher)

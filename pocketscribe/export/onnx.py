@@ -7,10 +7,8 @@ written by construction.
 """
 
 import json
-import logging
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from pocketscribe.export.graph import (
     describe,
 )
 from pocketscribe.export.low_bits import with_low_bits
+from pocketscribe.export.quiet import quietly
 from pocketscribe.export.seal import BLANK_SEAL, seal
 from pocketscribe.files import replacing
 from pocketscribe.models import Chunking, Recogniser, decoded
@@ -148,9 +147,7 @@ def traced(
     shapes: Any = stream_axes and tuple({axis: streams} for axis in stream_axes)
     if isinstance(module, StreamingGraph):  # *state is one argument to torch.export
         shapes = (shapes[0], shapes[1:])
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quietly():
         program = torch.onnx.export(
             module.eval(),
             example,
@@ -201,17 +198,13 @@ def _transposes_once(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _quantised(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Dynamic int8 for matrix products alone: convolutions suffer, as measured."""
-    logging.disable(logging.WARNING)  # advice on preparing graphs with shapes, which ours are not
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "quantised.onnx"
-            quantize_dynamic(
-                proto,
-                path,
-                op_types_to_quantize=["MatMul", "Gemm"],
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-            )
-            return onnx.load(path)
-    finally:
-        logging.disable(logging.NOTSET)
+    with quietly(), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "quantised.onnx"
+        quantize_dynamic(
+            proto,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
+        return onnx.load(path)

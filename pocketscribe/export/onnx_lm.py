@@ -16,9 +16,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from pocketscribe.decoding.kneser_ney import FIRST, START
-from pocketscribe.decoding.ngram import HIGHEST_BACKOFF, STEP, Ngram, code
 from pocketscribe.export.onnx import traced
+from pocketscribe.lm.kneser_ney import FIRST, START
+from pocketscribe.lm.ngram import HIGHEST_BACKOFF, STEP, Ngram, code
 
 
 class LmGraph(nn.Module):

@@ -1,9 +1,5 @@
 """MODEL on the command line: a run folder, a checkpoint, or an exported file or folder."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,10 +8,13 @@ from pydantic import Field
 
 from pocketscribe.config import Config, FileName
 from pocketscribe.decoding.searcher import GREEDY, DecodingConfig
+from pocketscribe.device import choose_device
 from pocketscribe.errors import UserError, needs_engine, needs_extra
 from pocketscribe.evaluation.runtime import Runtime
-from pocketscribe.export.torch_runtime import Chunk, TorchRuntime, choose_device
+from pocketscribe.export.quiet import quietly
+from pocketscribe.export.torch_runtime import TorchRuntime
 from pocketscribe.files import read_json
+from pocketscribe.models.chunks import Chunk
 
 
 def open_model(
@@ -119,15 +118,3 @@ def model_file(path: Path) -> Path:
         f"{path}: no model in it; give a run, a checkpoint or a model's file (what was exported "
         "for a runtime holds graphs alone)"
     )
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without the hundreds of lines that torchao and ExecuTorch say on what they load and fuse."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

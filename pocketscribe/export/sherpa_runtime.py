@@ -1,6 +1,5 @@
 """Running an exported folder in the unmodified sherpa-onnx wheel."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -8,11 +7,10 @@ from typing import Any
 import numpy as np
 import sherpa_onnx
 
-from pocketscribe.decoding.ngram import load
 from pocketscribe.decoding.searcher import GREEDY, DecodingConfig, spelt
-from pocketscribe.decoding.streaming import Transcript, Utterance, stream_one, tail_silence
+from pocketscribe.decoding.streaming import Transcript, Utterance, tail_silence
 from pocketscribe.errors import UserError
-from pocketscribe.export.graph_runtime import Exported
+from pocketscribe.export.graph_runtime import Exported, ExportedRuntime
 from pocketscribe.export.onnx import tokens_text
 from pocketscribe.export.onnx_lm import export_lm
 from pocketscribe.export.onnx_runtime import (
@@ -24,11 +22,10 @@ from pocketscribe.export.onnx_runtime import (
     properties,
     sessions,
 )
-from pocketscribe.export.seal import folder_bytes
+from pocketscribe.lm.ngram import load
 from pocketscribe.models import MELS
 from pocketscribe.models.predictor import CONTEXT
 from pocketscribe.models.recogniser import LARGEST_STATE
-from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.features import SAMPLE_RATE, waveform
 from pocketscribe.speech.units import SPACE, Units
 
@@ -36,24 +33,17 @@ PRIVATE = 0xF0000  # the first of the characters that Unicode leaves to private 
 HARMLESS = {"pocketscribe", "version", "model_author", "onnx.infer"}  # metadata for others
 
 
-class SherpaRuntime:
+class SherpaRuntime(ExportedRuntime):
     """An `export --to sherpa-onnx` folder."""
-
-    always_streams = True
 
     def __init__(self, folder: Path, search: DecodingConfig = GREEDY) -> None:
         """Raises UserError where a file is missing or damaged: the wheel would end the process."""
         about = description(folder)
+        super().__init__(folder, about)
         tokens = folder / "tokens.txt"
-        self.units = Units.from_json(about.units, str(folder))
         if not tokens.is_file() or tokens.read_text("utf-8", "replace") != tokens_text(self.units):
             raise UserError(f"{tokens}: missing or damaged; export the model again")
         _check_contract(folder, about, len(self.units))
-        self.card = about.card
-        self.chunk = about.frames // FACTOR
-        self.parameters_stored = about.parameters_stored
-        self.parameters_virtual = about.parameters_virtual
-        self.bytes = folder_bytes(folder)
         with TemporaryDirectory() as own:
             self.recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
                 encoder=str(folder / "encoder.onnx"),
@@ -66,9 +56,6 @@ class SherpaRuntime:
                 max_active_paths=search.width,
                 **{"tokens": str(tokens), **_guides(search, self.units, Path(own))},
             )
-
-    def transcribe(self, audio: Sequence[np.ndarray], streaming: bool = True) -> list[Transcript]:
-        return [stream_one(self.stream(), x) for x in audio]
 
     def stream(self) -> "SherpaStream":
         return SherpaStream(self.recognizer, self.chunk)

@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import torch
 
 from pocketscribe.decoding.offline import decode
 from pocketscribe.decoding.searcher import GREEDY, DecodingConfig, Searcher
@@ -17,13 +15,14 @@ from pocketscribe.decoding.streaming import (
     transcript,
     whole_features,
 )
+from pocketscribe.device import choose_device
 from pocketscribe.errors import UserError
-from pocketscribe.models import Chunking, Recogniser, stored_parameters, virtual_parameters
+from pocketscribe.models import stored_parameters, virtual_parameters
+from pocketscribe.models.chunks import Chunk
 from pocketscribe.models.saved import load_model
 from pocketscribe.speech.features import SAMPLE_RATE
 from pocketscribe.speech.units import Units
 
-Chunk = int | Literal["full"] | None  # encoder frames of 40 ms; None: the model's first choice
 LONG_SECONDS = 60  # beyond which whole utterances go chunk by chunk, to the same result
 FULL_SECONDS = 120  # all that full context takes: its memory grows with the square
 
@@ -46,7 +45,7 @@ class TorchRuntime:
         self.model.to(choose_device(device))
         self.units = Units.from_json(saved.units, str(path), saved.model.vocabulary)
         self.searcher = Searcher.open(search, self.units)
-        self.chunking = choose_chunking(self.model, chunk)
+        self.chunking = self.model.config.chunks.choose(chunk)
         self.chunk = self.chunking.size
         self.bytes = path.stat().st_size
         self.parameters_stored = stored_parameters(self.model)
@@ -72,29 +71,3 @@ class TorchRuntime:
                 "or train with a number in model.chunks.sizes"
             )
         return Stream(TorchStreaming(self.model, self.chunking), self.units, self.searcher)
-
-
-def choose_device(name: str) -> torch.device:
-    """Raises UserError where there is no such device here."""
-    if name not in ("cpu", "cuda", "auto"):
-        raise UserError(f"--device {name}: choose cpu, cuda or auto")
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise UserError("--device cuda: PyTorch sees no GPU here; use cpu or auto")
-    return torch.device("cuda" if there and name != "cpu" else "cpu")
-
-
-def choose_chunking(model: Recogniser, chunk: Chunk) -> Chunking:
-    """The trained chunking of `chunk` encoder frames, or the model's first one that streams.
-
-    Raises:
-        UserError: the model was not trained for that chunk size.
-    """
-    chunks = model.config.chunks
-    if chunk is None:
-        return chunks.streaming
-    for chunking in chunks.chunkings:
-        if chunking.size == (None if chunk == "full" else chunk):
-            return chunking
-    sizes = ", ".join(str(size) for size in chunks.sizes)
-    raise UserError(f"--chunk {chunk}: this model was trained for chunks of {sizes} (x 40 ms)")

@@ -2,7 +2,7 @@
 
 import shlex
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from pocketscribe.config import read_bytes
 from pocketscribe.errors import UserError, UserHint
 from pocketscribe.evaluation.report import card_markdown
 from pocketscribe.export.export import export
-from pocketscribe.export.open import model_file
+from pocketscribe.export.open import is_exported, model_file
 from pocketscribe.files import read_json, write_json, write_text
 from pocketscribe.fit.look import Look, look
 from pocketscribe.fit.plan import ENOUGH_STEPS, Plan, fewest_steps, plan
@@ -64,8 +64,8 @@ def fit(
     for change in changes:
         if change.startswith(("name", "evaluate.stages")):
             raise UserError(f"--set {change}: fit leaves fit.pocket, whatever else is set")
-    told = [c for c in changes if c.startswith(("model", "speech.units")) or "=" not in c]
-    own = read_recipe("fit", told)
+    shaping = [c for c in changes if c.startswith(("model", "speech.units")) or "=" not in c]
+    own = read_recipe("fit", shaping)
     with progress_bar(console) as bar:
         seen = look(folder, root, out.parent / "prepared", bar)
     for line in seen.lines():
@@ -73,12 +73,6 @@ def fit(
     kept = out / "speed.json"
     before = Speed.read(read_json(kept), str(kept)).x_real_time if kept.is_file() else None
     planned = plan(seen, budget, minutes, start, own, before, device, changes)
-    for change in changes:
-        if planned.started and change.startswith("model"):
-            raise UserError(
-                f"--set {change}: {start}, which it starts from, has a shape of its own; "
-                "--start none starts from nothing"
-            )
     named = ["name=fit", *planned.changes, *changes]  # whichever recipe it is, it leaves fit.pocket
     recipe = read_recipe(planned.way.recipe, named, out.parent)
     for corpus in (*recipe.corpora, *recipe.speech.dev, *recipe.speech.test):
@@ -94,13 +88,15 @@ def fit(
         raise UserError(
             f"{shipped}: {size:,} bytes, over the budget by its card; give a little more"
         )
-    asked = ["pocketscribe", "fit", folder, "--budget", budget, "--out", str(out)]
-    asked += [] if minutes is None else ["--minutes", f"{minutes:g}"]
-    asked += [] if start == START else ["--start", str(start or NOTHING)]
-    asked += [] if root is None else ["--root", str(root)]
-    asked += [] if device == "auto" else ["--device", device]
-    asked += [word for change in changes for word in ("--set", change)]
-    results["command"] = shlex.join(asked)
+    options = {
+        "--budget": budget,
+        "--out": out,
+        "--minutes": None if minutes is None else f"{minutes:g}",
+        "--start": None if start == START else start or NOTHING,
+        "--root": root,
+        "--device": None if device == "auto" else device,
+    }
+    results["command"] = _command(folder, options, changes)
     write_json(out / "results.json", results)
     _export(shipped, out)
     write_text(out / "README.md", card_markdown(sketch(shipped).card) + "\n")
@@ -112,6 +108,13 @@ def fit(
     for line in planned.words:
         console.print(line, highlight=False, markup=False)
     return results
+
+
+def _command(folder: str, options: Mapping[str, object], changes: Sequence[str]) -> str:
+    """What was asked, as it can be asked again; an option that is None was not given."""
+    given = {name: str(value) for name, value in options.items() if value is not None}
+    words = ["pocketscribe", "fit", folder, *(word for item in given.items() for word in item)]
+    return shlex.join([*words, *(word for change in changes for word in ("--set", change))])
 
 
 def _show(
@@ -149,9 +152,14 @@ def _show(
 
 
 def _export(shipped: Path, out: Path) -> None:
-    """The same model for other runtimes; one that is not installed is told, and left out."""
+    """The same model for other runtimes, unless that is done; one that is not installed is told,
+    and left out.
+    """
     for target in ALSO:
+        folder = out / target
+        if is_exported(folder) and folder.stat().st_mtime_ns >= shipped.stat().st_mtime_ns:
+            continue
         try:
-            export(shipped, target, out / target)
+            export(shipped, target, folder)
         except UserError as error:
             warnings.warn(f"not exported to {target}: {error}", UserHint, stacklevel=2)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pocketscribe.errors import UserError
 from pocketscribe.fit.look import Look, Part
 from pocketscribe.fit.sizes import STAGE_BYTES, cuts, fits_whole, room, searched, toml, whole
 from pocketscribe.fit.speed import measured_speed
@@ -64,15 +65,22 @@ def plan(
     device: str = "cpu",
     changes: Sequence[str] = (),
 ) -> Plan:
-    """The plan for a folder; `recipe` is what the plan will change.
+    """The plan for a folder; `recipe` has model and units for where it starts from nothing.
 
     `speed` is that of an earlier plan; otherwise it is measured, on `device`. What `changes` fix of
     the stages is planned with.
 
     Raises:
-        UserError: the budget is below the smallest sub-network, which the line names.
+        UserError: the budget is below the smallest sub-network, which the line names; or `changes`
+            are to the shape of the model to start from.
     """
     started, reason = _start(seen, start)
+    for change in changes:
+        if started and change.startswith("model"):
+            raise UserError(
+                f"--set {change}: {start}, which it starts from, has a shape of its own; "
+                "--start none starts from nothing"
+            )
     words = [word for part in seen.parts.values() for word in part.words]
     units = (
         Units.from_json(started.units, str(start))

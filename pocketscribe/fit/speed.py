@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 
 from pocketscribe.config import Config
-from pocketscribe.export.torch_runtime import choose_device
+from pocketscribe.device import choose_device
 from pocketscribe.models import LETTERS, ModelConfig, Recogniser
 from pocketscribe.speech.batches import Batch
 from pocketscribe.speech.features import MELS

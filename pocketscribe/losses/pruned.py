@@ -157,7 +157,13 @@ class PrunedLosses(NamedTuple):
 
 @dataclass(frozen=True)
 class PrunedTransducerLoss:
-    """Both losses of the paper: the trivial joiner's, and the real joiner's in its windows."""
+    """Both losses of the paper: the trivial joiner's, and the real joiner's in its windows.
+
+    Attributes:
+        width: contexts in a frame's window.
+        lm_only_scale: share of the predictor alone in the trivial joiner's loss.
+        fastemit: by how much labels count for more, so that they come early (arXiv 2010.11148).
+    """
 
     width: int = 5
     lm_only_scale: float = 0.25

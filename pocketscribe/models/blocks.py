@@ -30,11 +30,13 @@ class EncoderConfig(Config):
 
     Attributes:
         family: a literal of each family, which tells its config from the others'.
+        width: channels of a frame between modules, in every layer.
         heads: parts of a layer that look at the past independently, `head_width` channels each: as
             many as make up the width if not given.
         kernel: taps of the depthwise convolution, all in the past.
         ffn: width of a feed-forward module's inside, as a multiple of `width`.
         inner: that width itself, of each layer; width x ffn if not given.
+        dropout: rate after each module, in training alone.
         delay: frames (40 ms) by which training lets an output come after what it is of, so that it
             has heard so much more (training/delay.py). A runtime decodes outputs as they come.
     """

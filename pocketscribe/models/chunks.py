@@ -11,8 +11,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from pocketscribe.config import Config
+from pocketscribe.errors import UserError
 
 LONGEST = 1024  # encoder frames of a chunk: 41 s
+Chunk = int | Literal["full"] | None  # what is asked for, in encoder frames; None: what streams
 TAIL = 40  # feature frames of silence after every utterance, offline and streaming
 
 
@@ -65,6 +67,20 @@ class ChunkConfig(Config):
     def streaming(self) -> Chunking:
         """The first chunking that can stream; full context where there is none."""
         return next((c for c in self.chunkings if c.size is not None), Chunking(None))
+
+    def choose(self, chunk: Chunk) -> Chunking:
+        """The trained chunking of that size; for None the one of `streaming`.
+
+        Raises:
+            UserError: the model was not trained for that size.
+        """
+        if chunk is None:
+            return self.streaming
+        for size, chunking in zip(self.sizes, self.chunkings, strict=True):
+            if size == chunk:
+                return chunking
+        sizes = ", ".join(str(size) for size in self.sizes)
+        raise UserError(f"--chunk {chunk}: this model was trained for chunks of {sizes} (x 40 ms)")
 
 
 def chunk_mask(

@@ -34,6 +34,9 @@ class ModelConfig(Config):
     """A recogniser's architecture; travels in every checkpoint and artefact.
 
     Attributes:
+        encoder: which family, and its shape.
+        head: what makes units of frames.
+        chunks: how far a frame may look, which is the latency.
         predictor, joiner: widths; unused by a CTC head.
         subsampling: channels between the two subsampling convolutions.
         sharing: which of the encoder's weights are one stored tensor.

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from pocketscribe.errors import UserError
+from pocketscribe.errors import UserError, told_of
 from pocketscribe.export.open import model_file
 from pocketscribe.models import LETTERS, ModelConfig, Recogniser, check_same_shape
 from pocketscribe.models.cutting import check_cut
@@ -51,38 +51,23 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
     for change in changes:
         _change(data, change)
     read = Recipe.read({"name": path.stem, "changed": list(changes), **data}, path.name)
-    outside = Outside(runs)
+    with told_of(path.name):
+        _check(read, Outside(runs))
+    return read
+
+
+def _check(recipe: Recipe, outside: "Outside") -> None:
+    """Whether every stage's model can be made, and out of what it is to be made of.
+
+    Raises:
+        UserError: one cannot.
+    """
     models: list[ModelConfig] = []
     spaces: dict[str, Space] = {}
-    for stage in read.stage:
-        config = read.model_of(stage.name, outside.config, f"{path.name}: ")
-        if stage.heads_only and config.head != "transducer":
-            raise UserError(
-                f"{path.name}: stage {stage.name!r}: heads_only: a CTC model has no heads "
-                "that only training needs"
-            )
-        if stage.from_ is not None:
-            source = read.model_of(stage.from_, outside.config, f"{path.name}: ")
-            check = check_same_shape if stage.cut is None else check_cut
-            try:
-                check(config, source)
-            except UserError as error:
-                raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
-        if (teacher := stage.taught_by) is not None:
-            teaches = read.model_of(teacher, outside.config, f"{path.name}: ")
-            try:
-                check_lesson(teaches, config, stage.distil, teacher)
-            except UserError as error:
-                raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
-        sparse = any(rule.sparsity for rule in config.formats)
-        if stage.patience and sparse and stage.masks.update == "schedule":
-            raise UserError(
-                f"{path.name}: stage {stage.name!r}: patience would stop by scores from before the "
-                "N:M masks are whole: leave it out, or masks.update = 'every_step'"
-            )
-        if stage.take is not None and is_outside(stage.take.search):
-            outside.check_searches(stage.take.search, f"{path.name}: stage {stage.name!r}: ")
-        try:
+    for stage in recipe.stage:
+        config = recipe.model_of(stage.name, outside.config)
+        with told_of(f"stage {stage.name!r}"):
+            _check_words(stage, config, recipe, outside)
             if config not in models or stage.supernet is not None:
                 models.append(config)
                 if sum(model.encoder.layers for model in models) > MOST_LAYERS:
@@ -92,13 +77,36 @@ def read_recipe(recipe: str, changes: Sequence[str] = (), runs: Path = RUNS) -> 
                     if stage.supernet is not None:
                         spaces[stage.name] = Space(made, stage.supernet)
             if stage.search is not None:
-                space = _space(stage, read, spaces)
+                space = _space(stage, recipe, spaces)
                 for formats in stage.search.formats:
                     if space is not None:
                         space.check_formats(formats.rules)
-        except UserError as error:
-            raise UserError(f"{path.name}: stage {stage.name!r}: {error}") from None
-    return read
+
+
+def _check_words(
+    stage: StageConfig, config: ModelConfig, recipe: Recipe, outside: "Outside"
+) -> None:
+    """Whether a stage's words fit its model, and those of the stages that they name.
+
+    Raises:
+        UserError: one does not.
+    """
+    if stage.heads_only and config.head != "transducer":
+        raise UserError("heads_only: a CTC model has no heads that only training needs")
+    if stage.from_ is not None:
+        check = check_same_shape if stage.cut is None else check_cut
+        check(config, recipe.model_of(stage.from_, outside.config))
+    if (teacher := stage.taught_by) is not None:
+        teaches = recipe.model_of(teacher, outside.config)
+        check_lesson(teaches, config, stage.distil, teacher)
+    sparse = any(rule.sparsity for rule in config.formats)
+    if stage.patience and sparse and stage.masks.update == "schedule":
+        raise UserError(
+            "patience would stop by scores from before the N:M masks are whole: leave it out, or "
+            "masks.update = 'every_step'"
+        )
+    if stage.take is not None and is_outside(stage.take.search):
+        outside.check_searches(stage.take.search)
 
 
 def _space(stage: StageConfig, recipe: Recipe, spaces: Mapping[str, Space]) -> Space | None:
@@ -169,15 +177,15 @@ class Outside:
                 self._configs[name] = made.model_of(self.recipe(name)[1], self.config)
         return self._configs[name]
 
-    def check_searches(self, name: str, source: str) -> None:
-        """Raises UserError, which begins with `source`, where nothing was or will be found."""
+    def check_searches(self, name: str) -> None:
+        """Raises UserError where nothing was or will be found."""
         if (path := self.file(name)) is not None:
             searches = bool(frontier_of(sketch(path).card, str(path)))
         else:
             stages = {stage.name: stage for stage in self.recipe_of(name).stage}
             searches = stages[self.recipe(name)[1]].search is not None
         if not searches:
-            raise UserError(f"{source}take.search = {name!r}: that stage does not search")
+            raise UserError(f"take.search = {name!r}: that stage does not search")
 
 
 def _file(recipe: str, folder: Path) -> Path:

@@ -180,6 +180,10 @@ class Recipe(Config):
 
     Attributes:
         changed: what `--set` changed in the file, so that the run can be repeated.
+        speech: what is trained, chosen and scored on, and in which text units.
+        model: of a stage that starts from nothing; each may change some of it.
+        stage: in their order; one may build on any before it.
+        evaluate: what is scored in the end, and how.
     """
 
     name: FileName
@@ -227,7 +231,6 @@ class Recipe(Config):
         self,
         name: str,
         outside: Callable[[str], ModelConfig],
-        source: str = "",
         found: Callable[[TakeConfig], Point] | None = None,
     ) -> ModelConfig:
         """The model that a stage leaves; `outside` tells that of what `from` takes from elsewhere.
@@ -236,17 +239,14 @@ class Recipe(Config):
         `from`, than which it will be no larger.
 
         Raises:
-            UserError: the stage's changes make no model; names `source`.
+            UserError: the stage's changes make no model; or as `outside`.
         """
         if is_outside(name):
-            try:
-                return outside(name)
-            except UserError as error:
-                raise UserError(f"{source}{error}") from None
+            return outside(name)
         stage = next(stage for stage in self.stage if stage.name == name)
         model = self.model
         if stage.from_ is not None:
-            model = self.model_of(stage.from_, outside, source, found)
+            model = self.model_of(stage.from_, outside, found)
         if stage.take is not None and found is not None:
             point = found(stage.take)
             model = taken(model, point.candidate.sizes)
@@ -254,7 +254,7 @@ class Recipe(Config):
                 model = model.model_copy(update={"formats": point.rules})
         if stage.model:
             changed = merged(model.model_dump(mode="json"), stage.model)
-            model = ModelConfig.read(changed, f"{source}stage {name!r}: model")
+            model = ModelConfig.read(changed, f"stage {name!r}: model")
         if stage.formats is not None:
             model = model.model_copy(update={"formats": stage.formats})
         return model

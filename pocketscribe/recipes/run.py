@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from pocketscribe.config import Config, read_bytes
+from pocketscribe.device import choose_device
 from pocketscribe.errors import UserError
 from pocketscribe.evaluation.dev import Heard
 from pocketscribe.evaluation.report import results_table
-from pocketscribe.export.torch_runtime import choose_device
 from pocketscribe.files import read_json, write_json
 from pocketscribe.models import ModelConfig, Recogniser, start_from, stored_parameters
 from pocketscribe.models.saved import Saved, load_model, save_model, sketch

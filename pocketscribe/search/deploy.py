@@ -9,9 +9,9 @@ from typing import Any
 from pocketscribe.errors import UserError
 from pocketscribe.export.export import FOLDERS, check_target, export_saved
 from pocketscribe.export.open import model_file
-from pocketscribe.export.torch_runtime import Chunk
 from pocketscribe.files import replacing
 from pocketscribe.models import ModelConfig, stored_parameters
+from pocketscribe.models.chunks import Chunk
 from pocketscribe.models.saved import Saved, load_model, save_packed
 from pocketscribe.models.subnets import Space, SpaceConfig, extract
 from pocketscribe.search.frontier import Confirmed, Point, frontier_of, within

@@ -22,6 +22,7 @@ from pocketscribe.errors import UserError
 from pocketscribe.speech.features import SAMPLE_RATE
 from pocketscribe.speech.held_out import HeldOut
 from pocketscribe.speech.synthesis import Voice, engine, synthesise
+from pocketscribe.speech.text import read_sentences
 
 KINDS: Final = ("digits", "sentences")
 SPLITS: Final = ("train", "dev", "test")
@@ -261,25 +262,12 @@ def read_phrases(path: Path, max_words: int, held_out: HeldOut) -> list[str]:
 
     Sentences that are held out are left out, and phrases that are one.
 
-    The file has a sentence a line, or is a TSV whose header names a `transcript` column.
-    Punctuation goes. Raises UserError for a file that cannot be read, has no such column, has no
-    sentences, or has digits or foreign letters in one (nobody knows how the engine would read it).
+    Punctuation goes. Raises UserError as `read_sentences`, and for a file that has no sentences, or
+    digits or foreign letters in one (nobody knows how the engine would read it).
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # with or without a mark
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UserError(f"synthetic: cannot read texts {path}: {reason}") from error
-    column, first = 0, 1
-    if lines and "\t" in lines[0]:
-        header = lines[0].split("\t")
-        if "transcript" not in header:
-            raise UserError(f'{path}:1: no column "transcript" in the TSV header: name it so')
-        column, first, lines = header.index("transcript"), 2, lines[1:]
     phrases: list[str] = []
-    for number, line in enumerate(lines, start=first):
-        cells = [*line.split("\t"), *[""] * column]  # a short row has empty cells
-        words = _capitals(cells[column]).split()
+    for number, sentence in read_sentences(path):
+        words = _capitals(sentence).split()
         strange = re.search(r"[^A-Z' ]", " ".join(words))
         if strange:
             raise UserError(f'{path}:{number}: "{strange[0]}": write sentences in words of A–Z')

@@ -22,7 +22,12 @@ SPACE = "\u2581"  # sentencepiece's and sherpa-onnx's mark of a word's start
 
 
 class UnitsConfig(Config):
-    """Which units to learn from the training text; `size` is ignored for characters."""
+    """Which units to learn from the training text.
+
+    Attributes:
+        kind: sentencepiece's models of parts of words, or single characters.
+        size: how many, blank and unknown among them; characters are as many as there are.
+    """
 
     kind: Literal["char", "bpe", "unigram"] = "bpe"
     size: int = Field(default=256, gt=2, le=MOST_UNITS)

@@ -41,12 +41,14 @@ class TrainingConfig(Config):
     Attributes:
         audio_hours: audio to hear in all, repetitions counted: what makes trainings comparable.
         batch_seconds: audio of one batch over all processes, padding included.
+        optimiser, loss, augment: how it steps, what is made small, how speech is altered.
         accumulate: batches whose gradients are added up for one step.
         max_seconds: longer utterances are left out of training.
         precision: "auto" is bf16 where this machine multiplies it faster than float32.
         validations: how often in a run the dev parts are scored.
         patience: validations without a better score after which training ends; None goes on.
         checkpoint_minutes: time between checkpoints.
+        seed: of everything random.
     """
 
     audio_hours: float = Field(gt=0)

@@ -63,7 +63,14 @@ class LossConfig(Config):
 
 
 class StepContext(NamedTuple):
-    """Where in the run a step stands, the chunking drawn for it, and which of its passes it is."""
+    """What a pass of a step depends on besides its batch.
+
+    Attributes:
+        step: steps before this one.
+        chunking: that was drawn for it.
+        part: which of the step's passes it is.
+        seed: the training's, for what a pass draws.
+    """
 
     step: int
     chunking: Chunking

@@ -28,6 +28,8 @@ class Grid(NamedTuple):
     """How weights become integers.
 
     Attributes:
+        bits: of each integer.
+        symmetric: integers on both sides of 0 with a scale alone, instead of a scale and a lowest.
         block: weights along fan-in that share a scale; None is a whole output channel.
         search: look for the clip with the least squared error in each block, instead of the
             largest magnitude (or the extremes).

@@ -51,7 +51,6 @@ def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
         case "beam":
             return {"streams": "1"}
         case "browser":
-            pytest.importorskip("playwright.sync_api", reason="pip install playwright")
             if not (which("chromium-headless-shell") or which("chromium")) or not SITE.is_dir():
                 pytest.skip("make web; install chromium")
             return {"length": 2}

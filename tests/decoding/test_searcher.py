@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from pocketscribe.decoding.beam import BeamSearch
-from pocketscribe.decoding.lm import Text, make_lm
 from pocketscribe.decoding.searcher import DecodingConfig, Searcher, read_hotwords
 from pocketscribe.decoding.streaming import stream_one
 from pocketscribe.errors import UserError
 from pocketscribe.export.torch_runtime import TorchRuntime
+from pocketscribe.lm.learn import Text, make_lm
 from pocketscribe.models.saved import load_model
 from pocketscribe.speech.held_out import HeldOut
 from pocketscribe.speech.units import Units, UnitsConfig

@@ -8,12 +8,12 @@ import numpy as np
 import pocketscribe_engine as native
 import pytest
 
-from pocketscribe.decoding.ngram import Arrays, learn, load, save
 from pocketscribe.decoding.searcher import DecodingConfig
 from pocketscribe.errors import UserError
 from pocketscribe.export.engine_runtime import EngineRuntime
 from pocketscribe.export.open import open_model
 from pocketscribe.export.torch_runtime import TorchRuntime
+from pocketscribe.lm.ngram import Arrays, learn, load, save
 from pocketscribe.models.saved import Saved, save_packed
 from pocketscribe.speech.units import Units, UnitsConfig
 from redigested import Header, redigested

@@ -12,6 +12,7 @@ import numpy as np
 import pocketscribe_engine as native
 import pytest
 import soundfile
+from playwright.sync_api import sync_playwright
 
 from pocketscribe.export.engine_runtime import EngineRuntime
 from talkative import babbling
@@ -20,7 +21,6 @@ from test_packed_files import rewritten
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "build" / "web"
 CHROMIUM = which("chromium-headless-shell") or which("chromium")
-playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and (SITE / "pocket-wasm.wasm").is_file()), reason="make web; install chromium"
 )
@@ -34,7 +34,7 @@ class Quiet(SimpleHTTPRequestHandler):
 def page() -> Iterator[Any]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SITE)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with playwright.sync_playwright() as started:
+    with sync_playwright() as started:
         browser = started.chromium.launch(
             executable_path=CHROMIUM,
             args=[

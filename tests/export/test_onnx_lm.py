@@ -6,11 +6,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from pocketscribe.decoding.kneser_ney import FIRST, START
-from pocketscribe.decoding.ngram import Ngram, learn, save
 from pocketscribe.decoding.searcher import DecodingConfig
 from pocketscribe.export.onnx_lm import export_lm
 from pocketscribe.export.sherpa_runtime import SherpaRuntime
+from pocketscribe.lm.kneser_ney import FIRST, START
+from pocketscribe.lm.ngram import Ngram, learn, save
 from talkative import characters
 
 WORDS = ["ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE"]

@@ -112,9 +112,14 @@ def test_from_a_folder_to_a_file_under_the_budget(
     assert "low_bits" in (out / "README.md").read_text()
     assert (out / "sherpa-onnx" / "encoder.onnx").is_file() == bool(also)
     assert (out / "report" / "report.md").is_file()
-    before = shipped.read_bytes()
+    before, exported = shipped.read_bytes(), [(out / target).stat().st_ino for target in also]
     quietly(folder, "36kB", out, changes=small(way))  # there is nothing left to do
     assert shipped.read_bytes() == before
+    assert [(out / target).stat().st_ino for target in also] == exported
+    for target in also:  # but what was made of another file is made again
+        shipped.touch()
+        fitting._export(shipped, out)
+        assert (out / target).stat().st_ino not in exported
 
 
 def test_a_dry_run_looks_and_plans(plan_of: PlanOf) -> None:

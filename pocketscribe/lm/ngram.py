@@ -24,16 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from torch import Tensor
 
-from pocketscribe.decoding import kneser_ney
-from pocketscribe.decoding.kneser_ney import FIRST, START
 from pocketscribe.errors import UserError
 from pocketscribe.files import replacing
+from pocketscribe.lm import kneser_ney
+from pocketscribe.lm.kneser_ney import FIRST, START
 from pocketscribe.models.packed import digest
 from pocketscribe.speech.units import Units
 
@@ -191,26 +189,6 @@ class Ngram:
 
     def after(self, state: int, label: int) -> int:
         return int(self.row(state)[1][label])
-
-
-class ShallowFusion:
-    """A `Guide`: `scale` x the model's log-probability of a label, and a bonus for each label."""
-
-    def __init__(self, model: Ngram, scale: float, bonus: float) -> None:
-        self.model, self.scale, self.bonus = model, scale, bonus
-        self.start = model.after(0, START)
-        self.scores = lru_cache(maxsize=ROWS)(self._scores)
-
-    def _scores(self, state: int) -> Float[Tensor, " V"]:
-        found = self.scale * self.model.log_probs_after(state) + self.bonus
-        found[:FIRST] = 0
-        return torch.from_numpy(found.astype(np.float32))
-
-    def after(self, state: int, label: int) -> int:
-        return self.model.after(state, label)
-
-    def owed(self, state: int) -> float:
-        return 0.0
 
 
 def load(path: Path, units: Units) -> Ngram:

@@ -7,17 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pocketscribe.decoding import kneser_ney
-from pocketscribe.decoding.kneser_ney import FIRST, START, Level
-from pocketscribe.decoding.ngram import (
+from pocketscribe.errors import UserError
+from pocketscribe.lm import kneser_ney
+from pocketscribe.lm.kneser_ney import FIRST, START, Level
+from pocketscribe.lm.ngram import (
     Arrays,
     Ngram,
-    ShallowFusion,
     learn,
     load,
     save,
 )
-from pocketscribe.errors import UserError
 from pocketscribe.speech.units import Units, UnitsConfig
 from redigested import contents, redigested
 
@@ -187,16 +186,6 @@ def test_a_model_likes_what_it_has_read(sentences: list[list[int]], units: Units
         return total
 
     assert log_prob("THE CAT SAT") > log_prob("HTE CTA STA") + 5
-
-
-def test_what_fusion_adds(sentences: list[list[int]], units: Units) -> None:
-    model = Ngram(learn(sentences, len(units), ORDER, PLENTY), len(units))
-    fusion = ShallowFusion(model, scale=0.5, bonus=0.25)
-    found = fusion.scores(fusion.start).numpy()
-    assert found[:FIRST].tolist() == [0.0, 0.0], "blank is the transducer's business"
-    expected = 0.5 * model.log_probs_after(model.after(0, START))[FIRST:] + 0.25
-    np.testing.assert_allclose(found[FIRST:], expected, atol=1e-6)
-    assert fusion.owed(fusion.start) == 0
 
 
 @pytest.mark.parametrize("budget", [4400, 4700])

@@ -1,12 +1,12 @@
 """`pocketscribe lm`: a language model out of text, without the sentences that are scored."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from warnings import warn
 
-from pocketscribe.decoding import ngram
 from pocketscribe.errors import UserError, UserHint
+from pocketscribe.lm import ngram
 from pocketscribe.speech.corpora import (
     CorpusConfig,
     EmptyPartError,
@@ -16,7 +16,7 @@ from pocketscribe.speech.corpora import (
     locate,
 )
 from pocketscribe.speech.held_out import HeldOut
-from pocketscribe.speech.text import normalise
+from pocketscribe.speech.text import normalise, read_sentences
 from pocketscribe.speech.units import UNKNOWN, Units
 
 MOST_TIMES = 1000
@@ -54,7 +54,8 @@ def make_lm(
     """
     sentences, left_out, unspelt = [], 0, 0
     for path, times in texts:
-        for sentence in map(normalise, read_sentences(path)):
+        for _, line in read_sentences(path):
+            sentence = normalise(line)
             labels = units.encode(sentence)
             if sentence in scored:
                 left_out += 1
@@ -80,25 +81,6 @@ def make_lm(
     }
     ngram.save(out, arrays, units, card, budget)
     return card
-
-
-def read_sentences(path: Path) -> Iterator[str]:
-    """A sentence a line, or the column `transcript` of a table of tabs.
-
-    Raises:
-        UserError: there is no such file, or it is no text.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as text ({error})") from None
-    columns = lines[0].split("\t") if lines else []
-    if "transcript" not in columns:
-        yield from lines
-        return
-    for line in lines[1:]:
-        cells = line.split("\t")
-        yield from cells[columns.index("transcript") :][:1]  # a short row has none
 
 
 def held_out(without: Iterable[CorpusConfig], root: Path | None) -> HeldOut:
