@@ -8,6 +8,7 @@ from = "a.safetensors"  or from a file; `teacher` likewise
 """
 
 import tomllib
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pocketscribe.errors import UserError, told_of
+from pocketscribe.errors import UserError, UserHint, told_of
 from pocketscribe.export.open import model_file
 from pocketscribe.models import LETTERS, ModelConfig, Recogniser, check_same_shape
 from pocketscribe.models.cutting import check_cut
@@ -74,6 +75,8 @@ def _check(recipe: Recipe, outside: "Outside") -> None:
                     raise UserError(f"with it the models have more than {MOST_LAYERS} layers")
                 with torch.device("meta"):  # names and shapes, no numbers: sharing must fit
                     made = Recogniser(config, vocabulary=LETTERS)
+                    for hint in made.weights.hints():
+                        warnings.warn(hint, UserHint, stacklevel=2)
                     if stage.supernet is not None:
                         spaces[stage.name] = Space(made, stage.supernet)
             if stage.search is not None:

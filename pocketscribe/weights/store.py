@@ -1,14 +1,13 @@
 """Where layers come from: a model asks for a layer by name and never touches a weight itself."""
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 
 import torch
 from torch import nn
 
-from pocketscribe.errors import UserError, UserHint
+from pocketscribe.errors import UserError
 from pocketscribe.weights.dims import Dim, Dims, Size, dim
 from pocketscribe.weights.format import Format, FormatRule
 from pocketscribe.weights.layers import Conv1d, Embedding, Linear
@@ -111,25 +110,27 @@ class Weights:
                 raise UserError(
                     f"model.ranks: match = {rule.match!r} has no effect: it fits no linear map"
                 )
-            self._warn_of_useless_rank(rule, [use for use in mine.values() if use.factor])
 
-    def _warn_of_useless_rank(self, rule: RankRule, uses: Sequence["Use"]) -> None:
-        """Says from which rank downwards a rule's factors, as they are shared, save anything."""
-        if rule.rank is None:
-            return
+    def hints(self) -> Iterator[str]:
+        """For each rank that saves nothing: from which one downwards its factors, as they are
+        shared, would.
+        """
+        for rule in self.rules:
+            mine = [u for n, u in self.uses.items() if first_match(n, self.rules) is rule]
+            if rule.rank is not None:
+                yield from self._useless(rule, rule.rank, [use for use in mine if use.factor])
+
+    def _useless(self, rule: RankRule, rank: int, uses: Sequence["Use"]) -> Iterator[str]:
         for out, fan_in in sorted({u.shape for u in uses}):  # a narrow shape must not hide a wide
             alike = [u for u in uses if u.shape == (out, fan_in)]
             factors = {id(w): w for u in alike for w in (u.weight, u.factor) if w is not None}
             stored = sum(w.stored.numel() for w in factors.values())
             whole = len({str(u.key) for u in alike}) * out * fan_in
             if stored >= whole:
-                least = ceil(whole * rule.rank / stored) - 1
-                warnings.warn(
-                    f"model.ranks: rank {rule.rank} for {rule.match!r} stores {stored:,} numbers "
+                yield (
+                    f"model.ranks: rank {rank} for {rule.match!r} stores {stored:,} numbers "
                     f"of {out} x {fan_in} maps, plain matrices {whole:,}; "
-                    f"a rank saves up to {least}",
-                    UserHint,
-                    stacklevel=2,
+                    f"a rank saves up to {ceil(whole * rank / stored) - 1}"
                 )
 
     def _insides(self) -> set[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pocketscribe.errors import UserError
+from pocketscribe.errors import UserError, UserHint
 from pocketscribe.recipes import reading
 from pocketscribe.recipes.reading import Outside, read_recipe, shipped
 from pocketscribe.recipes.recipe import Recipe
@@ -38,6 +38,14 @@ def test_a_ctc_model_has_no_other_heads_to_train(recipe: Path) -> None:
     with pytest.raises(UserError, match=r"stage 'second': heads_only: a CTC model has no heads"):
         read_recipe(str(recipe), changes)
     assert read_recipe(str(recipe), changes[:1]).stage[1].heads_only
+
+
+def test_a_rank_that_saves_nothing_is_told_once(recipe: Path) -> None:
+    """Of the recipe's own model, and not of every size of its supernet."""
+    changes = ['model.ranks=[{ match = "*.ffn?.up", rank = 170 }]', "stage.first.supernet={}"]
+    with pytest.warns(UserHint, match="rank 170 for .* a rank saves up to") as said:
+        read_recipe(str(recipe), changes)
+    assert len(said) == 1
 
 
 def test_there_are_the_promised_recipes() -> None:
