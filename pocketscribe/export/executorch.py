@@ -25,7 +25,6 @@ from pocketscribe.files import replacing, write_json
 from pocketscribe.models import Chunking, decoded
 from pocketscribe.models.saved import Saved
 from pocketscribe.weights import Format, Linear, Weight
-from pocketscribe.weights.packing import integers
 
 GROUP = 32
 
@@ -69,10 +68,9 @@ class _Product(nn.Module):
 
     def __init__(self, weight: Weight) -> None:
         super().__init__()
-        out, fan_in = weight.stored.shape
-        found = integers(weight.packed(), (out, fan_in), weight.format)
+        found = weight.integers()
         wide = weight.format.bits == 8
-        self.filled = 0 if wide else -fan_in % GROUP
+        self.filled = 0 if wide else -weight.shape[1] % GROUP
         codes = F.pad(found.codes.to(torch.int8), (0, self.filled))
         block = codes.shape[1] if wide else GROUP
         blocks = codes.shape[1] // block

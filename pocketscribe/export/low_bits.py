@@ -17,8 +17,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from pocketscribe.models import Recogniser
 from pocketscribe.weights import Format, Weight
-from pocketscribe.weights.packing import integers, to_bits
-from pocketscribe.weights.quantise import Quantised
+from pocketscribe.weights.packing import to_bits
 
 CONTRIB = "com.microsoft"
 BLOCKS = (32, 64, 128, 256)  # smaller ones run slowly
@@ -75,11 +74,6 @@ def _possible(format: Format) -> bool:
     return format.block is None or format.block in BLOCKS
 
 
-def _integers(weight: Weight) -> Quantised:
-    out, fan_in = weight.stored.shape
-    return integers(weight.packed(), (out, fan_in), weight.format)
-
-
 def _contents(weight: Weight) -> list[tuple[bytes, bool]]:
     """The matrix as a graph may hold it: as it is, or turned. (A symmetric one is as it is.)"""
     with torch.no_grad():
@@ -104,10 +98,10 @@ class _Products:
     weight: Weight
 
     def __post_init__(self) -> None:
-        out, fan_in = self.weight.stored.shape
+        out, fan_in = self.weight.shape
         format = self.weight.format
         assert format.bits is not None
-        found = _integers(self.weight)
+        found = self.weight.integers()
         self.block = format.block or _smallest(fan_in, format.bits)
         count = -(-fan_in // self.block)
         self.sizes: dict[str, Any] = {
@@ -163,7 +157,7 @@ def _int8(
     tensor: onnx.TensorProto, weight: Weight, turned: bool
 ) -> tuple[onnx.TensorProto, onnx.TensorProto]:
     """Integers in the float tensor's shape, and a scale for each row of the stored matrix."""
-    found = _integers(weight)
+    found = weight.integers()
     codes = found.codes.numpy().astype(np.int8)
     values = np.ascontiguousarray(codes.T if turned else codes).reshape(tuple(tensor.dims))
     scale = found.scale.float().numpy().reshape(-1)

@@ -105,7 +105,7 @@ def _described(parts: dict[str, int], sizes: dict[str, int], model: Recogniser) 
 
 def _row(weight: Weight, count: int) -> dict[str, Any]:
     """A stored tensor, which takes so many bytes."""
-    out, fan_in = weight.stored.shape
+    out, fan_in = weight.shape
     return {
         "tensor": weight.key,
         "shape": [out, fan_in],

@@ -20,7 +20,6 @@ import torch
 from pocketscribe.errors import UserError
 from pocketscribe.models.recogniser import Recogniser, deployed_tensors, precise_names, tensors
 from pocketscribe.weights.panels import from_panels, to_panels
-from pocketscribe.weights.weight import Weight
 
 FORMAT = "pocketscribe-packed-2"
 Arrays = dict[str, np.ndarray]
@@ -31,7 +30,7 @@ def to_arrays(model: Recogniser) -> Arrays:
     """Everything that ships, by its name in the file."""
     found: Arrays = {}
     for key, weight in model.weights.stored.items():
-        found[f"{key}.packed"] = to_panels(weight.packed(), _shape(weight), weight.format)
+        found[f"{key}.packed"] = to_panels(weight.packed(), weight.shape, weight.format)
     dtypes = float_types(model)
     for name, tensor in _floats(model).items():
         found[name] = tensor.detach().cpu().numpy().astype(dtypes[name])
@@ -58,7 +57,7 @@ def from_arrays(model: Recogniser, found: Arrays, source: str) -> None:
         UserError: a pattern is none, or a weight no number.
     """
     for key, weight in model.weights.stored.items():
-        parts = from_panels(found[f"{key}.packed"], _shape(weight), weight.format)
+        parts = from_panels(found[f"{key}.packed"], weight.shape, weight.format)
         try:
             weight.read(parts)
         except ValueError as error:
@@ -85,11 +84,6 @@ def digest(arrays: Arrays, header: Mapping[str, str]) -> str:
         if key != "digest":
             found.update(f"{key} {len(value)}\n{value}\n".encode())
     return found.hexdigest()
-
-
-def _shape(weight: Weight) -> tuple[int, int]:
-    out, fan_in = weight.stored.shape
-    return out, fan_in
 
 
 def _floats(model: Recogniser) -> dict[str, torch.Tensor]:

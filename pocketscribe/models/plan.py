@@ -36,7 +36,7 @@ def plan(model: Recogniser) -> dict[str, Any]:
         written = _written(weight.format)
         if written not in formats:
             formats.append(written)
-        stored[key] = [*weight.stored.shape, formats.index(written)]
+        stored[key] = [*weight.shape, formats.index(written)]
     return {
         "features": FEATURES,
         "subsampling": FACTOR,

@@ -93,7 +93,7 @@ def _factor(
     whole = torch.cat(list(matrices.values()), dim=1 if one_u else 0)
     left, s, right = torch.linalg.svd(whole, full_matrices=False)
     use = next(iter(uses.values()))
-    rank = use.weight.stored.shape[1]
+    rank = use.weight.shape[1]
     root = s[:rank].sqrt()
     u, v = left[:, :rank] * root, root.unsqueeze(1) * right[:rank]
     count = len(uses)

@@ -62,7 +62,7 @@ class Weights:
             weight, factor = self._factors(name, key, len(ins), len(outs), spec)
             left, right = (factor, weight) if key.transposed else (weight, factor)
             layer = Linear(_read(left, key), bias_width, _read(right, key), scale)
-            rank = Dim(f"{weight.key} x {factor.key}", factor.stored.shape[0])
+            rank = Dim(f"{weight.key} x {factor.key}", factor.shape[0])
             self.dims.add(weight, stored=(ins if key.transposed else outs, rank))
             self.dims.add(factor, stored=(rank, outs if key.transposed else ins))
         self.dims.add(layer, bias=(outs,), scale=(outs,))
@@ -219,9 +219,9 @@ class Weights:
                 f"{name}: shares the stored tensor {key}, but formats gives the two "
                 "different formats; one tensor ships in one format"
             )
-        elif tuple(weight.stored.shape) != shape:
+        elif weight.shape != shape:
             raise UserError(
-                f"{name}: cannot share the stored {tuple(weight.stored.shape)} tensor {key} as "
+                f"{name}: cannot share the stored {weight.shape} tensor {key} as "
                 f"{shape}: tie only weights of one shape"
             )
         return weight

@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pocketscribe.weights.format import Format
-from pocketscribe.weights.packing import Parts, pack, unpack
+from pocketscribe.weights.packing import Parts, integers, pack, unpack
 from pocketscribe.weights.panels import panels_bytes
-from pocketscribe.weights.quantise import fake_quantise
+from pocketscribe.weights.quantise import Quantised, fake_quantise
 from pocketscribe.weights.sparsity import mask
 
 PruneGradient = Literal["masked", "straight_through"]
@@ -51,6 +51,12 @@ class Pipeline(nn.Module):
         self.parts: Parts | None = None
         self.once = False  # set by `formatted_once`
         self._last: _Made | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and fan-in."""
+        out, fan_in = self.stored.shape
+        return out, fan_in
 
     def matrix(self) -> Float[Tensor, "out fan_in"]:
         """What a layer multiplies by."""
@@ -88,19 +94,21 @@ class Pipeline(nn.Module):
         Raises:
             ValueError: the parts are not those of this shape and format.
         """
-        out, fan_in = self.stored.shape
-        self.stored.copy_(unpack(parts, (out, fan_in), self.format))
+        self.stored.copy_(unpack(parts, self.shape, self.format))
         self.parts = None if self.format.plain else parts
 
     def packed(self) -> Parts:
         """The matrix in its true bits, as a file holds it."""
         return self.parts or pack(self.stored, self.format)
 
+    def integers(self) -> Quantised:
+        """The integers of a quantised matrix, and what turns them back into weights."""
+        return integers(self.packed(), self.shape, self.format)
+
     @property
     def packed_bytes(self) -> int:
         """How many bytes those are: a function of shape and format alone."""
-        out, fan_in = self.stored.shape
-        return panels_bytes((out, fan_in), self.format)
+        return panels_bytes(self.shape, self.format)
 
     def mask(self) -> Bool[Tensor, "out fan_in"] | None:
         """What is kept, or None where everything is."""
