@@ -36,7 +36,7 @@ from pocketscribe.evaluation.evaluate import peak_rss_bytes
 from pocketscribe.export.export import export
 from pocketscribe.export.open import model_file, open_model
 from pocketscribe.export.sherpa_runtime import SherpaRuntime
-from pocketscribe.export.torch_runtime import TorchRuntime, choose_chunking
+from pocketscribe.export.torch_runtime import TorchRuntime
 from pocketscribe.models import Chunking, ModelConfig, Recogniser, deployed_parameters
 from pocketscribe.models.predictor import START
 from pocketscribe.models.saved import Saved, load_model, save_model
@@ -208,7 +208,7 @@ def main(
         found = load_model(path).model
         weights = sum(p.numel() for p in deployed_parameters(found).values()) / 1e6
         formatted = bool(found.config.formats)
-        chunking = choose_chunking(found, chunk)
+        chunking = found.config.chunks.choose(chunk)
         print(f"{weights:.2f} M weights, chunks of {chunking.size}, {seconds:.0f} s a stream")
         paths = {f"PyTorch {'low bits' if formatted else 'float32'}": path}
         for kind in ["low bits"] if formatted else ["float32", "int8"]:

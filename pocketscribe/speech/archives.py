@@ -23,7 +23,7 @@ from pydantic import model_validator
 from pocketscribe.config import Config
 from pocketscribe.errors import UserError, needs_extra
 from pocketscribe.files import read_json
-from pocketscribe.speech.cut_sets import CUTS, items_of, why
+from pocketscribe.speech.cut_sets import CUTS, is_command, items_of, why
 from pocketscribe.speech.features import audio_blocks
 from pocketscribe.speech.items import ALL, Item, split_up
 from pocketscribe.speech.manifests import AUDIO_SUFFIXES, json_row
@@ -50,6 +50,9 @@ class Shards(Config):
             raise ValueError("name archives by 'cuts' (and 'recording'), or by 'tar'")
         if self.recording and len(self.recording) != len(self.cuts):
             raise ValueError("'cuts' and 'recording' must name as many archives")
+        for name in (*self.cuts, *self.recording, *self.tar):
+            if is_command(name):
+                raise ValueError(f"{name!r} is a command: none is run")
         return self
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pocketscribe.speech.features import resampled
 from pocketscribe.speech.items import ALL, EmptyPartError, Item, split_up
 
 CUTS = ".jsonl.gz"
+SPH, PLAIN = re.compile(r"\.sph$", re.IGNORECASE), re.compile(r"[\w./:+,=@%-]+")
 
 
 def cut_sets(file: Path, split: str) -> Iterator[Item]:
@@ -48,6 +49,8 @@ def items_of(cuts: Callable[[], CutSet], source: Path) -> Iterator[Item]:
                 parts = list(cut.trim_to_supervisions(keep_overlapping=False))
             for part in parts:
                 yield _item(part, source)
+    except UserError:
+        raise
     except Exception as error:  # lhotse and gzip raise many kinds for damaged files
         raise UserError(
             f"{source}: not a lhotse cut set, or a damaged one ({why(error)})"
@@ -69,6 +72,8 @@ def _item(cut: Cut, source: Path) -> Item:
     files = tuple(_files(cut))
     if len(files) == 1 and _is_whole(cut):
         return Item(name, text, speaker, files[0], columns=columns)
+    for command in _commands(cut.to_dict()):
+        raise UserError(f"{source}: cut {cut.id} would run a command, {command!r}: none is run")
     return Item(name, text, speaker, None, partial(_load, cut), files or (source,), columns)
 
 
@@ -84,6 +89,26 @@ def _files(cut: Cut) -> Iterator[Path]:
         for source in recording.sources if recording else ():
             if source.type == "file":
                 yield Path(source.source)
+
+
+def _commands(said: Any) -> Iterator[str]:
+    """What lhotse would give to a shell to read a cut: sources that are commands or pipes, and
+    names of .sph files.
+    """
+    if isinstance(said, Mapping):
+        source = said.get("source")
+        if isinstance(source, str) and (said.get("type") == "command" or is_command(source)):
+            yield source
+        said = said.values()
+    elif not isinstance(said, Sequence) or isinstance(said, str | bytes):
+        return
+    for part in said:
+        yield from _commands(part)
+
+
+def is_command(name: str) -> bool:
+    """Whether lhotse opens a file of that name by a shell, and that may do more than read it."""
+    return name.startswith("pipe:") or bool(SPH.search(name) and not PLAIN.fullmatch(name))
 
 
 def _is_whole(cut: Cut) -> bool:

@@ -188,8 +188,11 @@ def test_archives_that_are_not_as_they_should_be(
         pairs(folder / "j.tar", {"j.wav": wav(sound(0.2)), "j.json": about})
         assert "beside the audio of j" in refusal(index(mine, tar=[f"{address}/j.tar"]))
     # Nothing in an index is ever run.
-    assert "not a tar archive" in refusal(index(mine, tar=[f"pipe:touch {tmp_path}/ran"]))
-    assert "not a lhotse cut set" in refusal(index(mine, cuts=[f"pipe:touch {tmp_path}/ran"]))
+    for command in (f"pipe:touch {tmp_path}/ran", f"pipe:touch {tmp_path}/ran; echo a://b"):
+        for named in ({"tar": [command]}, {"cuts": [command]}):
+            assert "is a command: none is run" in refusal(index(mine, **named))
+        named = {"cuts": ["c.jsonl.gz"], "recording": [command]}
+        assert "is a command: none is run" in refusal(index(mine, **named))
     assert not (tmp_path / "ran").exists()
     assert "'cuts' and 'recording' must name as many" in refusal(
         index(mine, cuts=["a"], recording=["b", "c"])

@@ -1,5 +1,6 @@
 """Lhotse's cut sets and its recipes are corpora as they are."""
 
+import contextlib
 import gzip
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 from lhotse import CutSet, SupervisionSegment
+from lhotse.cut import Cut
 
 from pocketscribe.errors import UserHint
 from pocketscribe.speech.corpora import CorpusConfig, fingerprint, locate
@@ -57,6 +59,30 @@ def test_what_a_cut_says_of_its_time_is_heard(tmp_path: Path) -> None:
     np.testing.assert_allclose(first.read(), samples[8000:24000], atol=1e-6)
     assert {p.name for i in found for p in i.files} == {"long.wav", "loud.wav", "quiet.wav"}
     assert all(len(item.read()) == 16000 for item in found)
+
+
+@pytest.mark.parametrize("where", ["command", "url", "sph", "reverberation", "track"])
+def test_a_cut_runs_nothing(tmp_path: Path, where: str) -> None:
+    """Lhotse would: sources that are commands or pipes, and a name within its call of sph2pipe."""
+    ran = tmp_path / "ran"
+    hostile = cut(tmp_path, "hostile", 2.0)
+    kind, source = {
+        "url": ("url", f"pipe:touch {ran}"),
+        "sph": ("file", f"a;touch {ran};.sph"),
+    }.get(where, ("command", f"touch {ran}"))
+    [audio] = hostile.recording.sources
+    audio.type, audio.source = kind, source
+    one: Cut = hostile.truncate(duration=1.0)
+    if where == "track":
+        one = cut(tmp_path, "loud").mix(hostile, snr=20)
+    elif where == "reverberation":
+        one = cut(tmp_path, "dry").reverb_rir(hostile.recording)
+    CutSet([one]).to_file(tmp_path / "cuts.jsonl.gz")
+    assert "would run a command" in refusal(tmp_path)
+    assert not ran.exists()
+    with contextlib.suppress(Exception):
+        one.load_audio()
+    assert ran.exists(), "as it would have"
 
 
 def test_names_tell_the_split(tmp_path: Path) -> None:
