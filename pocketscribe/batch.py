@@ -15,7 +15,7 @@ from pocketscribe.api import Model
 from pocketscribe.decoding.streaming import Transcript
 from pocketscribe.decoding.subtitles import subtitles
 from pocketscribe.errors import UserError
-from pocketscribe.files import write_text
+from pocketscribe.files import in_words, write_text
 from pocketscribe.speech.manifests import AUDIO_SUFFIXES, is_audio
 
 FORMS = {"text": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
@@ -59,7 +59,7 @@ def transcribe_all(
         if out is not None:
             write_text(out / f"{source.place}{FORMS[form]}", written + "\n")
         elif form == "text" and len(sources) > 1:
-            print(f"{source.path}: {written}", flush=True)
+            print(f"{in_words(source.path)}: {written}", flush=True)
         else:
             print(written, flush=True)
     return bad
@@ -86,7 +86,7 @@ def written_as(form: str, said: Transcript, path: Path) -> str:
     if form != "json":
         return subtitles(said.words, form)
     about = {
-        "path": str(path),
+        "path": in_words(path),
         "text": said.text,
         "tokens": said.tokens,
         "timestamps": said.timestamps,

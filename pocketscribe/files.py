@@ -1,15 +1,17 @@
 """Files are written beside and renamed, so that a reader never sees half of one."""
 
+import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from pocketscribe.errors import UserError, one_line
@@ -119,11 +121,17 @@ def restore_interrupted(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes from `folder` what processes that are no more had begun beside its real names."""
+    """Removes from `folder` what processes that are no more had begun beside its real names.
+
+    Whoever writes NAME there holds the lock .NAME.lock meanwhile: processes of other machines, and
+    of other containers, have numbers of their own.
+    """
     for left in folder.glob(".*.tmp*"):
         found = BESIDE.fullmatch(left.name)
         if found and found["kind"] == "tmp" and _is_gone(int(found["process"])):
-            _remove(left)
+            lock = FileLock(folder / f".{found['stem']}{found['suffix']}.lock")
+            with suppress(Timeout), lock.acquire(timeout=0):
+                _remove(left)
 
 
 def _is_gone(process: int) -> bool:
@@ -160,6 +168,17 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of all that a file holds."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def in_words(path: Path | str) -> str:
+    """A path for people and for JSON, whatever bytes its name has."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def read_json(path: Path) -> Any:

@@ -82,7 +82,11 @@ def decoding_config(
 
 
 def opened(model: Path, search: Any, chunk: Any, device: str, runtime: str | None) -> Any:
-    """The model in the runtime that was asked for; says so where that is the engine."""
+    """The model in the runtime that was asked for; says so where that is the engine.
+
+    Raises:
+        UserError: there is no such runtime; or as `open_model`.
+    """
     from pocketscribe.export.open import open_model
 
     if runtime not in (None, "torch", "engine"):

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -119,3 +121,15 @@ def test_a_terminal_shows_the_text_while_it_grows(
     shown, said = screen.file.getvalue(), capsys.readouterr().out.strip()
     assert shown.count(said[:5]) > 3
     assert PIPE.file.getvalue() == ""  # type: ignore[attr-defined]
+
+
+def test_a_name_that_is_no_text(
+    model: Model, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    shutil.copy(next(folder.rglob("*.wav")), odd)
+    for form, out in (("json", tmp_path / "out"), ("text", None)):
+        assert transcribe_all(model, [odd, folder], form, out, Console(quiet=True)) >= 0
+    assert "caf\ufffd.wav: " in capsys.readouterr().out
+    [written] = [p for p in (tmp_path / "out").iterdir() if "caf" in p.name]
+    assert json.loads(written.read_text())["path"].endswith("caf\ufffd.wav")

@@ -4,10 +4,18 @@ import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from safetensors import SafetensorError
 
 from pocketscribe.errors import UserError
-from pocketscribe.files import read_json, replacing, restore_interrupted, write_json, write_text
+from pocketscribe.files import (
+    read_json,
+    replacing,
+    restore_interrupted,
+    sweep,
+    write_json,
+    write_text,
+)
 
 NOBODY = 2**30  # no process has such a number
 
@@ -215,3 +223,14 @@ def test_a_kill_between_two_renames_is_settled(tmp_path: Path) -> None:
             assert (folder / "a").read_text() == kept.name
             (folder / "a").unlink()
             folder.rmdir()
+
+
+def test_what_another_machine_writes_under_its_lock_is_not_swept(tmp_path: Path) -> None:
+    """A process number says nothing of processes elsewhere."""
+    for name in ("mine", "theirs"):
+        (tmp_path / f".{name}.{NOBODY}.tmp").mkdir()
+    with FileLock(tmp_path / ".theirs.lock"):
+        sweep(tmp_path)
+        assert [p.name for p in tmp_path.glob("*.tmp")] == [f".theirs.{NOBODY}.tmp"]
+    sweep(tmp_path)
+    assert not list(tmp_path.glob("*.tmp"))

@@ -123,7 +123,7 @@ def spelt(phrase: str, units: Units) -> list[int]:
 
 
 def read_hotwords(named: Iterable[str], path: Path | None) -> tuple[str, ...]:
-    """Hotwords as they were named, and those of a file, one a line."""
+    """Hotwords as they were named, and those of a file, one a line; UserError if it is no text."""
     if path is None:
         return tuple(named)
     try:

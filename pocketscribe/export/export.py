@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pocketscribe.errors import UserError, needs_extra
-from pocketscribe.export.open import is_exported, model_file
+from pocketscribe.export.open import exported_graphs, model_file
 from pocketscribe.export.quiet import quietly
 from pocketscribe.export.seal import folder_bytes
 from pocketscribe.files import check_kept, check_place
@@ -30,7 +30,7 @@ def check_target(to: str, out: Path) -> None:
     if to not in TARGETS:
         raise UserError(f"export --to {to}: not a target; choose {', '.join(TARGETS)}")
     check_place(out, folder=to in FOLDERS)
-    if out.is_dir() and not is_exported(out):
+    if out.is_dir() and exported_graphs(out) != ("pte" if to == "executorch" else "onnx"):
         check_kept(out)
 
 

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -61,16 +61,17 @@ def _engine_might(file: Path, chunk: Chunk, device: str) -> bool:
     return wanted and find_spec("pocketscribe_engine") is not None
 
 
-def is_exported(path: Path) -> bool:
-    """Whether it is a folder for another runtime than PyTorch."""
-    return any((path / f"encoder.{kind}").is_file() for kind in ("onnx", "pte"))
+def exported_graphs(path: Path) -> Literal["pte", "onnx"] | None:
+    """What the graphs of an exported folder are; None where it is none."""
+    kinds: tuple[Literal["pte", "onnx"], ...] = ("pte", "onnx")
+    return next((kind for kind in kinds if (path / f"encoder.{kind}").is_file()), None)
 
 
 def _exported(path: Path, search: DecodingConfig) -> Any:
     """The runtime of an exported folder; None where it is none."""
-    if not is_exported(path):
+    if (graphs := exported_graphs(path)) is None:
         return None
-    if (path / "encoder.pte").is_file():
+    if graphs == "pte":
         with needs_extra("executorch", str(path)), quietly():
             from pocketscribe.export.executorch_runtime import ExecutorchRuntime
         return ExecutorchRuntime(path, search)

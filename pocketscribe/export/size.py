@@ -6,7 +6,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from pocketscribe.export.open import is_exported, model_file, open_model
+from pocketscribe.export.open import exported_graphs, model_file, open_model
 from pocketscribe.export.seal import device_files
 from pocketscribe.models import (
     Recogniser,
@@ -33,7 +33,7 @@ def size_of_file(path: Path) -> dict[str, Any]:
     Raises:
         UserError: there is no model.
     """
-    if is_exported(path):
+    if exported_graphs(path):
         runtime = open_model(path)
         parts = {p.name: p.stat().st_size for p in device_files(path)}
         return _summary(parts, runtime.parameters_stored, runtime.parameters_virtual)

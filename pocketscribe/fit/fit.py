@@ -1,5 +1,6 @@
 """`pocketscribe fit`: speech and a number of bytes in, a recogniser out."""
 
+import os
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from pocketscribe.config import read_bytes
 from pocketscribe.errors import UserError, UserHint
 from pocketscribe.evaluation.report import card_markdown
 from pocketscribe.export.export import export
-from pocketscribe.export.open import is_exported, model_file
+from pocketscribe.export.open import exported_graphs, model_file
 from pocketscribe.files import read_json, write_json, write_text
 from pocketscribe.fit.look import Look, look
 from pocketscribe.fit.plan import ENOUGH_STEPS, Plan, fewest_steps, plan
@@ -55,14 +56,18 @@ def fit(
         UserError: nothing to train on, or a budget that no sub-network fits.
     """
     limit = read_bytes(budget, "--budget")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("fit plans for one process: --dry-run it, and torchrun the recipe fit")
     if start is None and START.is_file():
         start = START
     elif start == NOTHING:
         start = None
     elif start is not None:
         start = model_file(start)
+    if start is not None and sketch(start).model.config.formats:
+        raise UserError(f"--start {start}: its weights are in few bits; give it before that stage")
     for change in changes:
-        if change.startswith(("name", "evaluate.stages")):
+        if change.startswith("name"):
             raise UserError(f"--set {change}: fit leaves fit.pocket, whatever else is set")
     shaping = [c for c in changes if c.startswith(("model", "speech.units")) or "=" not in c]
     own = read_recipe("fit", shaping)
@@ -75,13 +80,16 @@ def fit(
     planned = plan(seen, budget, minutes, start, own, before, device, changes)
     named = ["name=fit", *planned.changes, *changes]  # whichever recipe it is, it leaves fit.pocket
     recipe = read_recipe(planned.way.recipe, named, out.parent)
+    if "low_bits" not in recipe.scored:
+        raise UserError("--set evaluate: fit leaves fit.pocket, which is what low_bits ships")
     for corpus in (*recipe.corpora, *recipe.speech.dev, *recipe.speech.test):
         locate(corpus, root)
     _show(planned, recipe, seen, changes, console)
     if dry_run:
         return None
     run = Run(recipe, out, root, console, device)
-    write_json(kept, {"x_real_time": planned.speed})
+    if not kept.is_file():
+        write_json(kept, {"x_real_time": planned.speed})
     results = run.go()
     shipped = out / "fit.pocket"
     if (size := shipped.stat().st_size) > limit:
@@ -91,7 +99,7 @@ def fit(
     options = {
         "--budget": budget,
         "--out": out,
-        "--minutes": None if minutes is None else f"{minutes:g}",
+        "--minutes": None if minutes is None else f"{minutes:.15g}",
         "--start": None if start == START else start or NOTHING,
         "--root": root,
         "--device": None if device == "auto" else device,
@@ -104,7 +112,7 @@ def fit(
         write_report([out], out / "report")
     except UserError as error:
         warnings.warn(f"no report: {error}", UserHint, stacklevel=2)
-    console.print(f"{shipped}: {size:,} bytes of {limit:,}", highlight=False)
+    console.print(f"{shipped}: {size:,} bytes of {limit:,}", highlight=False, markup=False)
     for line in planned.words:
         console.print(line, highlight=False, markup=False)
     return results
@@ -157,7 +165,7 @@ def _export(shipped: Path, out: Path) -> None:
     """
     for target in ALSO:
         folder = out / target
-        if is_exported(folder) and folder.stat().st_mtime_ns >= shipped.stat().st_mtime_ns:
+        if exported_graphs(folder) and folder.stat().st_mtime_ns >= shipped.stat().st_mtime_ns:
             continue
         try:
             export(shipped, target, folder)

@@ -12,7 +12,14 @@ import soundfile
 from rich.progress import Progress as Bar
 
 from pocketscribe.errors import UserError, UserHint
-from pocketscribe.speech.corpora import CorpusConfig, items, locate, other_splits
+from pocketscribe.speech.corpora import (
+    CorpusConfig,
+    corpora_root,
+    items,
+    known,
+    locate,
+    other_splits,
+)
 from pocketscribe.speech.items import EmptyPartError, RefusedError, listen
 from pocketscribe.speech.prepare import Prepared, prepare
 from pocketscribe.speech.synthetic import SPLITS
@@ -38,6 +45,7 @@ class Look:
     """A folder.
 
     Attributes:
+        corpus: what a recipe calls it: by its name, or its whole path.
         parts: by split; a folder of a handful of recordings has no dev and test.
         split_by: how the parts were made where the folder says nothing of them, for people.
         levels: of some recordings, in dB below full scale.
@@ -46,6 +54,7 @@ class Look:
     """
 
     folder: Path
+    corpus: str
     parts: dict[str, Part]
     split_by: str
     levels: list[float]
@@ -95,7 +104,7 @@ def look(folder: str, root: Path | None, prepared: Path, bar: Bar) -> Look:
         UserError: there is no speech, or nothing to train on.
     """
     parts: dict[str, Part] = {}
-    split_by = ""
+    split_by, missing = "", []
     for split in SPLITS:
         config = CorpusConfig(corpus=folder, split=split)
         with warnings.catch_warnings(record=True) as said:
@@ -105,11 +114,15 @@ def look(folder: str, root: Path | None, prepared: Path, bar: Bar) -> Look:
             except EmptyPartError:
                 if split == "train":
                     raise
-                split_by = f"no part of it is {split}: name the split of each utterance to have one"
+                missing.append(split)
                 continue
         parts[split] = _part(found)
         if any(issubclass(w.category, UserHint) for w in said):
             split_by = _split_by(parts)
+    if missing and not split_by:
+        split_by = (
+            f"no part of it is {' or '.join(missing)}: name the split of each utterance to have one"
+        )
     if not parts["train"].utterances:
         first = ": ".join(parts["train"].bad[0]) if parts["train"].bad else "no utterances"
         raise UserError(f"{folder}: nothing to train on; the first: {first}")
@@ -128,7 +141,8 @@ def look(folder: str, root: Path | None, prepared: Path, bar: Bar) -> Look:
             if item.audio is not None:
                 rates[soundfile.info(item.audio).samplerate] += 1
     place = locate(config, root).path or Path(folder)
-    return Look(place, parts, split_by, levels, rates, other_splits(place))
+    corpus = folder if folder in known(corpora_root(root)) else str(place)
+    return Look(place, corpus, parts, split_by, levels, rates, other_splits(place))
 
 
 def _part(prepared: Prepared) -> Part:

@@ -36,14 +36,12 @@ class Plan:
         way: its recipe is the one that the choices fill in.
         speed: times real time of a plain step of the largest model on this machine.
         words: what this much speech can and cannot give.
-        started: whether it starts from a trained model.
     """
 
     way: Way
     choices: list[Choice]
     speed: float
     words: list[str]
-    started: bool
 
     @property
     def changes(self) -> list[str]:
@@ -90,22 +88,32 @@ def plan(
     config = started.model.config if started else recipe.model
     speed = speed or measured_speed(config, device)
     with_supernet, direct = SUPERNET, DIRECT
+    headed = started is not None and bool(started.model.auxiliary)
     if started:
-        with_supernet, direct = with_supernet.of_trained(), direct.of_trained()
+        with_supernet, direct = (w.of_trained(headed) for w in (with_supernet, direct))
 
     learnt = _heard(with_supernet, seen, minutes, speed) * with_supernet.stages["supernet"].share
     way = with_supernet if learnt >= LEAST_SUPERNET else direct
     choices = list(_parts(seen))
     if started:
         choices.append(Choice("stage.start.from", toml(str(start)), reason))
-        why = "it comes without the heads that training needs; they learn first, alone"
-        choices.append(Choice("stage.start.heads_only", "true", why))
-        why = "the whole of it from the start: it knows how to listen"
-        choices.append(Choice("stage.tuned.augment.grows", "[9.0, 9.0]", why))
+        if headed:
+            why = "it comes with the heads that training needs"
+            choices.append(Choice("stage.start.audio_hours", "0", why))
+        else:
+            why = "it comes without the heads that training needs; they learn first, alone"
+            choices.append(Choice("stage.start.heads_only", "true", why))
+        why = "all of it from the first step: it knows how to listen"
+        for stage, effort in way.stages.items():
+            if effort.share and stage != "start":
+                choices.append(Choice(f"stage.{stage}.augment.grows", "[9.0, 9.0]", why))
+                why = "likewise"
     # A card tells of all stages, those of the start too, and of two parts' scores, by the folder.
     told = (" " * STAGE_BYTES + str(seen.folder)) * (len(way.stages) + 2)
     card = {**(started.card if started else {}), "": told}
     filled = read_recipe(way.recipe, changes)
+    if [stage.name for stage in filled.stage] != list(way.stages):
+        raise UserError(f"--set: the stages of fit are called {', '.join(way.stages)}")
     space = room(budget, config, filled, card, units)
     fixed = any(change.startswith("stage.low_bits.formats") for change in changes)
     cut = way is with_supernet or fixed or not fits_whole(config, space)
@@ -136,12 +144,12 @@ def plan(
         words.insert(
             0, f"From nothing: {reason}. Its {len(units)} units are learnt from its words."
         )
-    return Plan(way, choices, speed, words, started is not None)
+    return Plan(way, choices, speed, words)
 
 
 def _parts(seen: Look) -> Iterator[Choice]:
     """What is trained, chosen and scored on."""
-    folder = toml(str(seen.folder))
+    folder = toml(seen.corpus)
     yield Choice("speech.train.0.corpus", folder, "the folder")
     dev_words = sum(seen.parts["dev"].words.values()) if "dev" in seen.parts else 0
     if dev_words < FEW_WORDS:
@@ -158,8 +166,7 @@ def _parts(seen: Look) -> Iterator[Choice]:
 def fewest_steps(recipe: Recipe) -> int:
     """Of the stages that train: how many the shortest has."""
     trained = [stage for stage in recipe.stage if stage.audio_hours]
-    steps = (3600 * s.audio_hours / (s.batch_seconds * s.accumulate) for s in trained)
-    return max(1, int(min(steps)))
+    return max(1, int(min(stage.steps for stage in trained)))
 
 
 def _heard(way: Way, seen: Look, minutes: float | None, speed: float) -> float:

@@ -54,6 +54,9 @@ def room(
 
     Measured on files, in every format that the recipe may end with: of a narrow model, for widths
     are a few digits of it.
+
+    Raises:
+        UserError: there is no such format.
     """
     small = merged(config.model_dump(mode="json"), _shrunk(config, LEAST_SHARE))
     headers = []
@@ -65,6 +68,8 @@ def room(
             file = Path(folder) / "model.pocket"
             save_packed(file, Saved(model, units.to_json(), card))
             headers.append(file.stat().st_size - int(size_of_model(model)["bytes"]))
+    if not headers:
+        raise UserError("--set stage.search.search.formats: give one at least")
     return Room(budget, max(headers), len(units))
 
 
@@ -158,7 +163,7 @@ def _size(config: ModelConfig, share: float, formats: object, room: Room) -> int
 
 def _part(whole: int, share: float) -> int:
     """A share of a width, in multiples that N:M groups and kernels like."""
-    return max(8, 8 * round(share * whole / 8))
+    return min(whole, max(8, 8 * round(share * whole / 8)))
 
 
 def _shrunk(config: ModelConfig, share: float) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from pydantic import Field
 
 from pocketscribe.config import Config
 from pocketscribe.device import choose_device
-from pocketscribe.models import LETTERS, ModelConfig, Recogniser
+from pocketscribe.models import LETTERS, ModelConfig, Recogniser, stored_parameters
 from pocketscribe.speech.batches import Batch
 from pocketscribe.speech.features import MELS
-from pocketscribe.training.fabric import measured_precision
+from pocketscribe.training.fabric import measured_precision, use_fitting_threads
 from pocketscribe.training.objectives import LossConfig, Plain, StepContext
 
 REACHED = 0.55  # of the speed on noise: real batches are loaded and padded, and dev is scored
@@ -31,6 +31,7 @@ def measured_speed(config: ModelConfig, device: str = "cpu") -> float:
     """Seconds of audio a second that plain training should reach here, from steps on noise."""
     place = choose_device(device)
     model = Recogniser(config, vocabulary=LETTERS).to(place)
+    use_fitting_threads(stored_parameters(model))
     frames = round(100 * NOISE_SECONDS / 4)
     batch = Batch(
         features=torch.randn(4, frames, MELS),

@@ -28,9 +28,9 @@ class Way(NamedTuple):
     recipe: str
     stages: dict[str, Effort]
 
-    def of_trained(self) -> "Way":
-        """The same, where the start is trained already."""
-        return self._replace(stages=self.stages | {"start": HEADS})
+    def of_trained(self, headed: bool = False) -> "Way":
+        """The same, where the start is trained already, and `headed`: with all its heads."""
+        return self._replace(stages=self.stages | {"start": Effort(0.0, 0.0) if headed else HEADS})
 
     @property
     def cost(self) -> float:

@@ -32,7 +32,7 @@ class Text(NamedTuple):
 
 
 def read_text(text: str) -> Text:
-    """FILE or FILE:TIMES, as it is written on the command line."""
+    """FILE or FILE:TIMES, as it is written on the command line; UserError for other times."""
     path, _, times = text.rpartition(":")
     if not path or not times.isdecimal():
         return Text(Path(text))
@@ -113,7 +113,7 @@ def _scored_splits(name: str, folder: Path) -> Iterable[str]:
 
 
 def read_part(text: str) -> CorpusConfig:
-    """CORPUS:SPLIT, as it is written on the command line."""
+    """CORPUS:SPLIT, as it is written on the command line; UserError where it is not."""
     corpus, _, split = text.rpartition(":")
     if not corpus or not split:
         raise UserError(f"--without {text}: write CORPUS:SPLIT, such as my_folder:test")

@@ -1,14 +1,25 @@
 """What was asked of a run: kept in its folder, and held to by whoever goes on with it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from pocketscribe.config import Config
 from pocketscribe.errors import UserError
 from pocketscribe.files import read_json, write_json
 from pocketscribe.recipes.recipe import Recipe, check_apart
 from pocketscribe.speech.corpora import CorpusConfig, corpora_root, place
 
 FILE = "recipe.json"  # in a run's folder
+
+
+class Taken(Config):
+    """Digests of the models that a run took from elsewhere."""
+
+    models: dict[str, str]
 
 
 def keep_recipe(recipe: Recipe, folder: Path) -> None:
@@ -52,3 +63,24 @@ def check_test_speech(recipe: Recipe, root: Path | None) -> None:
         check_apart(map(placed, recipe.corpora), map(placed, recipe.speech.test))
     except ValueError as error:
         raise UserError(f"{recipe.name}: {error}") from None
+
+
+@contextmanager
+def alone(lock: FileLock) -> Iterator[None]:
+    """Around what one process at a time may do in the folder of a lock.
+
+    Raises:
+        UserError: another process is at it.
+    """
+    folder = Path(lock.lock_file).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{folder}: another process is at this run; wait for it, or choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

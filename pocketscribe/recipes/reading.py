@@ -10,6 +10,7 @@ from = "a.safetensors"  or from a file; `teacher` likewise
 import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,10 @@ def _check_words(
         teaches = recipe.model_of(teacher, outside.config)
         check_lesson(teaches, config, stage.distil, teacher)
     sparse = any(rule.sparsity for rule in config.formats)
+    if stage.sampled_bits and not config.formats:
+        raise UserError("sampled_bits: without formats nothing has bits; leave it out")
+    if stage.patience and not stage.validations:
+        raise UserError("patience: with validations = 0 nothing is scored; leave it out")
     if stage.patience and sparse and stage.masks.update == "schedule":
         raise UserError(
             "patience would stop by scores from before the N:M masks are whole: leave it out, or "
@@ -144,10 +149,10 @@ class Outside:
         for path in (Path(name), self.runs / name):
             if path.is_file() or (path / "model.safetensors").is_file():
                 return model_file(path)
-        self.recipe(name)
+        self.maker(name)
         return None
 
-    def recipe(self, name: str) -> tuple[str, str]:
+    def maker(self, name: str) -> tuple[str, str]:
         """The shipped recipe and the stage that make a model which is not there.
 
         Raises:
@@ -167,8 +172,8 @@ class Outside:
         return recipe, stage
 
     def recipe_of(self, name: str) -> Recipe:
-        """The recipe that makes a model which is not there. Raises UserError as `recipe`."""
-        return read_recipe(self.recipe(name)[0], (), self.runs)
+        """The recipe that makes a model which is not there. Raises UserError as `maker`."""
+        return read_recipe(self.maker(name)[0], (), self.runs)
 
     def config(self, name: str) -> ModelConfig:
         """The model behind a name, trained or not. Raises UserError as `file`."""
@@ -177,7 +182,7 @@ class Outside:
                 self._configs[name] = sketch(path).model.config
             else:
                 made = self.recipe_of(name)
-                self._configs[name] = made.model_of(self.recipe(name)[1], self.config)
+                self._configs[name] = made.model_of(self.maker(name)[1], self.config)
         return self._configs[name]
 
     def check_searches(self, name: str) -> None:
@@ -186,7 +191,7 @@ class Outside:
             searches = bool(frontier_of(sketch(path).card, str(path)))
         else:
             stages = {stage.name: stage for stage in self.recipe_of(name).stage}
-            searches = stages[self.recipe(name)[1]].search is not None
+            searches = stages[self.maker(name)[1]].search is not None
         if not searches:
             raise UserError(f"take.search = {name!r}: that stage does not search")
 
@@ -229,7 +234,7 @@ def _composed(path: Path, above: tuple[str, ...]) -> dict[str, Any]:
                     f"{path.name}: stage.{index}.like = {like!r}: no such stage before it "
                     f"(known: {', '.join(known) or 'none'})"
                 )
-            stage.update(merged(known[like], stage))
+            stage.update(merged(deepcopy(known[like]), stage))  # --set changes one of them alone
         known[str(stage.get("name"))] = dict(stage)
     return data
 

@@ -139,17 +139,28 @@ class StageConfig(TrainingConfig):
             )
         return self
 
-    def heads_alone(self, bare: bool) -> int:
+    @property
+    def steps(self) -> float:
+        """Of the optimiser, or nearly: what is padding is not known before."""
+        return 3600 * self.audio_hours / (self.batch_seconds * self.accumulate)
+
+    @property
+    def trains_all_heads(self) -> bool:
+        """Whether none of the heads that only training needs stays as it was drawn."""
+        taught = self.taught_by is not None and self.distil.ctc > 0
+        return self.loss.asks_all_heads or (self.loss.transducer == "pruned" and taught)
+
+    def heads_alone(self, headed: bool) -> int:
         """Steps in which the heads that only training needs learn by themselves.
 
-        `bare` says that the model in `from` has none. Theirs is a fifth of a training at most.
+        `headed` says that the model in `from` has them. Theirs is a fifth of a training at most.
         """
         if not self.loss.asks_heads:
             return 0
         if self.heads_only:
             return sys.maxsize
-        steps = 3600 * self.audio_hours / (self.batch_seconds * self.accumulate)
-        return min(HEADS_ALONE, int(steps) // 5) if bare else 0
+        alone = self.from_ is not None and not headed
+        return min(HEADS_ALONE, int(self.steps) // 5) if alone else 0
 
     @property
     def taught_by(self) -> str | None:
@@ -275,6 +286,11 @@ class Recipe(Config):
             found |= more
             left += more
         return tuple(stage for stage in self.stage if stage.name in found)
+
+    @property
+    def first_outside(self) -> str | None:
+        """The first model from elsewhere that a stage starts from: it brings the text units."""
+        return next((s.from_ for s in self.stage if s.from_ and is_outside(s.from_)), None)
 
     @property
     def scored(self) -> tuple[str, ...]:

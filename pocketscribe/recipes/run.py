@@ -1,34 +1,38 @@
 """Walking a recipe: prepare the speech, run each stage once, score, and end with a table.
 
 A run's folder: recipe.json (what was asked), taken.json (which models it took from elsewhere, with
-their digests), units.json, <stage>/ (checkpoint/, which a stopped training goes on from, while it
-trains; model.safetensors when it is done; TensorBoard's log), NAME.safetensors (the last
-stage's model in float16, without what training alone needs, or NAME.pocket: the file that is
-scored, with its scores on its card), results.json and lock, which one process at a time holds.
+their digests), units.json, <stage>/, NAME.safetensors (the last stage's model in float16, without
+what training alone needs, or NAME.pocket: the file that is scored, with its scores on its card),
+results.json and lock, which one process at a time holds.
+
+A stage's: checkpoint/, which a stopped training goes on from, and teacher.sqlite, what a teacher
+said, both while it trains; model.safetensors when it is done; TensorBoard's log; precision.json
+(what "auto" came to), refused.json (what cannot be trained on), of a search search.json (what was
+scored) and frontier.png.
 """
 
-import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from rich.console import Console
 from rich.progress import Progress as Bar
+from torch import nn
 
-from pocketscribe.config import Config, read_bytes
+from pocketscribe.config import read_bytes
 from pocketscribe.device import choose_device
 from pocketscribe.errors import UserError
 from pocketscribe.evaluation.dev import Heard
 from pocketscribe.evaluation.report import results_table
-from pocketscribe.files import read_json, write_json
+from pocketscribe.files import file_digest, read_json, write_json
 from pocketscribe.models import ModelConfig, Recogniser, start_from, stored_parameters
 from pocketscribe.models.saved import Saved, load_model, save_model, sketch
 from pocketscribe.models.subnets import SpaceConfig
-from pocketscribe.recipes.asked import check_recipe, check_test_speech, keep_recipe
+from pocketscribe.recipes.asked import Taken, alone, check_recipe, check_test_speech, keep_recipe
 from pocketscribe.recipes.reading import Outside
 from pocketscribe.recipes.recipe import Recipe, StageConfig, is_outside
 from pocketscribe.recipes.shipping import card, score_and_ship
@@ -66,18 +70,12 @@ class Begun:
 
     Attributes:
         before: what its card says of the stages that made it.
-        bare: it came without the heads that only training needs, which have to learn first.
+        headed: it came with the heads that only training needs, and these trained.
     """
 
     model: Recogniser
     before: list[dict[str, Any]]
-    bare: bool = False
-
-
-class Taken(Config):
-    """Digests of the models that a run took from elsewhere."""
-
-    models: dict[str, str]
+    headed: bool = False
 
 
 class Run:
@@ -112,36 +110,25 @@ class Run:
             stages: trains these alone, and what they stand on, and scores them; all if not given.
 
         Raises:
-            UserError: there is no stage of a name.
+            UserError: there is no stage of a name, another process is at this run, it is one of
+                another recipe, or what it needs is not there.
         """
         check_test_speech(self.recipe, self.root)
-        self.train(stages or [stage.name for stage in self.recipe.stage])
+        names = stages or [stage.name for stage in self.recipe.stage]
+        self._check_there(names)  # before there is a folder
         scored = stages or self.recipe.scored
-        with self._alone(), progress_bar(self.console) as bar, self.fabric.rank_zero_first():
-            if self.fabric.is_global_zero:  # another test part may be asked for when all is trained
-                keep_recipe(self.recipe, self.folder)
-            results = score_and_ship(self.recipe, scored, self.folder, self.root, bar)
+        with self._alone():
+            self._train_left(names)
+            with progress_bar(self.console) as bar, self.fabric.rank_zero_first():
+                if self.fabric.is_global_zero:  # another test part may be asked for in the end
+                    keep_recipe(self.recipe, self.folder)
+                results = score_and_ship(self.recipe, scored, self.folder, self.root, bar)
         self.console.print(results_table(results))
         return results
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> AbstractContextManager[None]:
         """Raises UserError where another process (or torchrun's several) is at this run."""
-        if not self.fabric.is_global_zero:
-            yield
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"{self.folder}: another process is at this run; wait for it, or choose another "
-                "--out"
-            ) from None
-        try:
-            yield
-        finally:
-            self._lock.release()
+        return alone(self._lock) if self.fabric.is_global_zero else nullcontext()
 
     def train(self, stages: Sequence[str]) -> None:
         """Trains what is not yet trained of these stages and of what they stand on.
@@ -149,18 +136,17 @@ class Run:
         Raises:
             UserError: there is no stage of a name.
         """
-        needed = self.recipe.needed(stages)
-        left = [stage for stage in needed if not self._model_file(stage.name).is_file()]
+        self._check_there(stages)
+        with self._alone():
+            self._train_left(stages)
+
+    def _train_left(self, stages: Sequence[str]) -> None:
+        needed, left = self.recipe.needed(stages), self._left(stages)
         self._sweep([stage for stage in needed if stage not in left])
         if not left:
             return
-        for corpus in (*self.recipe.corpora, *self.recipe.speech.dev, *self.recipe.speech.test):
-            locate(corpus, self.root)  # what is missing is told before any work
-        for stage in left:
-            if stage.search is not None:
-                check_installed(stage.search)
-        with self._alone(), progress_bar(self.console) as bar:
-            self._take(left)
+        with progress_bar(self.console) as bar:
+            self._fetch(left)
             speech = Speech(
                 self.recipe.speech, self.folder, self.root, self.fabric, self.console, bar
             )
@@ -173,36 +159,51 @@ class Run:
                 self._train(stage, speech, units, bar)
                 self._sweep([stage])
 
+    def _left(self, stages: Sequence[str]) -> list[StageConfig]:
+        needed = self.recipe.needed(stages)
+        return [stage for stage in needed if not self._model_file(stage.name).is_file()]
+
+    def _check_there(self, stages: Sequence[str]) -> None:
+        """Tells what is missing for what is left to do, before any work."""
+        left = self._left(stages)
+        if left:
+            for corpus in (*self.recipe.corpora, *self.recipe.speech.dev, *self.recipe.speech.test):
+                locate(corpus, self.root)
+        for stage in left:
+            if stage.search is not None:
+                check_installed(stage.search)
+
     def _sweep(self, finished: Sequence[StageConfig]) -> None:
         """Removes what nobody goes on from: it takes ten times the models' room."""
         if self.fabric.is_global_zero:
             for stage in finished:
                 shutil.rmtree(self.folder / stage.name / CHECKPOINT, ignore_errors=True)
                 for file in (self.folder / stage.name).glob(f"{KEPT}*"):  # SQLite has three
-                    file.unlink()
+                    file.unlink(missing_ok=True)
 
     def _units(self, speech: Speech) -> Units:
         """The text units of all stages, whichever are trained: of what the first starts from that
         starts elsewhere, if any does. That model need not be there yet: its run says which it will
         have.
         """
-        elsewhere = [s.from_ for s in self.recipe.stage if s.from_ and is_outside(s.from_)]
+        first = self.recipe.first_outside
 
         def brought() -> Units:
-            if (file := self.outside.file(elsewhere[0])) is not None:
+            assert first is not None
+            if (file := self.outside.file(first)) is not None:
                 return Units.from_json(sketch(file).units, str(file))
-            other, _ = self._other(elsewhere[0])
+            other, _ = self._other(first)
             return other._units(speech.of(other.recipe.speech, other.folder))
 
-        return speech.units(self.recipe.corpora, brought if elsewhere else None)
+        return speech.units(self.recipe.corpora, brought if first else None)
 
     def _other(self, name: str) -> tuple["Run", str]:
         """The run beside this one that makes a model of another recipe, and its stage there."""
-        recipe, stage = self.outside.recipe(name)
+        recipe, stage = self.outside.maker(name)
         read = self.outside.recipe_of(name)
         return Run(read, self.folder.parent / recipe, self.root, self.console, self.device), stage
 
-    def _take(self, stages: Sequence[StageConfig]) -> None:
+    def _fetch(self, stages: Sequence[StageConfig]) -> None:
         """Sees to the models that stages take from elsewhere; what is not there is trained first.
 
         Raises:
@@ -211,7 +212,9 @@ class Run:
         outside = sorted({n for stage in stages for n in stage.stands_on if is_outside(n)})
         for name in outside:
             if self.outside.file(name) is None:
-                self.console.print(f"{self.recipe.name} takes {name}, which is trained first")
+                self.console.print(
+                    f"{self.recipe.name} takes {name}, which is trained first", markup=False
+                )
                 other, stage = self._other(name)
                 other.train([stage])
         path = self.folder / "taken.json"
@@ -220,7 +223,7 @@ class Run:
             before = Taken.read({"models": read_json(path)}, str(path)).models
         taken = dict(before)
         for name in outside:
-            found = hashlib.sha256(self._model_file(name).read_bytes()).hexdigest()
+            found = file_digest(self._model_file(name))
             if taken.setdefault(name, found) != found:
                 raise UserError(
                     f"{self.folder}: {name} is another model than when this run began; "
@@ -264,7 +267,7 @@ class Run:
         )
         progress = Progress()
         if stage.audio_hours:
-            objective = self._objective(stage, model, units, usable, begun.bare)
+            objective = self._objective(stage, model, units, usable, begun.headed)
             training = Training(
                 fabric,
                 model,
@@ -276,6 +279,8 @@ class Run:
             )
             training.run(batches, bar, sum(u.seconds for u in usable))
             progress = training.progress
+            if not (begun.headed or stage.trains_all_heads):
+                model.auxiliary = nn.ModuleDict()  # drawn by lot: nobody is to learn from them
         if model.config.formats:
             settle(model)
         # Prepared by all processes together, searched by one.
@@ -305,10 +310,10 @@ class Run:
         else:
             dev = speech.dev_batches(units) if stage.cut.listens else None
             cut_from(model, start.model, stage.cut, dev)
-        bare = not start.model.auxiliary
-        if bare and not stage.audio_hours:
+        headed = bool(start.model.auxiliary)
+        if not headed and not stage.audio_hours:
             model.auxiliary = start.model.auxiliary  # none are better than untrained ones
-        return Begun(model, start.stages, bare)
+        return Begun(model, start.stages, headed)
 
     def _search(
         self, stage: StageConfig, supernet: Saved, dev: Sequence[Heard], bar: Bar
@@ -354,10 +359,10 @@ class Run:
         model: Recogniser,
         units: Units,
         heard: Sequence[Trainable],
-        bare: bool,
+        headed: bool,
     ) -> Objective:
         """What the stage's steps compute: each word of a stage wraps round what is there."""
-        alone = stage.heads_alone(bare)
+        alone = stage.heads_alone(headed)
         objective: Objective = Plain(model, stage.loss, alone=alone)
         if stage.supernet is not None:
             objective = Sandwich(model, stage.loss, stage.supernet, alone=alone)
@@ -380,7 +385,7 @@ class Run:
         if not stage.distil.keep:
             return teacher
         made_by = {
-            "teacher": hashlib.sha256(self._model_file(name).read_bytes()).hexdigest(),
+            "teacher": file_digest(self._model_file(name)),
             "speech": sorted(part.prepared.folder.name for part in heard),
             "distil": stage.distil.model_dump(exclude={"keep", "lattice", "ctc", "encoder"}),
             "augment": stage.augment.model_dump(mode="json"),

@@ -1,6 +1,5 @@
 """What a run ships: each scored stage's model in one file, which knows what it is and does."""
 
-import hashlib
 import platform
 import time
 from collections.abc import Sequence
@@ -14,13 +13,14 @@ from pocketscribe.decoding.searcher import DecodingConfig
 from pocketscribe.evaluation.evaluate import evaluate
 from pocketscribe.evaluation.report import read_results
 from pocketscribe.export.torch_runtime import TorchRuntime
-from pocketscribe.files import write_json
+from pocketscribe.files import file_digest, write_json
 from pocketscribe.models import Recogniser, stored_parameters
 from pocketscribe.models.saved import Saved, load_model, save_model, save_packed, sketch
 from pocketscribe.recipes.recipe import Recipe, StageConfig
 from pocketscribe.speech.batches import Trainable
 from pocketscribe.speech.corpora import NOTHING_HELD_OUT, CorpusConfig, fingerprint, locate
 from pocketscribe.training.checkpoint import Progress
+from pocketscribe.training.fabric import use_fitting_threads
 from pocketscribe.weights.sharing import Sharing
 
 
@@ -45,6 +45,7 @@ def card(
         "weights": progress.chosen,
         "wall_minutes": round(progress.wall_seconds / 60, 1),
         "seed": stage.seed,
+        "parameters": stored_parameters(model),
     }
     smaller = stage.cut is not None or bool(stage.model)
     if stage.taught_by is not None and (smaller or stage.taught_by != stage.from_):
@@ -77,12 +78,13 @@ def score_and_ship(
     parts = [(part, _made_of(part, root)) for part in (*recipe.speech.dev, *recipe.speech.test)]
     for stage in stages:
         trained, shipped = folder / stage / "model.safetensors", _shipped(recipe, stage, folder)
-        made_of = hashlib.sha256(trained.read_bytes()).hexdigest()[:8]
+        made_of = file_digest(trained)[:8]
         model = results["models"].get(stage)
         anew = model is None or model.get("made_of", made_of) != made_of  # older ones do not tell
         if anew or not shipped.is_file():
             _write(shipped, load_model(trained))
         runtime = TorchRuntime(shipped, DecodingConfig(beam=beam))
+        use_fitting_threads(runtime.parameters_stored)  # one clock for all, whoever has trained
         results["models"][stage] = model = {
             "file": shipped.name,
             "chunk": str(runtime.chunking),

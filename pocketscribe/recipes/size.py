@@ -6,12 +6,12 @@ from typing import Any
 import torch
 
 from pocketscribe.errors import UserError
-from pocketscribe.export.open import is_exported, model_file
+from pocketscribe.export.open import exported_graphs, model_file
 from pocketscribe.export.size import size_of_file, size_of_model
 from pocketscribe.models import LETTERS, Recogniser
 from pocketscribe.models.saved import sketch
 from pocketscribe.recipes.reading import RUNS, Outside, read_recipe, shipped
-from pocketscribe.recipes.recipe import Recipe, is_outside
+from pocketscribe.recipes.recipe import Recipe
 from pocketscribe.search.frontier import frontier_of
 
 
@@ -31,7 +31,7 @@ def size(model: str) -> dict[str, Any]:
             f"{model}: neither a model nor a recipe (shipped recipes: {', '.join(shipped())})"
         )
     found = size_of_file(path)
-    if not is_exported(path):
+    if not exported_graphs(path):
         points = frontier_of(sketch(model_file(path)).card, str(path))
         found |= {"frontier": [p.model_dump(mode="json") for p in points]} if points else {}
     return found
@@ -63,10 +63,10 @@ def _units(recipe: Recipe, outside: Outside) -> tuple[int, bool]:
 
     A model that is taken from elsewhere brings its own.
     """
-    taken = [s.from_ for s in recipe.stage if s.from_ is not None and is_outside(s.from_)]
-    if not taken:
+    first = recipe.first_outside
+    if first is None:
         learnt = recipe.speech.units.kind == "char"
         return (LETTERS if learnt else recipe.speech.units.size), learnt
-    if (path := outside.file(taken[0])) is not None:
+    if (path := outside.file(first)) is not None:
         return sketch(path).model.vocabulary, False
-    return _units(outside.recipe_of(taken[0]), outside)
+    return _units(outside.recipe_of(first), outside)

@@ -110,7 +110,7 @@ class Speech:
         listed, share = self.folder / stage.name / "refused.json", self.config.bad_share
         if refused and self.fabric.is_global_zero:
             count = sum(len(r) for r in refused.values())
-            self.console.print(f"{count} utterances cannot be trained on: {listed}")
+            self.console.print(f"{count} utterances cannot be trained on: {listed}", markup=False)
             write_json(listed, refused)
         for part in parts:
             found = part.bad + part.count
@@ -142,6 +142,11 @@ class Speech:
         ]
 
     def _heard(self, part: CorpusConfig, count: int) -> list[Heard]:
+        """Raises UserError where nothing in it can be scored."""
+        prepared = self.prepare(part)
+        if not prepared.summary["utterances"]:
+            listed = prepared.folder / "bad.tsv"
+            raise UserError(f"speech.dev: nothing in {part.title!r} can be scored; see {listed}")
         return [
             Heard(
                 cut.id,
@@ -149,7 +154,7 @@ class Speech:
                 cut.supervisions[0].text,
                 cut.supervisions[0].speaker or "",
             )
-            for cut in self.prepare(part).cuts.subset(first=count)
+            for cut in prepared.cuts.subset(first=count)
         ]
 
     def validation(self, units: Units) -> Callable[[Recogniser], dict[str, float]]:

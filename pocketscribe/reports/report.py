@@ -1,4 +1,4 @@
-"""A report over runs: report.json, report.md, two plots a part, and report.html."""
+"""A report over runs: report.json, report.md, plots of each part, and report.html."""
 
 import re
 import warnings

@@ -25,6 +25,7 @@ class StageCard(Config, extra="ignore"):
 
     name: str
     audio_hours_heard: float = Field(ge=0)
+    parameters: int | None = Field(default=None, ge=0)  # of older models it is not known
 
 
 class Card(Config, extra="ignore"):
@@ -133,14 +134,16 @@ class Row:
     def cost(self) -> float | None:
         """Audio hours that its stages heard times the parameters that learnt from them.
 
-        A stage's parameters are those of its own model where the run holds it, else this one's: a
-        sub-network cost what its supernet did. What its teachers cost is not in it.
+        Where a card does not tell a stage's parameters, they are those of its own model if the run
+        holds it, else this one's. What its teachers cost is not in it.
         """
         cards = self.run.cards
         if (card := cards.get(self.model)) is None:
             return None
-        sizes = {stage.name: cards.get(stage.name, card).parameters for stage in card.stages}
-        cost = sum(stage.audio_hours_heard * sizes[stage.name] for stage in card.stages)
+        cost = sum(
+            stage.audio_hours_heard * (stage.parameters or cards.get(stage.name, card).parameters)
+            for stage in card.stages
+        )
         return cost if math.isfinite(cost) else None
 
     def plain(self) -> dict[str, Any]:

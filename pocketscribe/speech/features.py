@@ -77,7 +77,7 @@ class LiveFbank:
 def audio_seconds(path: Path) -> float:
     """How long an audio file says it is; nothing is decoded. Raises UserError as `read_audio`."""
     with _readable(path):
-        return float(soundfile.info(path).duration)
+        return float(soundfile.info(os.fsencode(path)).duration)
 
 
 def read_audio(path: Path) -> np.ndarray:
@@ -93,7 +93,9 @@ def audio_blocks(source: Path | IOBase) -> Iterator[np.ndarray]:
     Raises:
         UserError: the file is missing or is no audio.
     """
-    with _readable(source), soundfile.SoundFile(source) as file:
+    # As bytes: a name need not be text.
+    opened = os.fsencode(source) if isinstance(source, Path) else source
+    with _readable(source), soundfile.SoundFile(opened) as file:
         if not SLOWEST <= file.samplerate <= FASTEST:
             raise UserError(f"{_name(source)}: says it has {file.samplerate} samples a second")
         convert = soxr.ResampleStream(file.samplerate, SAMPLE_RATE, 1, dtype="float32")

@@ -13,6 +13,7 @@ from warnings import warn
 import numpy as np
 
 from pocketscribe.errors import UserError, UserHint
+from pocketscribe.files import in_words
 from pocketscribe.speech import text
 from pocketscribe.speech.features import SAMPLE_RATE, audio_seconds, read_audio
 
@@ -99,9 +100,12 @@ def _check_length(seconds: float, longest: float) -> None:
 
 
 def unique(source: Iterable[Item], refused: list[tuple[str, str]]) -> Iterator[Item]:
-    """Items with an id not seen before; the others go on the list."""
+    """Items with an id not seen before and a name that can be written; the others are listed."""
     seen: set[str] = set()
     for item in source:
+        if (name := in_words(f"{item.audio or item.id}")) != f"{item.audio or item.id}":
+            refused.append((name, "its name is not UTF-8: rename the file"))
+            continue
         if item.id in seen:
             refused.append((item.id, "duplicate id"))
             continue
@@ -124,7 +128,7 @@ def split_up(found: Sequence[Item], split: str, source: Path) -> Iterable[Item]:
     speakers = {item.speaker for item in found if item.speaker}
     by_speaker = len(speakers) >= 10 and all(item.speaker for item in found)
     names = speakers if by_speaker else {item.id for item in found}
-    ranked = sorted(names, key=lambda name: sha256(name.encode()).digest())
+    ranked = sorted(names, key=lambda name: sha256(name.encode(errors="surrogatepass")).digest())
     tenth = len(ranked) // 10
     if tenth == 0:
         if split == "train":

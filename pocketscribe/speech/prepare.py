@@ -165,7 +165,7 @@ def _check_bad(
 def progress_bar(console: Console) -> Progress:
     """The progress bar of all long work: what, how far, how long it took, time left."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),

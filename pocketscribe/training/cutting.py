@@ -50,7 +50,11 @@ class CutConfig(Config):
 def cut_from(
     student: Recogniser, source: Recogniser, config: CutConfig, dev: Iterable[Batch] | None
 ) -> None:
-    """Fills a student with what it keeps of a larger model; `dev` is speech for choices by loss."""
+    """Fills a student with what it keeps of a larger model; `dev` is speech for choices by loss.
+
+    Raises:
+        UserError: a layer that is kept has fewer units than the student's.
+    """
     whole = plain(source)
     heard = [] if dev is None else list(islice(dev, BATCHES))
 

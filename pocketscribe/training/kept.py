@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pocketscribe.errors import UserError
 from pocketscribe.losses import Nodes
-from pocketscribe.models import Chunking
+from pocketscribe.models import Chunking, Recogniser
 from pocketscribe.models.subsampling import FACTOR
 from pocketscribe.speech.batches import Batch
 from pocketscribe.training.teacher import Said, Teacher
@@ -45,7 +45,7 @@ class Kept(nn.Module):
         """
         super().__init__()
         self.teacher, self.path = teacher, path
-        self.config, self.model = teacher.config, teacher.model
+        self.config = teacher.config
         self.asked = self.found = 0
         try:
             self._file = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
@@ -67,6 +67,11 @@ class Kept(nn.Module):
                 "teacher is asked again"
             )
 
+    @property
+    def model(self) -> Recogniser:
+        """The teacher's. (A module of ours besides, it would go into training with us.)"""
+        return self.teacher.model
+
     def forward(self, batch: Batch, chunking: Chunking, contexts: Tensor | None) -> Said:
         """As `Teacher.forward`; asks the teacher only if an utterance is new to the file."""
         names = [f"{name} {self.teacher.hears_by(chunking)}" for name in batch.ids]
@@ -80,7 +85,8 @@ class Kept(nn.Module):
             rows = [row or f for row, f in zip(rows, fresh, strict=True)]
         else:
             self.found += len(rows)
-        return _batch([row for row in rows if row is not None], batch.features.device)
+        kept = [row for row in rows if row is not None]
+        return _batch(kept, batch.features.device, batch.targets.shape[1])
 
     def measures(self) -> dict[str, float]:
         """The share of utterances for which the teacher did not run."""
@@ -136,8 +142,12 @@ def _rows(said: Said, frames: Tensor) -> list[dict[str, Tensor]]:
     return rows
 
 
-def _batch(rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> Said:
-    """An answer for a batch out of its utterances' parts, padded again."""
+def _batch(rows: Sequence[Mapping[str, Tensor]], device: torch.device, labels: int) -> Said:
+    """An answer for a batch out of its utterances' parts, padded again.
+
+    Contexts beyond the batch's most labels are those of a batch with longer targets; they count for
+    nothing, and must be places all the same.
+    """
 
     def padded(key: str, dtype: torch.dtype) -> Tensor | None:
         found = [row[key].to(device, dtype) for row in rows if key in row]
@@ -152,7 +162,7 @@ def _batch(rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> Said:
     share = padded("share", torch.float32)
     nodes = None
     if time is not None and contexts is not None and share is not None:
-        nodes = Nodes(time, contexts, share)
+        nodes = Nodes(time, contexts.clamp(max=labels), share)
     lattice, ctc, encoded = (padded(key, torch.float32) for key in ("lattice", "ctc", "encoded"))
     return Said(nodes, lattice, ctc, encoded)
 

@@ -248,7 +248,7 @@ class Training:
             if scores:
                 score = sum(scores.values()) / len(scores)
                 shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
-                bar.console.print(f"{what}: dev {shown}", highlight=False)
+                bar.console.print(f"{what}: dev {shown}", highlight=False, markup=False)
             if log:
                 named = {f"dev/{k}": v for k, v in scores.items()}
                 self.fabric.log_dict(named, step=self.progress.step)

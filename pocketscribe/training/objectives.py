@@ -57,6 +57,11 @@ class LossConfig(Config):
         return self.transducer == "pruned" or self.ctc > 0 or self.consistency > 0
 
     @property
+    def asks_all_heads(self) -> bool:
+        """Whether it learns from all of them, so that none stays as it was drawn."""
+        return self.transducer == "pruned" and (self.ctc > 0 or self.consistency > 0)
+
+    @property
     def views(self) -> int:
         """Versions of each utterance in a batch."""
         return 2 if self.consistency else 1
@@ -84,6 +89,7 @@ class Outputs(NamedTuple):
     Attributes:
         losses: nats, summed over this process' utterances; "loss" is the weighted sum.
         encoded: the encoder's outputs, `frames` of them valid.
+        ctc_logits: the CTC head's; None where its loss has no weight.
         joined: what the joiner adds, of each frame and each context; None for CTC.
         pruned: the transducer's losses and logits in the windows; None for "full" and CTC.
     """

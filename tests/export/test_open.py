@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pocketscribe.errors import UserError
+from pocketscribe.export.export import check_target
 from pocketscribe.export.onnx_runtime import OnnxRuntime
 from pocketscribe.export.open import model_file, open_model
 from pocketscribe.export.sherpa_runtime import SherpaRuntime
@@ -58,6 +59,14 @@ def test_exported_folders(onnx_folder: Path, sherpa_folder: Path, int8_folder: P
     for folder in (onnx_folder, sherpa_folder):
         with pytest.raises(UserError, match=f"--chunk 8: {folder} was exported for chunks of 4"):
             open_model(folder, chunk=8)
+
+
+def test_a_folder_for_another_runtime_is_refused_at_once(onnx_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(onnx_folder, tmp_path / "copy")
+    for to in ("onnx", "sherpa-onnx"):
+        check_target(to, copy)
+    with pytest.raises(UserError, match=r"copy: holds '.*', which would be lost"):
+        check_target("executorch", copy)
 
 
 def test_chunk_that_was_not_trained_for(model_path: Path) -> None:

@@ -297,7 +297,9 @@ def test_what_is_asked_is_checked_before_the_speech(tmp_path: Path) -> None:
             quietly(tmp_path / "none", **{"budget": "1MB", "out": tmp_path / "run"} | options)
 
 
-def test_refusals(folder: Path, talkative: Path, tmp_path: Path) -> None:
+def test_refusals(
+    folder: Path, talkative: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match="--budget 20kB: the smallest sub-network takes"):
         quietly(folder, "20kB", tmp_path / "runs" / "fit")
     with pytest.raises(UserError, match="write bytes, such as 2MB"):
@@ -308,9 +310,20 @@ def test_refusals(folder: Path, talkative: Path, tmp_path: Path) -> None:
         ("model.encoder.width=32", "which it starts from, has a shape of its own; --start none"),
         ("name=mine", "fit leaves fit.pocket"),
         ('evaluate.stages=["student"]', "fit leaves fit.pocket"),
+        ('evaluate={ stages = ["student"] }', "fit leaves fit.pocket"),
     ):
         with pytest.raises(UserError, match=line):
             quietly(folder, "1MB", tmp_path / "runs" / "fit", start=talkative, changes=[change])
+    renamed = ["stage.low_bits.name=final", 'evaluate={ stages = ["final"] }']
+    with pytest.raises(UserError, match="the stages of fit are called start, "):
+        quietly(folder, "1MB", tmp_path / "runs" / "fit", start=talkative, changes=renamed)
+    packed = ENGLISH.with_name("usm_lite.pocket")
+    with pytest.raises(UserError, match="its weights are in few bits"):
+        quietly(folder, "1MB", tmp_path / "runs" / "fit", start=packed)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="fit plans for one process"):
+        quietly(folder, "1MB", tmp_path / "runs" / "fit")
+    monkeypatch.delenv("WORLD_SIZE")
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "a.wav").write_bytes(b"no audio")

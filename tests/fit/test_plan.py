@@ -13,6 +13,7 @@ from pocketscribe.fit.look import Look, Part
 from pocketscribe.fit.plan import FEW_WORDS, LEAST_SUPERNET, LITTLE_HOURS, Plan, plan
 from pocketscribe.fit.sizes import Room, room
 from pocketscribe.fit.ways import DIRECT, HEADS, SUPERNET
+from pocketscribe.models.saved import load_model, save_model
 from pocketscribe.recipes.reading import read_recipe
 from pocketscribe.recipes.recipe import Recipe
 from pocketscribe.speech.units import Units
@@ -42,7 +43,7 @@ def planned(
     words = {"dev": dev, "test": test}
     others = {split: part(count) for split, count in words.items() if count is not None}
     parts = {"train": part(1_000, hours), **others}
-    seen = Look(folder, parts, "", [-20.0], Counter({16_000: 1}), {})
+    seen = Look(folder, str(folder), parts, "", [-20.0], Counter({16_000: 1}), {})
     recipe = read_recipe("fit", SMALL)
     return plan(seen, budget, minutes, start, recipe, 60.0, changes=changes)
 
@@ -74,12 +75,24 @@ def test_a_test_part_is_scored_where_there_is_one() -> None:
 
 def test_much_speech_starts_from_nothing(talkative: Path, tmp_path: Path) -> None:
     much = planned(LITTLE_HOURS, start=tmp_path / "not even looked at")
-    assert not much.started and "stage.start.from" not in chosen(much)
+    assert "stage.start.from" not in chosen(much)
     assert much.words[0].startswith("From nothing: 100 hours are enough to start from nothing. Its")
-    little = planned(LITTLE_HOURS - 0.1, start=talkative)
-    assert little.started and chosen(little)["stage.start.from"] == f'"{talkative}"'
+    shipped = tmp_path / "shipped.safetensors"
+    save_model(shipped, load_model(talkative), half=True)
+    little = planned(LITTLE_HOURS - 0.1, start=shipped)
+    assert chosen(little)["stage.start.from"] == f'"{shipped}"'
     assert little.way.stages["start"] == HEADS
     assert little.words[0].startswith("It writes the ")
+
+
+def test_heads_that_are_there_need_no_training(talkative: Path) -> None:
+    """A stage of a run has them; what ships has not."""
+    found = planned(1.0, start=talkative)
+    assert chosen(found)["stage.start.audio_hours"] == "0"
+    assert "stage.start.heads_only" not in chosen(found)
+    assert sum(hours_of(found).values()) == pytest.approx(
+        8.0 * sum(effort.share for name, effort in found.way.stages.items() if name != "start")
+    )
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,38 @@ def test_a_ctc_model_has_no_other_heads_to_train(recipe: Path) -> None:
     assert read_recipe(str(recipe), changes[:1]).stage[1].heads_only
 
 
+def test_a_change_to_one_stage_is_to_no_other(recipe: Path) -> None:
+    """Not to the one that it is like, nor to those that are like it."""
+    like = """
+[[stage]]
+name = "third"
+like = "second"
+from = "second"
+
+[[stage]]
+name = "fourth"
+like = "third"
+from = "third"
+"""
+    text = recipe.read_text() + "optimiser = { lr = 0.5 }\n" + like
+    recipe.write_text(text, encoding="utf-8")
+    found = read_recipe(str(recipe), ["stage.third.optimiser.lr=0.25"])
+    assert [stage.optimiser.lr for stage in found.stage[1:]] == [0.5, 0.25, 0.5]
+
+
+def test_heads_that_nothing_trains_are_known(recipe: Path) -> None:
+    for change, trained in (
+        ("{}", True),
+        ("{ ctc = 0.0 }", False),
+        ("{ ctc = 0.0, consistency = 1.0 }", True),
+        ("{ transducer = 'full' }", False),
+    ):
+        found = read_recipe(str(recipe), [f"stage.first.loss={change}"])
+        assert found.stage[0].trains_all_heads == trained, change
+    taught = read_recipe(str(recipe), ["stage.second.loss.ctc=0.0", "stage.second.teacher=first"])
+    assert taught.stage[1].trains_all_heads, "by the teacher's"
+
+
 def test_a_rank_that_saves_nothing_is_told_once(recipe: Path) -> None:
     """Of the recipe's own model, and not of every size of its supernet."""
     changes = ['model.ranks=[{ match = "*.ffn?.up", rank = 170 }]', "stage.first.supernet={}"]

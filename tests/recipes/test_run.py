@@ -271,6 +271,34 @@ audio_hours = 0.04
         assert not same, name
 
 
+def test_heads_that_nothing_has_trained_teach_nobody(
+    recipe: Path, prepared_beside: Callable
+) -> None:
+    run = prepared_beside(recipe) / "run"
+    run_here(recipe, run, "stage.float.loss.ctc=0.0", "stage.float.audio_hours=0.01")
+    assert not load_model(run / "float" / "model.safetensors").model.auxiliary
+    taught = recipe.with_name("taught.toml")
+    base, _, _ = TINY_RECIPE.partition("[[stage]]")
+    stage = '[[stage]]\nname = "student"\nfrom = "run/float"\nteacher = "run/float"\n'
+    taught.write_text(base + stage + "audio_hours = 0.01\n", encoding="utf-8")
+    with pytest.raises(UserError, match="was saved without what training alone needs"):
+        run_here(taught, run.with_name("other"))
+
+
+def test_a_dev_part_of_which_nothing_can_be_scored_is_told_before_training(
+    recipe: Path, prepared_beside: Callable, tmp_path: Path
+) -> None:
+    beside = prepared_beside(recipe)
+    silent = tmp_path / "silent"
+    silent.mkdir()
+    soundfile.write(silent / "a.wav", np.zeros(16000), 16000)
+    (silent / "a.txt").write_text("one")
+    dev = f'speech.dev=[{{ corpus = "{silent}", split = "all" }}]'
+    with pytest.raises(UserError, match=r"speech\.dev: nothing in .*silent.* can be scored"):
+        run_here(recipe, beside / "run", dev, "speech.bad_share=1.0")
+    assert not (beside / "run" / "float" / "model.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [

@@ -1,6 +1,7 @@
 """What is prepared is kept as long as its sources are what they were, whole or not at all."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -196,3 +197,20 @@ def test_a_kill_leaves_nothing_that_looks_finished(make_corpus: MakeCorpus, tmp_
     assert left_behind(out) == [f".another.{os.getpid()}.tmp", prepared.folder.name]
     assert prepared.summary["utterances"] == 120
     assert sum(len(cut.load_features()) for cut in prepared.cuts) == 1200
+
+
+def test_a_name_that_is_no_text_is_refused_and_the_rest_is_not(
+    make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    source = make_corpus([row("one")])
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    [sound] = source.rglob("*.wav")
+    for name in (b"fine.wav", b"caf\xe9.wav"):
+        path = folder / os.fsdecode(name)
+        shutil.copy(sound, path)
+        path.with_suffix(".txt").write_text("ONE")
+    prepared = prepare(CorpusConfig(corpus=str(folder), split="all"), None, tmp_path / "out", 1.0)
+    assert [cut.id for cut in prepared.cuts] == ["fine.wav"]
+    listed = (prepared.folder / "bad.tsv").read_text(encoding="utf-8")
+    assert "caf\ufffd.wav\tits name is not UTF-8: rename the file" in listed

@@ -11,9 +11,9 @@ import torch
 from killed import identical, killed_at, weights
 from lessons import FORMS, LOSS, another, distilled
 from pocketscribe.errors import UserError
-from pocketscribe.models import Recogniser
+from pocketscribe.models import MELS, Recogniser
 from pocketscribe.speech.augment import AugmentConfig
-from pocketscribe.speech.batches import TrainingBatches
+from pocketscribe.speech.batches import Batch, TrainingBatches
 from pocketscribe.training import kept as room
 from pocketscribe.training.distilled import Distilled
 from pocketscribe.training.kept import Kept
@@ -135,3 +135,35 @@ def test_a_file_that_fails_meanwhile(
     other.execute("DROP TABLE said")
     with pytest.raises(UserError, match=r"kept.sqlite: not readable now \(no such table"):
         cache(batch, chunking, None)
+
+
+def test_a_teacher_that_is_kept_stays_out_of_training(tiny: Tiny, tmp_path: Path) -> None:
+    """Its dropout would be in every answer that is kept."""
+    cache = kept(tiny(dropout=0.5), tmp_path / "kept.sqlite")
+    objective = Distilled(Plain(tiny(), LOSS), cache).train()
+    assert objective.inner.training
+    assert not any(module.training for module in cache.teacher.modules())
+
+
+@pytest.mark.parametrize("nodes", ["teacher", "path", "all"])
+def test_what_was_heard_beside_a_longer_target_is_found_beside_shorter_ones(
+    tiny: Tiny, tmp_path: Path, nodes: str
+) -> None:
+    teacher = another(tiny)
+    cache = kept(teacher, tmp_path / "kept.sqlite", nodes=nodes)
+    fresh = Teacher(teacher, DistilConfig(nodes=nodes))
+    chunking = teacher.config.chunks.streaming
+    labels, frames = torch.tensor([2, 3, 20]), torch.full((3,), 160)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(3, 160, MELS, generator=generator)
+    targets = torch.randint(2, teacher.vocabulary, (3, 20), generator=generator)
+    targets *= torch.arange(20) < labels[:, None]
+    batch = Batch(features, frames, targets, labels, 1.0, 480, ("a", "b", "c"))
+    cache(batch, chunking, None)
+    short = Batch(features[:2], frames[:2], targets[:2, :3], labels[:2], 1.0, 320, batch.ids[:2])
+    student = Plain(tiny(), LOSS).outputs(short, StepContext(0, chunking))
+    objective = distilled(tiny(), teacher, nodes=nodes)
+    said = (cache(short, chunking, None), fresh(short, chunking, None))
+    losses = [objective._divergence(one, student, short) for one in said]
+    torch.testing.assert_close(*losses, rtol=5e-3, atol=1e-2)
+    assert cache.teacher.calls == 1
