@@ -127,7 +127,8 @@ class StageConfig(TrainingConfig):
             raise ValueError(
                 "a supernet's largest network teaches the others: leave teacher out, or supernet"
             )
-        if self.distil.nodes in ("student", "union") and self.loss.transducer == "full":
+        windows = self.distil.lattice and self.distil.nodes in ("student", "union")
+        if windows and self.loss.transducer == "full":
             raise ValueError(
                 f"distil.nodes = {self.distil.nodes!r} are the windows of the pruned loss: "
                 "loss.transducer = 'pruned', or other nodes"

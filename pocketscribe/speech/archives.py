@@ -16,6 +16,7 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import soundfile
 from lhotse import CutSet
 from lhotse.serialization import open_best
 from pydantic import model_validator
@@ -101,7 +102,7 @@ def _pairs(tars: Iterable[str], folder: Path) -> Iterator[Item]:
     for name in tars:
         try:
             with open_best(name, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-                members = (member for member in archive if member.isfile() and _shown(member.name))
+                members = (member for member in archive if member.isfile() and _wanted(member.name))
                 for key, group in groupby(members, key=lambda member: _key(member.name)):
                     parts = {_suffix(member.name): _bytes(archive, member) for member in group}
                     if (item := _pair(key, parts, folder)) is not None:
@@ -111,19 +112,18 @@ def _pairs(tars: Iterable[str], folder: Path) -> Iterator[Item]:
 
 
 def _key(name: str) -> str:
-    """What the files of one utterance have in common: all up to the first dot of the name."""
-    return str(PurePosixPath(name).with_name(PurePosixPath(name).name.split(".")[0]))
+    """What the files of one utterance have in common: all up to the last dot of the name."""
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 def _suffix(name: str) -> str:
-    """The rest of it, with that dot."""
-    base = PurePosixPath(name).name
-    return base[len(base.split(".")[0]) :].lower()
+    return PurePosixPath(name).suffix.lower()
 
 
-def _shown(name: str) -> bool:
-    """Not what a system puts beside files, such as a Mac's `._a.flac`."""
-    return not PurePosixPath(name).name.startswith(".")
+def _wanted(name: str) -> bool:
+    """Sound, or what is said of it; not what a system puts beside files, such as a `._a.flac`."""
+    hidden = PurePosixPath(name).name.startswith(".")
+    return not hidden and _suffix(name) in (*AUDIO_SUFFIXES, ".txt", ".json")
 
 
 def _bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -146,7 +146,16 @@ def _pair(key: str, parts: dict[str, bytes], folder: Path) -> Item | None:
         raise ValueError(f"what lies beside the audio of {key} is no text or no object") from None
     said = said or row.get("transcript") or row.get("text") or ""
     made = partial(_decoded, key, audio)
-    return Item(key, said, row.get("speaker", ""), made=made, sources=(folder,), columns=row)
+    speaker, seconds = row.get("speaker", ""), _seconds(audio)
+    return Item(key, said, speaker, None, made, (folder,), columns=row, seconds=seconds)
+
+
+def _seconds(audio: bytes) -> float | None:
+    """How long a file says it is; None where it is none, which is told when it is read."""
+    try:
+        return float(soundfile.info(io.BytesIO(audio)).duration)
+    except (soundfile.SoundFileError, OverflowError):
+        return None
 
 
 def _decoded(key: str, audio: bytes) -> np.ndarray:

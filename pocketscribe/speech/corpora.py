@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -92,8 +93,12 @@ class CorpusConfig(Config):
         return self
 
     def shares_with(self, other: "CorpusConfig") -> bool:
-        """Whether recordings may be in both parts; synthetic ones are made for each."""
-        same = self.corpus == other.corpus != "synthetic"
+        """Whether recordings may be in both parts. Synthetic ones are made for each, of sentences
+        that both read where `texts` are the same.
+        """
+        if self.corpus == other.corpus == "synthetic":
+            return self.texts is not None and self.texts == other.texts
+        same = self.corpus == other.corpus
         apart = any(other.where.get(key, value) != value for key, value in self.where.items())
         return (
             same and (self.split == other.split or "all" in (self.split, other.split)) and not apart
@@ -249,6 +254,8 @@ def _folder(folder: Path, split: str) -> Iterator[Item]:
     parts = [part for part in dict.fromkeys((*SPLITS, split)) if (folder / part).is_dir()]
     if not parts:
         return text_files(folder, split)
+    if split == ALL:
+        parts += other_splits(folder)
     if split not in (ALL, *parts):
         raise EmptyPartError(f"{folder / split}: no such folder; its splits: {', '.join(parts)}")
     return (
@@ -313,7 +320,8 @@ def fingerprint(config: CorpusConfig, source: Source, held_out: HeldOut) -> str:
             files |= dict.fromkeys(item.files)
     for file in files:
         digest.update(os.fsencode(file))
-        if file.is_file():
-            about = file.stat()
-            digest.update(f"{about.st_size} {about.st_mtime_ns}".encode())
+        with suppress(OSError):  # a name that is too long is no file, either
+            if file.is_file():
+                about = file.stat()
+                digest.update(f"{about.st_size} {about.st_mtime_ns}".encode())
     return digest.hexdigest()[:8]

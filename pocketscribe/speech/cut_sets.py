@@ -74,7 +74,8 @@ def _item(cut: Cut, source: Path) -> Item:
         return Item(name, text, speaker, files[0], columns=columns)
     for command in _commands(cut.to_dict()):
         raise UserError(f"{source}: cut {cut.id} would run a command, {command!r}: none is run")
-    return Item(name, text, speaker, None, partial(_load, cut), files or (source,), columns)
+    made, sources = partial(_load, cut), files or (source,)
+    return Item(name, text, speaker, None, made, sources, columns, seconds=cut.duration)
 
 
 def _columns(said: SupervisionSegment) -> dict[str, str]:

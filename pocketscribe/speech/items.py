@@ -30,6 +30,7 @@ class Item:
         sources: the files that it is made of.
         columns: what else is known of it.
         textless: why it has no text, where it has none.
+        seconds: how long it says it is, where there is no file of its own.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Item:
     sources: tuple[Path, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)
     textless: str = "empty transcript"
+    seconds: float | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -80,6 +82,8 @@ def listen(item: Item, longest: float = math.inf) -> np.ndarray:
     try:
         if item.audio is not None:
             _check_length(audio_seconds(item.audio), longest)
+        elif item.seconds is not None:
+            _check_length(item.seconds, longest)
         samples = item.read()
     except RefusedError:
         raise

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pocketscribe.errors import UserError
 from pocketscribe.speech.features import HOP_SECONDS
 from pocketscribe.speech.prepare import Prepared
 
@@ -15,8 +16,11 @@ class NoiseBank:
     """Recordings that pieces are drawn from."""
 
     def __init__(self, prepared: Prepared) -> None:
-        """`prepared` without transcripts."""
+        """`prepared` without transcripts; UserError where it holds nothing."""
         self._cuts = list(prepared.cuts)
+        if not self._cuts:
+            listed = prepared.folder / "bad.tsv"
+            raise UserError(f"augment.noise: nothing there is a recording to use; see {listed}")
 
     def draw(self, frames: int, generator: torch.Generator) -> Float[Tensor, "T F"]:
         """So many frames of mean power 1, from anywhere in a recording, repeated if it is short."""

@@ -5,6 +5,7 @@ audio/ (synthetic speech alone: what lies elsewhere is not copied), bad.tsv (id 
 refused item) and prepared.json (what it was made from).
 """
 
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from urllib.parse import quote
 import numpy as np
 import soundfile
 from filelock import FileLock
-from lhotse import CutSet, Features, MonoCut, Recording, SupervisionSegment
+from lhotse import AudioSource, CutSet, Features, MonoCut, Recording, SupervisionSegment
 from lhotse.features.io import LilcomChunkyWriter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -231,12 +232,26 @@ def _try(
         if item.audio is None:
             soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
             samples = read_audio(path)
-        recording = Recording.from_file(path, recording_id=item.id)
+        recording = _recording(item.id, path)
         if recording.sampling_rate != SAMPLE_RATE:
             recording = recording.resample(SAMPLE_RATE)
         return words, recording, fbank(samples)
     except RefusedError as refused:
         return refused
+
+
+def _recording(name: str, path: Path) -> Recording:
+    """By soundfile alone: lhotse would hand some names to a shell."""
+    about = soundfile.info(os.fsencode(path))
+    channels = list(range(about.channels))
+    return Recording(
+        id=name,
+        sources=[AudioSource(type="file", channels=channels, source=str(path))],
+        sampling_rate=about.samplerate,
+        num_samples=about.frames,
+        duration=about.frames / about.samplerate,
+        channel_ids=channels,
+    )
 
 
 def _made_name(item: Item) -> str:

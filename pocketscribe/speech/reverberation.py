@@ -14,13 +14,14 @@ from pocketscribe.speech.items import Item
 
 def in_a_room(item: Item, responses: Sequence[Path]) -> Item:
     """The same utterance in one of the rooms; which, hangs on its id."""
-    response = responses[int.from_bytes(sha256(item.id.encode()).digest()[:8]) % len(responses)]
+    name = item.id.encode(errors="surrogatepass")
+    response = responses[int.from_bytes(sha256(name).digest()[:8]) % len(responses)]
     made = partial(_reverberated, item, response)
     return replace(item, audio=None, made=made, sources=(*item.files, response))
 
 
 def _reverberated(item: Item, response: Path) -> np.ndarray:
-    """As long, as loud and as early as the dry utterance, float32 `[N]` at 16 kHz."""
+    """As long, as early and, as far as peaks allow, as loud as the dry one: float32 `[N]`."""
     from scipy.signal import fftconvolve  # here: a second of import
 
     dry, room = item.read(), read_audio(response)

@@ -13,7 +13,7 @@ _SPOKEN = "#%&*@"  # punctuation to Unicode, yet read out
 def normalise(text: str) -> str:
     """Upper case, punctuation dropped, white space folded: letters, marks and apostrophes stay."""
     text = unicodedata.normalize("NFC", text.upper()).translate(_APOSTROPHES)
-    text = "".join(" " if _is_separator(c) else c for c in text)
+    text = "".join(" " if _is_separator(c) else c for c in text if not _is_invisible(c))
     return " ".join(word for word in text.split() if word.strip("'"))
 
 
@@ -49,3 +49,8 @@ def read_sentences(path: Path) -> Iterator[tuple[int, str]]:
 def _is_separator(c: str) -> bool:
     # Symbols and digits are not dropped: they were spoken, and must be spelt out by the owner.
     return c != "'" and c not in _SPOKEN and unicodedata.category(c)[0] in "PZC"
+
+
+def _is_invisible(c: str) -> bool:
+    """What shapes letters or says where a word may be broken: joiners, a soft hyphen, a mark."""
+    return unicodedata.category(c) == "Cf"

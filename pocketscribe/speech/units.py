@@ -75,6 +75,7 @@ class Units:
                 bos_id=-1,
                 eos_id=-1,
                 hard_vocab_limit=True,
+                max_sentence_length=2**20,  # bytes; longer ones are passed over in silence
                 num_threads=1,  # the same units on every machine
                 minloglevel=3,
             )

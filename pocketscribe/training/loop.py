@@ -202,6 +202,7 @@ class Training:
                 if part == 0:
                     self._tally(step_losses, batch)
             progress.audio_seconds += batch.seconds
+        self.raw_objective.spare(progress.step)
         progress.step += 1
         if not self._update():
             progress.skipped += 1

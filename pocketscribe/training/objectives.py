@@ -23,6 +23,7 @@ from pocketscribe.losses import (
     transducer_loss,
 )
 from pocketscribe.models import Chunking, Recogniser
+from pocketscribe.models.recogniser import is_auxiliary
 from pocketscribe.speech.batches import Batch
 from pocketscribe.training.delay import encode_late
 
@@ -120,6 +121,9 @@ class Objective(nn.Module):
     def begin(self, done: float, before: float) -> None:
         """Called before each step: shares of the stage behind it, and behind the step before."""
 
+    def spare(self, step: int) -> None:
+        """Called before each of the optimiser's steps: drops gradients of what must not move."""
+
     def updated(self, lr: float) -> None:
         """Called after each of the optimiser's steps with its learning rate."""
 
@@ -196,6 +200,13 @@ class Plain(Objective):
         named = {"loss": loss, "simple": simple, "pruned": pruned}
         return said._replace(losses=named, pruned=losses)
 
+    def spare(self, step: int) -> None:
+        """While heads learn alone: who wraps this may give the rest gradients, if of zeros."""
+        if step < self.alone:
+            for name, parameter in self.model.named_parameters():
+                if not is_auxiliary(name):
+                    parameter.grad = None
+
 
 class Wrapper(Objective):
     """An objective round another one: unless it says otherwise, the inner one has its way."""
@@ -216,6 +227,9 @@ class Wrapper(Objective):
 
     def begin(self, done: float, before: float) -> None:
         self.inner.begin(done, before)
+
+    def spare(self, step: int) -> None:
+        self.inner.spare(step)
 
     def updated(self, lr: float) -> None:
         self.inner.updated(lr)

@@ -80,6 +80,9 @@ class Sandwich(Objective):
             outputs.losses["loss"] = outputs.losses["loss"] + part
         return outputs
 
+    def spare(self, step: int) -> None:
+        self.plain.spare(step)
+
     def chosen(self, context: StepContext) -> Sizes:
         """A pass's sub-network: the same in every process, and again after a kill."""
         if context.part < 2:

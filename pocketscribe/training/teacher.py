@@ -202,6 +202,11 @@ def check_lesson(
             f"teacher {who!r} has a {teacher.head} head, its student a {student.head} head; "
             "both need the same"
         )
+    if student.head == "ctc" and not (config.ctc or config.encoder):
+        raise UserError(
+            f"teacher {who!r} has a CTC head, and distil.lattice is of a transducer's: give "
+            "distil.ctc or distil.encoder a weight"
+        )
     asked = [str(s) for s in (("full",) if config.context == "full" else student.chunks.sizes)]
     known = [str(s) for s in teacher.chunks.sizes]
     if strange := [size for size in asked if size not in known]:

@@ -91,7 +91,8 @@ class Dims:
             if known is made:
                 continue
             for first, other in zip(known.dims, dims, strict=True):
-                if replace(first, name="") == replace(other, name="") and first.name and other.name:
+                alike = replace(first, name="") == replace(other, name="")
+                if alike and self.name(first) and self.name(other):
                     self._one[self.name(other)] = self.name(first)
                 else:
                     self._fixed |= {first.name, other.name}

@@ -59,6 +59,26 @@ from = "third"
     assert [stage.optimiser.lr for stage in found.stage[1:]] == [0.5, 0.25, 0.5]
 
 
+def test_a_teacher_has_something_to_teach(recipe: Path) -> None:
+    changes = ["stage.second.teacher=first", "stage.second.distil.ctc=0.0"]
+    assert read_recipe(str(recipe), changes).stage[1].taught_by == "first"
+    with pytest.raises(UserError, match=r"has a CTC head, and distil\.lattice is of a transducer"):
+        read_recipe(str(recipe), [*changes, "model.head=ctc"])
+    changes = ["stage.second.teacher=first", "stage.second.distil.lattice=0.0"]
+    full = [*changes, "stage.second.loss.transducer=full"]
+    assert read_recipe(str(recipe), full).stage[1].distil.ctc == 1.0, "no windows are asked for"
+
+
+def test_sentences_that_are_scored_are_not_read_in_training(recipe: Path) -> None:
+    """Synthetic voices read the whole of a file, whatever the split."""
+    spoken = '[{ corpus = "synthetic", split = "%s", texts = "a.txt" }]'
+    changes = [f"speech.{name}={spoken % name}" for name in ("train", "test")]
+    with pytest.raises(UserError, match="its score would tell nothing"):
+        read_recipe(str(recipe), changes)
+    changes[1] = changes[1].replace("a.txt", "b.txt")
+    assert read_recipe(str(recipe), changes).speech.test
+
+
 def test_heads_that_nothing_trains_are_known(recipe: Path) -> None:
     for change, trained in (
         ("{}", True),

@@ -16,10 +16,12 @@ import soundfile
 from lhotse import CutSet
 
 from pocketscribe.errors import UserHint
+from pocketscribe.speech import archives
 from pocketscribe.speech.archives import LARGEST
 from pocketscribe.speech.corpora import CorpusConfig, fingerprint, locate
 from pocketscribe.speech.features import fbank
 from pocketscribe.speech.held_out import HeldOut
+from pocketscribe.speech.items import RefusedError, listen
 from pocketscribe.speech.prepare import prepare
 from small_corpora import cut, load, refusal, sound
 
@@ -211,3 +213,27 @@ def test_a_file_beyond_all_speech_is_not_read(
     member.size = LARGEST + 1
     (folder / "a.tar").write_bytes(member.tobuf() + bytes(10240))
     assert f"a.wav has {LARGEST + 1:,} bytes" in refusal(folder)
+
+
+def test_names_with_dots_are_whole(tmp_path: Path) -> None:
+    said = {}
+    for name in ("a1", "take.1", "take.2", "v1.0-3"):
+        said |= {f"{name}.wav": wav(sound(0.5)), f"{name}.txt": name.upper().encode()}
+    said |= {"take.1.npy": b"something else", "._a1.wav": b"a Mac's"}
+    mine = index(tmp_path / "mine", tar=["a.tar"])
+    pairs(mine / "a.tar", said)
+    assert {i.id: i.text for i in load(mine)} == {
+        name: name.upper() for name in ("a1", "take.1", "take.2", "v1.0-3")
+    }
+
+
+def test_what_is_too_long_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minutes of silence are a few kilobytes of FLAC."""
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(130 * 16000), 16000, format="FLAC")
+    mine = index(tmp_path / "mine", tar=["a.tar"])
+    pairs(mine / "a.tar", {"a.flac": file.getvalue(), "a.txt": b"one"})
+    monkeypatch.setattr(archives, "audio_blocks", lambda file: pytest.fail("it was decoded"))
+    [item] = load(mine)
+    with pytest.raises(RefusedError, match=r"130\.00 s long"):
+        listen(item, 120.0)

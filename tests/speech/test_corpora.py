@@ -164,3 +164,13 @@ def test_the_environment_says_where_corpora_are(
 def test_options_of_synthetic_speech_are_refused_elsewhere() -> None:
     with pytest.raises(UserError, match="'count' belongs to corpus = 'synthetic' alone"):
         CorpusConfig.read({"corpus": "fsdd", "count": 3}, "a.toml")
+
+
+def test_all_of_a_folder_is_all_of_its_folders(tmp_path: Path) -> None:
+    """Also of what is called none of train, dev and test."""
+    for part in ("train", "dev", "validation"):
+        (tmp_path / part).mkdir()
+        soundfile.write(tmp_path / part / "a.wav", sound(0.3), 16000)
+        (tmp_path / part / "a.txt").write_text("HELLO")
+    (tmp_path / "notes").mkdir()
+    assert {item.id for item in load(tmp_path)} == {"train/a.wav", "dev/a.wav", "validation/a.wav"}

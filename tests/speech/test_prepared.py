@@ -214,3 +214,25 @@ def test_a_name_that_is_no_text_is_refused_and_the_rest_is_not(
     assert [cut.id for cut in prepared.cuts] == ["fine.wav"]
     listed = (prepared.folder / "bad.tsv").read_text(encoding="utf-8")
     assert "caf\ufffd.wav\tits name is not UTF-8: rename the file" in listed
+
+
+def test_no_name_reaches_a_shell_and_sphere_files_are_heard(
+    make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    """Lhotse reads .sph by a command line with the name in it."""
+    names = ["plain.sph", f"a;touch {tmp_path}".replace("/", "|") + ";.sph", "b;touch ran;.SPH"]
+    rows = [{"id": n, "path": n, "transcript": "HELLO"} for n in names]
+    folder = make_corpus(rows)
+    for number, name in enumerate(names):
+        soundfile.write(folder / name, sound(0.3, number), 16000, "PCM_16", format="NIST")
+    before = set(Path.cwd().iterdir())
+    prepared = prepare(CorpusConfig(corpus=str(folder)), None, tmp_path / "out", 1.0)
+    assert prepared.summary["utterances"] == 3
+    assert set(Path.cwd().iterdir()) == before
+
+
+def test_a_row_that_names_no_file_is_one_bad_row(make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    """Such as where columns are swapped, and a path is a sentence longer than a name may be."""
+    folder = make_corpus([row("one"), {"id": "two", "path": "A " * 200, "transcript": "b.wav"}])
+    prepared = prepare(CorpusConfig(corpus=str(folder)), None, tmp_path / "out", 1.0)
+    assert prepared.summary["utterances"] == 1 and prepared.summary["bad"] == 1

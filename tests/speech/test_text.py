@@ -73,3 +73,10 @@ def test_what_holds_no_sentences_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=says):
             list(read_sentences(path))
+
+
+def test_what_cannot_be_seen_breaks_no_word() -> None:
+    """A soft hyphen; joiners, which letters of many scripts are shaped by."""
+    assert normalise("co\u00adoperate") == "COOPERATE"
+    assert normalise("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645").count(" ") == 0
+    assert normalise("a\u00a0b\u2009c") == "A B C"

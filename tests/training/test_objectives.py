@@ -13,13 +13,17 @@ from pocketscribe.losses import pruned_scales
 from pocketscribe.models import Chunking, Recogniser
 from pocketscribe.speech.augment import AugmentConfig
 from pocketscribe.speech.batches import Batch, TrainingBatches
+from pocketscribe.training.distilled import Distilled
 from pocketscribe.training.objectives import (
     HEADS_ALONE,
     LossConfig,
+    Objective,
     Plain,
     StepContext,
     draw_chunking,
 )
+from pocketscribe.training.supernet import Sandwich, SupernetConfig
+from pocketscribe.training.teacher import DistilConfig, Teacher
 
 Tiny = Callable[..., Recogniser]
 KINDS = {
@@ -195,6 +199,26 @@ def test_the_chunking_matters_and_is_drawn_from_seed_and_step(tiny: Tiny, batch:
     assert drawn == [draw_chunking(chunkings, 3, step) for step in range(200)]
     assert drawn != [draw_chunking(chunkings, 4, step) for step in range(200)]
     assert 60 < drawn.count(Chunking(None)) < 140
+
+
+@pytest.mark.parametrize("wrapped", ["distilled", "supernet"])
+def test_nothing_else_moves_while_heads_learn_alone(tiny: Tiny, batch: Batch, wrapped: str) -> None:
+    """Not by a teacher's losses, nor by gradients of zeros, which an optimiser would count."""
+    model, loss = tiny(), LossConfig()
+    objective: Objective = Plain(model, loss, alone=2)
+    if wrapped == "distilled":
+        objective = Distilled(objective, Teacher(tiny(), DistilConfig(nodes="all")))
+    else:
+        objective = Sandwich(model, loss, SupernetConfig(random=1), alone=2)
+    for step, alone in ((1, True), (2, False)):
+        model.zero_grad(set_to_none=True)
+        for part in range(objective.passes):
+            context = StepContext(step, Chunking(4, 8), part)
+            objective(batch, context)["loss"].backward()
+        objective.spare(step)
+        moved = {name for name, p in model.named_parameters() if p.grad is not None}
+        assert "auxiliary.ctc.weight" in moved
+        assert all(name.startswith("auxiliary.") for name in moved) == alone
 
 
 def test_heads_that_were_never_trained_learn_alone_first(tiny: Tiny, batch: Batch) -> None:
