@@ -45,8 +45,8 @@ def test_what_synthetic_voices_may_read_is_part_of_a_run(tiny_run: Path, tmp_pat
     run_here(tiny_run.with_name("tiny.toml"), folder, scored)  # numbers were read, no sentences
     kept = read_json(folder / "recipe.json")
     assert kept["speech"]["test"][0]["count"] == 2, "what was scored can be listened to"
-    for read in (kept["speech"]["train"][0], kept["speech"]["test"][0]):
-        read |= {"kind": None, "texts": "sentences.txt"}
+    for part, texts in (("train", "sentences.txt"), ("test", "scored.txt")):
+        kept["speech"][part][0] |= {"kind": None, "texts": texts}
     write_json(folder / "recipe.json", kept)
     text = tiny_run.with_name("tiny.toml").read_text()
     reading = tmp_path / "reading.toml"
