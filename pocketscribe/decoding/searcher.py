@@ -19,6 +19,7 @@ from pocketscribe.speech.units import UNKNOWN, Units
 
 Width = Annotated[int, Field(ge=1, le=1000)]  # of a beam; 1 is greedy
 GUIDED_BEAM = 16
+MOST_NATS = 1000.0  # of a guide, a unit: all else is nothing beside it
 CTC_BEAM = (
     "beam search needs a transducer; this model has a CTC head: "
     "use greedy, without language model and hotwords"
@@ -40,10 +41,10 @@ class DecodingConfig(Config):
 
     beam: Width | None = None
     lm: Path | None = None
-    lm_scale: float = Field(default=0.4, ge=0)
-    label_bonus: float = 0.4
+    lm_scale: float = Field(default=0.4, ge=0, le=MOST_NATS)
+    label_bonus: float = Field(default=0.4, ge=-MOST_NATS, le=MOST_NATS)
     hotwords: tuple[str, ...] = ()
-    hotword_score: float = Field(default=1.5, ge=0)
+    hotword_score: float = Field(default=1.5, ge=0, le=MOST_NATS)
 
     @model_validator(mode="after")
     def _check(self) -> "DecodingConfig":

@@ -68,7 +68,7 @@ class CorpusConfig(Config):
 
     corpus: str
     split: str = "train"
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, ge=1e-6, le=1e6)
     where: dict[str, str] = Field(default={})
     group: str | None = None
     rooms: Path | None = None

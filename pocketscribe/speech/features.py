@@ -25,6 +25,8 @@ MOST_CHANNELS = 64  # more, and an array lies the wrong way round
 UNREAD = (".m4a", ".aac", ".wma", ".amr")  # often met, and not read by libsndfile
 SLOWEST, FASTEST = 1000, 1_000_000  # what audio may say of its rate; else its header is damaged
 HOP_SECONDS = 0.01
+LOUDEST = 1e6  # of samples whose full scale is 1: the square of more is no float32
+NO_SOUND = f"numbers that are not finite, or beyond {LOUDEST:g} times full scale"
 LOG_FLOOR = math.log(np.finfo(np.float32).eps)  # Kaldi's: digital silence
 
 
@@ -100,10 +102,14 @@ def audio_blocks(source: Path | IOBase) -> Iterator[np.ndarray]:
             raise UserError(f"{_name(source)}: says it has {file.samplerate} samples a second")
         convert = soxr.ResampleStream(file.samplerate, SAMPLE_RATE, 1, dtype="float32")
         while len(block := file.read(file.samplerate, dtype="float32", always_2d=True)):
-            if not np.isfinite(block).all():
-                raise UserError(f"{_name(source)}: the audio holds numbers that are not finite")
+            if not _is_sound(block):
+                raise UserError(f"{_name(source)}: the audio holds {NO_SOUND}")
             yield convert.resample_chunk(mono(block))
         yield convert.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _is_sound(samples: np.ndarray) -> bool:
+    return bool((np.abs(samples) <= LOUDEST).all())
 
 
 def _name(source: Path | IOBase) -> str:
@@ -141,8 +147,8 @@ def waveform(samples: np.ndarray, rate: int = SAMPLE_RATE) -> np.ndarray:
         raise UserError(f"audio of {samples.dtype}: give floats in [-1, 1], such as x / 32768")
     if not isinstance(rate, int | float) or not SLOWEST <= rate <= FASTEST:
         raise UserError(f"audio of {rate!r} samples a second: give {SLOWEST} to {FASTEST}")
-    if not np.isfinite(samples).all():
-        raise UserError("the audio holds numbers that are not finite")
+    if not _is_sound(samples):
+        raise UserError(f"the audio holds {NO_SOUND}")
     samples = mono(samples)
     return samples if rate == SAMPLE_RATE else resampled(samples, rate)
 

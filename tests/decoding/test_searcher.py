@@ -39,6 +39,7 @@ def test_a_guide_brings_a_beam(lm: Path) -> None:
     [
         ({"lm_scale": 0.5}, "lm_scale belongs to a language model: give --lm FILE too"),
         ({"label_bonus": 0.5, "hotwords": ["ONE"]}, "label_bonus belongs to a language model"),
+        ({"hotwords": ("A",), "hotword_score": 1e39}, "hotword_score = 1e.39: .* 1000"),
         ({"hotword_score": 2.0}, "hotword_score belongs to hotwords: give --hotword PHRASE too"),
     ],
 )

@@ -286,6 +286,7 @@ def test_stages_go_by_their_names(recipe: Path) -> None:
         ("evaluate.beam=1001", "evaluate.beam = 1001: input should be less than or equal to 1000"),
         ("evaluate.beam=0", "evaluate.beam = 0: input should be greater than or equal to 1"),
         ("speech={}", "key 'speech.train' is missing"),
+        ("speech.train.0.weight=1e308", "speech.train.0.weight = 1e+308: "),
         ("speech.train.0.seed=1", "speech.train.0: 'seed' belongs to corpus = 'synthetic' alone"),
         ("modle.head=ctc", "unknown key 'modle'; did you mean 'model'?"),
         (

@@ -152,6 +152,8 @@ def write_bad(path: Path, what: str) -> None:
         path.write_bytes(path.read_bytes()[:9000])
     elif what == "1 Hz":  # 16,000 times as long once it is resampled
         soundfile.write(path, np.zeros(20_000), 1, format="WAV")
+    elif what == "too loud":
+        soundfile.write(path, np.full(800, 1e30), SAMPLE_RATE, format="WAV", subtype="DOUBLE")
     elif what == "not finite":
         soundfile.write(path, np.full(800, np.nan), SAMPLE_RATE, format="WAV", subtype="FLOAT")
 
@@ -166,6 +168,7 @@ def write_bad(path: Path, what: str) -> None:
         ("cut short", "not readable as audio"),
         ("1 Hz", "says it has 1 samples a second"),
         ("not finite", "not finite"),
+        ("too loud", "beyond 1e.06 times full scale"),
     ],
 )
 def test_a_broken_file_is_one_line_that_names_it(tmp_path: Path, what: str, says: str) -> None:
