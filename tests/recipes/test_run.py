@@ -354,6 +354,7 @@ def test_too_many_utterances_that_cannot_be_trained_on_stop_the_run(
         ('speech.dev=[{corpus="fsdd"}]', "'fsdd': neither .*; set POCKETSCRIBE_CORPORA"),
         ('speech.test.0.where={age="9"}', "columns, and corpus = 'synthetic' has none"),
         ('speech.train=[{corpus="librispeech"}]', "'librispeech': neither a folder"),
+        ('stage.0.augment.noise="nowhere"', "'nowhere': neither a folder nor a corpus"),
         ('speech.train.0.engines=["espeak", "flite"]', "flite.* apt install flite"),
     ],
 )
