@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from pocketscribe.errors import UserError, UserHint, one_line
-from pocketscribe.files import check_place, write_json
+from pocketscribe.files import check_no_input, check_place, write_json
 from pocketscribe.options import (
     Beam,
     Chunk,
@@ -158,6 +158,7 @@ def evaluate(
 
     if json_file is not None:
         check_place(json_file)
+        check_no_input(json_file, [model])
     pairs = [pair.partition("=") for pair in where or ()]
     if any(not equals for _, equals, _ in pairs):
         raise UserError("--where: write COLUMN=VALUE, such as age_group=child")
@@ -257,6 +258,7 @@ def lm(
 
     check_place(out)
     texts = [read_text(file) for file in text]
+    check_no_input(out, [model, *(text.path for text in texts)])
     scored = held_out([read_part(part) for part in without or ()], root)
     card = make_lm(
         open_model(model).units, texts, scored, order, read_bytes(budget, "--budget"), out

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -81,6 +81,17 @@ def check_place(path: Path, *, folder: bool = False) -> None:
     if path.exists():
         kind = "folder" if path.is_dir() else "file" if path.is_file() else "device or a pipe"
         raise UserError(f"{path}: is a {kind} already; choose another place, or delete it")
+
+
+def check_no_input(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuses to write over what is read.
+
+    Raises:
+        UserError: in one line.
+    """
+    for path in inputs:
+        if out.exists() and path.exists() and out.samefile(path):
+            raise UserError(f"{out}: is what this is made from; choose another place")
 
 
 def check_kept(folder: Path, names: Collection[str] = ()) -> None:

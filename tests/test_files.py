@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 
 from pocketscribe.errors import UserError
 from pocketscribe.files import (
+    check_no_input,
     read_json,
     replacing,
     restore_interrupted,
@@ -234,3 +235,12 @@ def test_what_another_machine_writes_under_its_lock_is_not_swept(tmp_path: Path)
         assert [p.name for p in tmp_path.glob("*.tmp")] == [f".theirs.{NOBODY}.tmp"]
     sweep(tmp_path)
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_nothing_is_written_over_what_it_is_made_from(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "text")
+    check_no_input(tmp_path / "new", [tmp_path / "text", tmp_path / "gone"])
+    for out in ("text", "link"):
+        with pytest.raises(UserError, match=f"{out}: is what this is made from"):
+            check_no_input(tmp_path / out, [tmp_path / "gone", tmp_path / "text"])

@@ -6,7 +6,7 @@ from pocketscribe.errors import UserError, needs_extra
 from pocketscribe.export.open import exported_graphs, model_file
 from pocketscribe.export.quiet import quietly
 from pocketscribe.export.seal import folder_bytes
-from pocketscribe.files import check_kept, check_place
+from pocketscribe.files import check_kept, check_no_input, check_place
 from pocketscribe.models import decoded
 from pocketscribe.models.chunks import Chunk
 from pocketscribe.models.saved import Saved, load_model, save_model, save_packed
@@ -22,7 +22,9 @@ def export(model: Path, to: str, out: Path, *, int8: bool = False, chunk: Chunk 
         UserError: an unknown target, a model that the target cannot run, or a missing package.
     """
     check_target(to, out)
-    return export_saved(load_model(model_file(model)), to, out, int8=int8, chunk=chunk)
+    file = model_file(model)
+    check_no_input(out, [file])
+    return export_saved(load_model(file), to, out, int8=int8, chunk=chunk)
 
 
 def check_target(to: str, out: Path) -> None:

@@ -106,6 +106,7 @@ def fit(
     }
     results["command"] = _command(folder, options, changes)
     write_json(out / "results.json", results)
+    console.print("exporting; for ExecuTorch that takes minutes", highlight=False)
     _export(shipped, out)
     write_text(out / "README.md", card_markdown(sketch(shipped).card) + "\n")
     try:

@@ -1,5 +1,6 @@
 """What a folder of speech holds: what a plan goes by, and what its owner should know."""
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -139,7 +140,7 @@ def look(folder: str, root: Path | None, prepared: Path, bar: Bar) -> Look:
                 continue
             levels.append(10 * float(np.log10((samples**2).mean() + 1e-10)))
             if item.audio is not None:
-                rates[soundfile.info(item.audio).samplerate] += 1
+                rates[soundfile.info(os.fsencode(item.audio)).samplerate] += 1
     place = locate(config, root).path or Path(folder)
     corpus = folder if folder in known(corpora_root(root)) else str(place)
     return Look(place, corpus, parts, split_by, levels, rates, other_splits(place))

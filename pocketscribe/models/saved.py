@@ -35,6 +35,7 @@ from pocketscribe.models.recogniser import (
 )
 
 FORMAT = "pocketscribe-model-2"
+LARGEST_HALF = float(np.finfo(np.float16).max)
 LARGEST_HEADER = 4 * 2**20  # bytes; a thousand layers and 65,536 text units fit
 EMPTY: Mapping[str, str] = MappingProxyType({})
 TYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "U8": np.dtype(np.uint8)}
@@ -90,6 +91,16 @@ def save_model(path: Path, saved: Saved, *, half: bool = False) -> None:
         dtypes = packed.float_types(saved.model)
         found = {n: array.astype(dtypes[n]) for n, array in found.items()}
     _save(path, found, saved, FORMAT)
+
+
+def check_numbers(model: Recogniser, source: str) -> None:
+    """Raises UserError where a training has left what no file that ships can hold."""
+    for name, tensor in tensors(model).items():
+        if not (tensor.detach().abs() <= LARGEST_HALF).all():
+            raise UserError(
+                f"{source}: {name} has come to what is no number in float16: lower the learning "
+                "rate, and delete this folder to train it again"
+            )
 
 
 def save_packed(path: Path, saved: Saved) -> None:

@@ -30,7 +30,7 @@ from pocketscribe.evaluation.dev import Heard
 from pocketscribe.evaluation.report import results_table
 from pocketscribe.files import file_digest, read_json, write_json
 from pocketscribe.models import ModelConfig, Recogniser, start_from, stored_parameters
-from pocketscribe.models.saved import Saved, load_model, save_model, sketch
+from pocketscribe.models.saved import Saved, check_numbers, load_model, save_model, sketch
 from pocketscribe.models.subnets import SpaceConfig
 from pocketscribe.recipes.asked import Taken, alone, check_recipe, check_test_speech, keep_recipe
 from pocketscribe.recipes.reading import Outside
@@ -285,6 +285,7 @@ class Run:
                 model.auxiliary = nn.ModuleDict()  # drawn by lot: nobody is to learn from them
         if model.config.formats:
             settle(model)
+        check_numbers(model, str(folder))
         # Prepared by all processes together, searched by one.
         dev = speech.heard(stage.search.utterances) if stage.search is not None else []
         if fabric.is_global_zero:

@@ -271,6 +271,16 @@ audio_hours = 0.04
         assert not same, name
 
 
+def test_a_training_that_went_astray_leaves_nothing_that_looks_finished(
+    recipe: Path, prepared_beside: Callable
+) -> None:
+    run = prepared_beside(recipe) / "run"
+    with pytest.raises(UserError, match=r"run/float: .* no number in float16: lower the learning"):
+        run_here(recipe, run, "stage.float.optimiser.lr=1e30", "stage.float.audio_hours=0.01")
+    assert not (run / "float" / "model.safetensors").exists()
+    assert not list(run.glob("*.safetensors"))
+
+
 def test_heads_that_nothing_has_trained_teach_nobody(
     recipe: Path, prepared_beside: Callable
 ) -> None:
