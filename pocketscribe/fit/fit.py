@@ -1,6 +1,5 @@
 """`pocketscribe fit`: speech and a number of bytes in, a recogniser out."""
 
-import os
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from pocketscribe.recipes.run import Run
 from pocketscribe.reports.report import write_report
 from pocketscribe.speech.corpora import locate
 from pocketscribe.speech.prepare import progress_bar
+from pocketscribe.training.fabric import started_processes
 
 ALSO = ("sherpa-onnx", "executorch")  # runtimes that it is exported for
 START = Path("models/english.safetensors")  # where a checkout of this project has it
@@ -56,7 +56,7 @@ def fit(
         UserError: nothing to train on, or a budget that no sub-network fits.
     """
     limit = read_bytes(budget, "--budget")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if started_processes() > 1:
         raise UserError("fit plans for one process: --dry-run it, and torchrun the recipe fit")
     if start is None and START.is_file():
         start = START

@@ -164,6 +164,12 @@ class StageConfig(TrainingConfig):
         return min(HEADS_ALONE, int(self.steps) // 5) if alone else 0
 
     @property
+    def noise(self) -> CorpusConfig | None:
+        """The recordings of noise that it mixes in, if it names some."""
+        name = self.augment.noise
+        return CorpusConfig(corpus=name, split="all") if name else None
+
+    @property
     def taught_by(self) -> str | None:
         """Whose model teaches while this stage trains, if any's."""
         return self.teacher if self.audio_hours else None

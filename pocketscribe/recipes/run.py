@@ -40,7 +40,7 @@ from pocketscribe.recipes.speech import Speech
 from pocketscribe.search.frontier import Point, TakeConfig, frontier_of, within
 from pocketscribe.search.search import Search, check_installed
 from pocketscribe.speech.batches import Trainable, TrainingBatches, feature_statistics
-from pocketscribe.speech.corpora import CorpusConfig, locate
+from pocketscribe.speech.corpora import locate
 from pocketscribe.speech.prepare import progress_bar
 from pocketscribe.speech.units import Units
 from pocketscribe.training.checkpoint import CHECKPOINT, Progress
@@ -170,8 +170,8 @@ class Run:
             for corpus in (*self.recipe.corpora, *self.recipe.speech.dev, *self.recipe.speech.test):
                 locate(corpus, self.root)
         for stage in left:
-            if stage.augment.noise:
-                locate(CorpusConfig(corpus=stage.augment.noise, split="all"), self.root)
+            if stage.noise is not None:
+                locate(stage.noise, self.root)
             if stage.search is not None:
                 check_installed(stage.search)
 

@@ -124,8 +124,7 @@ class Speech:
 
     def noise(self, stage: StageConfig) -> Prepared | None:
         """The recordings of noise that a stage mixes in, if it names some."""
-        name = stage.augment.noise
-        return self.prepare(CorpusConfig(corpus=name, split="all"), False) if name else None
+        return None if stage.noise is None else self.prepare(stage.noise, False)
 
     def dev_batches(self, units: Units) -> TrainingBatches:
         """Dev speech as it is, in batches: for choices by its loss."""

@@ -107,8 +107,9 @@ def unique(source: Iterable[Item], refused: list[tuple[str, str]]) -> Iterator[I
     """Items with an id not seen before and a name that can be written; the others are listed."""
     seen: set[str] = set()
     for item in source:
-        if (name := in_words(f"{item.audio or item.id}")) != f"{item.audio or item.id}":
-            refused.append((name, "its name is not UTF-8: rename the file"))
+        named = str(item.audio or item.id)
+        if (told := in_words(named)) != named:
+            refused.append((told, "its name is not UTF-8: rename the file"))
             continue
         if item.id in seen:
             refused.append((item.id, "duplicate id"))

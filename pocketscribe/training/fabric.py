@@ -21,12 +21,17 @@ BF16_GAIN = 0.8  # of float32's time: less would be eaten up by what mixed preci
 FRAMES_PER_SECOND = 25  # of an encoder
 
 
+def started_processes() -> int:
+    """How many there are of this process: torchrun's, or one."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def make_fabric(precision: str, folder: Path, device: str = "auto") -> Fabric:
     """One process, or this process' part of a torchrun job; its logger writes into `folder`.
 
     `device` is cpu, cuda or auto.
     """
-    processes = int(os.environ.get("WORLD_SIZE", 1))
+    processes = started_processes()
     mode: Any = "bf16-mixed" if precision == "bf16" else "32-true"
     strategy: Any = "auto"
     if processes > 1:
